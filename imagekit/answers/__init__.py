@@ -1,0 +1,1 @@
+"""Renders preseed and kickstart from a spec."""

@@ -1,0 +1,1 @@
+"""The neutral model of a domU and one emitter per toolstack."""

@@ -1,0 +1,1 @@
+"""Everything done inside an image through libguestfs."""

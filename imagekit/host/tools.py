@@ -1,0 +1,71 @@
+"""External tools imagekit calls, and the Debian package that brings each one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from imagekit.errors import HostError
+
+PACKAGES: dict[str, str] = {
+    "mmdebstrap": "mmdebstrap",
+    "debootstrap": "debootstrap",
+    "gpgv": "gpgv",
+    "gpg": "gnupg",
+    "mke2fs": "e2fsprogs",
+    "debugfs": "e2fsprogs",
+    "e2fsck": "e2fsprogs",
+    "dumpe2fs": "e2fsprogs",
+    "mkfs.xfs": "xfsprogs",
+    "mkfs.btrfs": "btrfs-progs",
+    "mkfs.vfat": "dosfstools",
+    "mcopy": "mtools",
+    "mkswap": "util-linux",
+    "sfdisk": "fdisk",
+    "unshare": "util-linux",
+    "setpriv": "util-linux",
+    "grub-mkimage": "grub-common",
+    "qemu-img": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "xl": "xen-utils-4.17",
+    "pygrub": "xen-utils-4.17",
+    "vhdiinfo": "libvhdi-utils",
+    "tar": "tar",
+    "newuidmap": "uidmap",
+    "zstd": "zstd",
+    "lzop": "lzop",
+    "cpio": "cpio",
+    "dnsmasq": "dnsmasq-base",
+    "xorriso": "xorriso",
+    "openssl": "openssl",
+    "ssh-keygen": "openssh-client",
+    "gcc": "gcc",
+}
+
+EXTRA_PATH = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
+"""Administration tools live in sbin, which an ordinary user's PATH lacks on Debian."""
+
+
+def search_path() -> str:
+    """The PATH that tools are looked up in: the caller's, then the system's sbin and bin."""
+    parts = [p for p in os.environ.get("PATH", "").split(":") if p.startswith("/")]
+    return ":".join(dict.fromkeys([*parts, *EXTRA_PATH]))
+
+
+def find(tool: str) -> Path | None:
+    """Absolute path of ``tool`` (a name or an absolute path), or None."""
+    found = shutil.which(tool, path=search_path())
+    return Path(found) if found else None
+
+
+def require(tool: str) -> Path:
+    """Absolute path of ``tool``; raises HostError naming the package to install."""
+    found = find(tool)
+    if found is None:
+        package = PACKAGES.get(Path(tool).name)
+        raise HostError(
+            f"the program {tool} is not on this host",
+            hint=f"apt-get install {package}" if package else "imagekit doctor lists what is needed",
+        )
+    return found

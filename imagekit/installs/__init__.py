@@ -1,0 +1,1 @@
+"""One module per way an OS gets onto a disk."""

@@ -1,0 +1,1 @@
+"""What a kernel and its initrd can boot as under Xen."""

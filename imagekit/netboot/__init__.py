@@ -1,0 +1,1 @@
+"""DHCP, TFTP, PXELINUX and iPXE, publishing, pypxeboot."""

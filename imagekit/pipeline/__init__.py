@@ -1,0 +1,1 @@
+"""The engine: stages, plan, store, workspace, events."""

@@ -1,0 +1,1 @@
+"""Boots builds: plain QEMU, and Xen inside QEMU."""

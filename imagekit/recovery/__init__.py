@@ -1,0 +1,1 @@
+"""Lock file, offline bundle, reinstall."""

@@ -1,0 +1,1 @@
+"""What a user writes: models, YAML loading, schema."""
