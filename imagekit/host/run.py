@@ -109,9 +109,7 @@ def run(
             returncode=returncode,
             hint=f"the whole log is in {log}" if log else None,
         )
-    return Completed(
-        tuple(str(a) for a in argv), returncode, out, err, time.monotonic() - started
-    )
+    return Completed(tuple(str(a) for a in argv), returncode, out, err, time.monotonic() - started)
 
 
 @contextlib.contextmanager

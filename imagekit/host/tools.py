@@ -66,6 +66,8 @@ def require(tool: str) -> Path:
         package = PACKAGES.get(Path(tool).name)
         raise HostError(
             f"the program {tool} is not on this host",
-            hint=f"apt-get install {package}" if package else "imagekit doctor lists what is needed",
+            hint=f"apt-get install {package}"
+            if package
+            else "imagekit doctor lists what is needed",
         )
     return found

@@ -1,0 +1,327 @@
+"""The models of a guest spec. Unknown keys are refused; every default is stated here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from imagekit.spec.install import Install
+from imagekit.spec.values import (
+    Address,
+    Bridge,
+    Cidr,
+    DnsName,
+    FileMode,
+    GuestName,
+    GuestPath,
+    HostName,
+    HostPath,
+    Mac,
+    MemoryMiB,
+    Rate,
+    Size,
+    Text,
+    Url,
+    UserName,
+    Word,
+    format_size,
+)
+
+MIB = 1 << 20
+Mode = Literal["pv", "pvh", "hvm"]
+ImageFormat = Literal["raw", "qcow2", "vhd"]
+Filesystem = Literal["ext4", "xfs", "btrfs"]
+Toolstack = Literal["xl", "xm", "libvirt", "opennebula", "glance", "xapi", "xva", "quattor"]
+
+
+class Model(BaseModel):
+    """Base of all parts of a spec: frozen, and no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+
+class Os(Model):
+    """Which operating system, and where its packages come from."""
+
+    distribution: Literal["debian", "ubuntu"] = "debian"
+    suite: Word
+    arch: Literal["amd64", "i386"] = "amd64"
+    mirror: Url | None = Field(
+        None, description="Default: the mirror in this build host's own apt sources."
+    )
+    security_mirror: Url | None = Field(
+        None, description="Default: the build host's own; false entries are left out."
+    )
+    components: list[Word] = Field(default_factory=lambda: ["main"], min_length=1)
+    keyring: HostPath | None = Field(None, description="Keyring that signs the mirror's Release.")
+    proxy: Url | None = Field(None, description="HTTP proxy for the build; never stored.")
+
+
+class Partition(Model):
+    """One more partition beside /boot, swap and the root."""
+
+    mount: GuestPath
+    size: Size
+    filesystem: Filesystem = "ext4"
+
+    @field_validator("mount")
+    @classmethod
+    def _not_ours(cls, value: str) -> str:
+        if value.rstrip("/") in ("", "/boot") or any(c in value for c in " \t\\"):
+            raise ValueError("name a mount point other than / and /boot, without blanks")
+        return value.rstrip("/")
+
+
+class Disk(Model):
+    """The guest's disk: size, table, file systems and the formats it is written in."""
+
+    size: Size = 2 << 30
+    formats: list[ImageFormat] = Field(["raw"], min_length=1)
+    table: Literal["gpt", "mbr", "none"] = "gpt"
+    filesystem: Filesystem = "ext4"
+    boot_size: Size = Field(
+        0, description="A separate ext4 /boot; made by itself (512MiB) where the root needs one."
+    )
+    swap: Size = 0
+    lvm: bool = Field(False, description="Root and swap on LVM volumes, /boot on a partition.")
+    volume_group: Word = "vg0"
+    partitions: list[Partition] = Field(default_factory=list)
+    vhd: Literal["dynamic", "fixed"] = "dynamic"
+    qcow2_compression: Literal["zlib", "zstd"] | None = None
+
+    @field_validator("size")
+    @classmethod
+    def _bounds(cls, value: int) -> int:
+        if not 64 * MIB <= value <= 16 << 40:
+            raise ValueError("a disk must be from 64MiB to 16TiB")
+        if value % MIB:
+            raise ValueError("a disk must be a whole number of MiB")
+        return value
+
+    @field_validator("formats")
+    @classmethod
+    def _once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise ValueError("a format is named twice")
+        return value
+
+    @property
+    def boot_bytes(self) -> int:
+        """Size of the separate /boot in bytes, 0 when /boot is part of the root.
+
+        pygrub reads neither XFS v5, btrfs nor LVM, so such roots get an ext4 /boot.
+        """
+        if self.boot_size:
+            return self.boot_size
+        return 512 * MIB if self.lvm or self.filesystem != "ext4" else 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Disk:
+        parts = self.swap + self.boot_bytes + sum(p.size for p in self.partitions)
+        for size in (self.swap, self.boot_size, *(p.size for p in self.partitions)):
+            if size % MIB:
+                raise ValueError(f"{format_size(size)}: partitions are whole numbers of MiB")
+        if parts + 32 * MIB > self.size:
+            raise ValueError(
+                f"the partitions need {format_size(parts)} and the disk has only "
+                f"{format_size(self.size)}; make size larger"
+            )
+        if self.table == "none" and (parts or self.lvm):
+            raise ValueError("table: none holds one file system only; use gpt or mbr")
+        if self.table == "mbr" and (len(self.partitions) + bool(self.boot_bytes) > 2):
+            raise ValueError("table: mbr has four primary partitions; use gpt")
+        if self.table == "mbr" and self.size > 2 << 40:
+            raise ValueError("table: mbr ends at 2TiB; use gpt")
+        mounts = [p.mount for p in self.partitions]
+        if len(set(mounts)) != len(mounts):
+            raise ValueError("a mount point is named twice")
+        return self
+
+
+class Boot(Model):
+    """How the guest is to boot; every mode named here is checked against kernel and initrd."""
+
+    modes: list[Mode] = Field(["pv", "pvh", "hvm"], min_length=1)
+    cmdline: Text = Field("", description="Added to the kernel's command line.")
+    timeout: int = Field(1, ge=0, le=60, description="GRUB's timeout in seconds.")
+
+    @field_validator("modes")
+    @classmethod
+    def _once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise ValueError("a mode is named twice")
+        return value
+
+    @field_validator("cmdline")
+    @classmethod
+    def _quotable(cls, value: str) -> str:
+        # Dracut, GRUB, pygrub and xl each treat these differently inside a command line.
+        bad = sorted(set(value) & set("\"'\\$`#{};&|<>"))
+        if bad or not value.isascii():
+            raise ValueError(f"{' '.join(bad) or 'non-ASCII'} is not allowed in a command line")
+        return " ".join(value.split())
+
+
+class StaticNetwork(Model):
+    """Fixed addresses, IPv4 and IPv6."""
+
+    addresses: list[Cidr] = Field(min_length=1)
+    gateways: list[Address] = Field(default_factory=list)
+    dns: list[Address] = Field(default_factory=list)
+    search: list[DnsName] = Field(default_factory=list)
+
+
+Network = Literal["dhcp", "none"] | StaticNetwork
+
+
+class Nic(Model):
+    """One VIF and the guest's configuration of it."""
+
+    bridge: Bridge = "xenbr0"
+    mac: Mac | None = Field(None, description="Default: derived from the guest's name.")
+    ip: Address | None = Field(None, description="Given to the toolstack's vif script.")
+    model: Literal["rtl8139", "e1000", "virtio-net"] | None = None
+    rate: Rate | None = None
+    script: HostPath | None = None
+    network: Network = "dhcp"
+
+
+class Secret(Model):
+    """A secret that is named, never written: a file's first line or an environment variable."""
+
+    file: HostPath | None = None
+    env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Secret:
+        if (self.file is None) == (self.env is None):
+            raise ValueError("name exactly one of file and env")
+        return self
+
+
+class User(Model):
+    """An account in the guest."""
+
+    name: UserName
+    gecos: Text = ""
+    groups: list[UserName] = Field(default_factory=list)
+    shell: GuestPath = "/bin/bash"
+    sudo: bool = False
+    ssh_keys: list[Text] = Field(default_factory=list)
+    password: Secret | None = Field(None, description="A crypt(5) hash, as mkpasswd prints it.")
+
+    @field_validator("gecos")
+    @classmethod
+    def _gecos(cls, value: str) -> str:
+        if ":" in value:
+            raise ValueError("a colon would end the field in /etc/passwd")
+        return value
+
+
+class Identity(Model):
+    """Who the guest is."""
+
+    hostname: HostName | None = None
+    domain: DnsName | None = None
+    root_password: Secret | None = Field(
+        None, description="A crypt(5) hash, as mkpasswd prints it."
+    )
+    ssh_keys: list[Text] = Field(default_factory=list, description="For root.")
+    users: list[User] = Field(default_factory=list)
+    timezone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$")] = "Etc/UTC"
+    locale: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]+$")] = "C.UTF-8"
+
+    @field_validator("ssh_keys")
+    @classmethod
+    def _keys(cls, value: list[str]) -> list[str]:
+        for key in value:
+            if "PRIVATE KEY" in key or len(key.split()) < 2:
+                raise ValueError("not a public key line such as 'ssh-ed25519 AAAA... name'")
+        return value
+
+
+class File(Model):
+    """A file put into the guest: copied from ``source`` or written from ``content``."""
+
+    target: GuestPath
+    source: HostPath | None = None
+    content: str | None = Field(None, max_length=1 << 20)
+    mode: FileMode = "0644"
+    owner: Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9_-]*(:[a-z0-9_][a-z0-9_-]*)?$")] = (
+        "root:root"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> File:
+        if (self.source is None) == (self.content is None):
+            raise ValueError("name exactly one of source and content")
+        if self.target.endswith("/"):
+            raise ValueError("target must name the file, not its directory")
+        return self
+
+
+class Proof(Model):
+    """Which boots are proven by ``imagekit prove`` and ``build --prove``."""
+
+    modes: list[Mode] = Field(default_factory=list)
+    expect: Text | None = Field(None, description="Regular expression on the console.")
+    command: Text | None = None
+    timeout: int = Field(300, ge=10, le=7200)
+
+
+class Spec(Model):
+    """A guest: what it is, how it is installed, on which disk, and how it boots."""
+
+    name: GuestName
+    uuid: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")] | None = (
+        None
+    )
+    os: Os
+    install: Install
+    disk: Disk = Disk()
+    boot: Boot = Boot()
+    memory: MemoryMiB = 1024
+    maxmem: MemoryMiB | None = None
+    vcpus: int = Field(1, ge=1, le=512)
+    nics: list[Nic] = Field([Nic()], max_length=8)
+    identity: Identity = Identity()
+    files: list[File] = Field(default_factory=list)
+    scripts: list[HostPath] = Field(
+        default_factory=list, description="Run as root in the chroot, in this order."
+    )
+    toolstacks: list[Toolstack] = Field(["xl"])
+    proof: Proof = Proof()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Spec:
+        if self.maxmem is not None and self.maxmem < self.memory:
+            raise ValueError("maxmem is below memory")
+        if self.disk.table == "none" and "hvm" in self.boot.modes:
+            raise ValueError(
+                "boot.modes has hvm, and firmware cannot boot a disk without a partition table; "
+                "use disk.table: gpt, or boot.modes: [pv, pvh]"
+            )
+        macs = [n.mac for n in self.nics if n.mac]
+        if len(set(macs)) != len(macs):
+            raise ValueError("two nics have the same mac")
+        names = [u.name for u in self.identity.users]
+        if len(set(names)) != len(names) or "root" in names:
+            raise ValueError("identity.users names somebody twice, or root")
+        return self
+
+    @property
+    def hostname(self) -> str:
+        """The guest's host name: the one given, or its name made fit for RFC 1123."""
+        if self.identity.hostname:
+            return self.identity.hostname
+        cleaned = "".join(c if c.isalnum() or c == "-" else "-" for c in self.name).strip("-")
+        return cleaned[:63].rstrip("-") or "guest"
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a spec file, for editors."""
+    schema = Spec.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "imagekit guest spec"
+    return schema
