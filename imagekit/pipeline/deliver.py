@@ -1,0 +1,231 @@
+"""Puts the results of a plan into the build directory, with a manifest, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagekit.errors import BusyError, ExistsError, HostError, ImagekitError
+from imagekit.pipeline.execute import StageResult
+from imagekit.pipeline.plan import Plan
+from imagekit.pipeline.stage import Target, digest_file, digest_json
+from imagekit.pipeline.store import fingerprint
+from imagekit.pipeline.workspace import cache_root
+
+MANIFEST = "manifest.json"
+STATE = ".imagekit-state.json"
+Copy = Callable[[Path, Path], None]
+
+
+@dataclass(frozen=True)
+class BuildDirectory:
+    """The directory of a build: what is in it, and whether it may be written to."""
+
+    path: Path
+
+    def manifest(self) -> dict[str, Any] | None:
+        """The manifest, or None when there is none that can be read."""
+        return _json(self.path / MANIFEST)
+
+    def state(self) -> dict[str, Any]:
+        return _json(self.path / STATE) or {}
+
+    def refuse_strangers(self, name: str, *, force: bool) -> None:
+        """Raise ExistsError when writing here would overwrite what no build of ``name`` made."""
+        if not self.path.exists() or force:
+            return
+        if not self.path.is_dir():
+            raise ExistsError(f"{self.path} exists and is no directory")
+        contents = [p for p in self.path.iterdir() if not p.name.startswith(".imagekit-")]
+        if not contents:
+            return
+        manifest, state = self.manifest(), self.state()
+        owner = (manifest or {}).get("name", state.get("name"))
+        if owner is None:
+            raise ExistsError(
+                f"{self.path} is not empty and holds no build",
+                hint="choose another directory with -o, or say --force",
+            )
+        if owner != name:
+            raise ExistsError(
+                f"{self.path} holds the build of {owner}",
+                hint="choose another directory with -o, or say --force",
+            )
+        for relative, known in state.get("fingerprints", {}).items():
+            path = self.path / relative
+            if not state.get("delivering") and path.exists() and fingerprint(path) != known:
+                raise ExistsError(
+                    f"{path} was changed since it was built",
+                    hint="keep it and choose another directory with -o, or say --force",
+                )
+
+    def intact(self, plan_digest: str) -> bool:
+        """Whether everything of the plan was delivered here and is untouched since."""
+        state = self.state()
+        if state.get("delivering") or state.get("plan") != plan_digest:
+            return False
+        try:
+            return all(
+                fingerprint(self.path / name) == known
+                for name, known in state["fingerprints"].items()
+            )
+        except (OSError, KeyError):
+            return False
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory against a second build; raises BusyError at once."""
+        locks = cache_root() / "locks"
+        locks.mkdir(parents=True, exist_ok=True, mode=0o700)
+        name = hashlib.sha256(os.fsencode(self.path.absolute())).hexdigest()[:32]
+        fd = os.open(locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise BusyError(f"another build is writing to {self.path}") from None
+            yield
+        finally:
+            os.close(fd)
+
+
+def plan_digest(plan: Plan) -> str:
+    """Digest of all keys and targets: equal means that a build would give the same again."""
+    return digest_json(
+        [
+            [p.key for p in plan.stages],
+            [[t.artefact, t.path, t.role, t.mode, dict(t.fields)] for t in plan.targets],
+        ]
+    )
+
+
+def deliver(
+    plan: Plan,
+    results: Mapping[str, StageResult],
+    directory: BuildDirectory,
+    manifest: Mapping[str, Any],
+    copy: Copy,
+) -> dict[str, Any]:
+    """Copy the targets and logs into ``directory`` and write the manifest; returns it.
+
+    Files are copied beside their names first; only when all are whole they are renamed, then
+    files of an earlier build that are no longer made are removed, and the manifest comes last.
+    """
+    root = directory.path
+    old = directory.state().get("fingerprints", {})
+    made_root = not root.exists()
+    parts: list[tuple[Path, Path]] = []
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        artefacts = _copy_all(plan, results, root, copy, parts)
+        text = json.dumps({**manifest, "artefacts": artefacts}, indent=2, sort_keys=False)
+        _write(root / STATE, {"name": manifest["name"], "delivering": True, "fingerprints": {}})
+        for part, final in parts:
+            part.replace(final)
+        final_names = {a["path"] for a in artefacts}
+        for name in set(old) - final_names:
+            with contextlib.suppress(OSError):
+                (root / name).unlink()
+        part = root / f".imagekit-{MANIFEST}"
+        part.write_text(text + "\n")
+        part.replace(root / MANIFEST)
+        prints = {a["path"]: fingerprint(root / a["path"]) for a in artefacts}
+        _write(
+            root / STATE,
+            {"name": manifest["name"], "plan": plan_digest(plan), "fingerprints": prints},
+        )
+        return {**manifest, "artefacts": artefacts}
+    except BaseException as error:
+        for part, _final in parts:
+            with contextlib.suppress(OSError):
+                part.unlink()
+        if made_root:
+            _remove_if_empty(root)
+        if isinstance(error, OSError):
+            raise HostError(
+                "no space left in the build directory"
+                if error.errno in (errno.ENOSPC, errno.EDQUOT)
+                else f"cannot write: {error.strerror}",
+                where=str(error.filename or root),
+                hint="choose another directory with -o",
+            ) from error
+        raise
+
+
+def rewrite_manifest(directory: BuildDirectory, manifest: Mapping[str, Any]) -> None:
+    """Replace the manifest of a build whose artefacts stay as they are."""
+    part = directory.path / f".imagekit-{MANIFEST}"
+    part.write_text(json.dumps(manifest, indent=2) + "\n")
+    part.replace(directory.path / MANIFEST)
+
+
+def _copy_all(
+    plan: Plan,
+    results: Mapping[str, StageResult],
+    root: Path,
+    copy: Copy,
+    parts: list[tuple[Path, Path]],
+) -> list[dict[str, Any]]:
+    jobs: list[tuple[Target, Path, str | None]] = []
+    for target in plan.targets:
+        result = results[plan.maker(target.artefact).stage.name]
+        source = result.entry.files[target.artefact]
+        jobs.append((target, source, result.entry.info["sha256"].get(target.artefact)))
+    for name, result in results.items():
+        for log in sorted((result.entry.directory / "logs").glob("*")):
+            path = f"logs/{name}-{log.name}"
+            jobs.append((Target(log.name, path, "log", 0o600, {"stage": name}), log, None))
+    for target, _source, _sha in jobs:
+        final = root / target.path
+        if root.resolve() not in (final.parent / "x").resolve().parents:
+            raise ImagekitError(f"{target.path} would leave the build directory")
+        final.parent.mkdir(parents=True, exist_ok=True)
+        parts.append((final.with_name(f".imagekit-{final.name}.part"), final))
+
+    def one(index: int) -> dict[str, Any]:
+        target, source, sha256 = jobs[index]
+        part = parts[index][0]
+        part.unlink(missing_ok=True)
+        copy(source, part)
+        part.chmod(target.mode)
+        return {
+            "role": target.role,
+            "path": target.path,
+            **target.fields,
+            "sha256": sha256 or digest_file(part),
+            "bytes": part.stat().st_size,
+        }
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(one, range(len(jobs))))
+
+
+def _remove_if_empty(root: Path) -> None:
+    with contextlib.suppress(OSError):
+        for sub in root.iterdir():
+            if sub.is_dir():
+                sub.rmdir()
+        root.rmdir()
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _write(path: Path, value: Any) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(value))
+    part.replace(path)

@@ -1,0 +1,180 @@
+"""The content-addressed store of stage results: whole or not there, locked, bounded, checked.
+
+Layout below the root: ``objects/KEY/`` with the files and ``object.json``; ``locks/KEY``;
+``last/NAME.json`` with the parts of the key a stage last ran with (to explain a miss); ``tmp/``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagekit.errors import BusyError, HostError
+from imagekit.pipeline.workspace import cache_root
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stored result: artefact name to file, and what the stage reported of itself."""
+
+    key: str
+    directory: Path
+    files: Mapping[str, Path]
+    info: Mapping[str, Any]
+
+
+def fingerprint(path: Path) -> list[int]:
+    """Size, mtime and inode: equal means untouched since it was written and hashed."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+class Store:
+    """Keeps the outputs of stages by key."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or cache_root() / "store"
+        try:
+            for name in ("objects", "locks", "last", "tmp"):
+                (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise HostError(
+                f"cannot write to the store {self.root}: {error.strerror}",
+                hint="set IMAGEKIT_CACHE to a directory you may write to",
+            ) from None
+
+    def get(self, key: str, makes: Iterator[str] | tuple[str, ...] | list[str]) -> Entry | None:
+        """The result under ``key``, if it is whole and its files are as they were stored."""
+        directory = self.root / "objects" / key
+        try:
+            info = json.loads((directory / "object.json").read_text())
+            files = {name: directory / entry["file"] for name, entry in info["files"].items()}
+            for name, path in files.items():
+                if fingerprint(path) != info["files"][name]["fingerprint"]:
+                    return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if set(makes) - set(files):
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(directory / "object.json")
+        return Entry(key, directory, files, info.get("info", {}))
+
+    @contextlib.contextmanager
+    def locked(self, key: str, *, wait_seconds: float = 3600) -> Iterator[None]:
+        """Hold the lock of ``key``: of two builds that need the same stage, one runs it."""
+        fd = os.open(self.root / "locks" / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + wait_seconds
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() > deadline:
+                        raise BusyError(
+                            "another build has been working on the same stage for an hour",
+                            where=key[:12],
+                        ) from None
+                    time.sleep(0.1)
+            yield
+        finally:
+            os.close(fd)
+
+    def new_output(self) -> Path:
+        """An empty directory on the store's file system that :meth:`put` can rename into place."""
+        path = self.root / "tmp" / f"{os.getpid()}-{secrets.token_hex(6)}"
+        path.mkdir(mode=0o700)
+        return path
+
+    def put(self, key: str, output: Path, makes: list[str], info: Mapping[str, Any]) -> Entry:
+        """Store ``output`` (a directory from :meth:`new_output`) under ``key``, atomically."""
+        files = {}
+        for name in makes:
+            path = output / name
+            path.chmod(0o600)
+            files[name] = {"file": name, "fingerprint": fingerprint(path)}
+        record = json.dumps({"files": files, "info": dict(info)}, sort_keys=True)
+        (output / "object.json").write_text(record)
+        target = self.root / "objects" / key
+        if target.exists():
+            old = self.root / "tmp" / f"old-{secrets.token_hex(6)}"
+            target.rename(old)
+            shutil.rmtree(old, ignore_errors=True)
+        output.rename(target)
+        entry = self.get(key, list(makes))
+        if entry is None:
+            raise HostError(f"the store at {self.root} changes files by itself")
+        return entry
+
+    def last(self, name: str) -> dict[str, str] | None:
+        """The key parts that the stage ``name`` (with its guest) last ran with."""
+        try:
+            value = json.loads(self._last(name).read_text())
+        except (OSError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def remember(self, name: str, parts: Mapping[str, str]) -> None:
+        """Keep the key parts of a run stage for :meth:`last`."""
+        path = self._last(name)
+        part = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        part.write_text(json.dumps(dict(parts)))
+        part.replace(path)
+
+    def _last(self, name: str) -> Path:
+        return self.root / "last" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
+
+    def prune(self, max_bytes: int) -> tuple[int, int]:
+        """Remove the least recently used results until at most ``max_bytes`` remain.
+
+        Results that a running build holds locked stay. Returns (removed, bytes left).
+        """
+        entries = []
+        for directory in (self.root / "objects").iterdir():
+            if _KEY.fullmatch(directory.name):
+                entries.append((_used(directory), directory, _bytes(directory)))
+        total = sum(size for _used_at, _path, size in entries)
+        removed = 0
+        for _used_at, directory, size in sorted(entries, key=lambda e: e[0]):
+            if total <= max_bytes:
+                break
+            try:
+                with self.locked(directory.name, wait_seconds=0):
+                    shutil.rmtree(directory, ignore_errors=True)
+            except BusyError:
+                continue
+            total -= size
+            removed += 1
+        return removed, total
+
+    def sweep(self) -> None:
+        """Remove outputs of runs that no longer exist."""
+        for path in (self.root / "tmp").iterdir():
+            pid = path.name.split("-")[0]
+            if not pid.isdigit() or not Path(f"/proc/{pid}").exists():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _used(directory: Path) -> float:
+    try:
+        return (directory / "object.json").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _bytes(directory: Path) -> int:
+    return sum(f.stat().st_blocks * 512 for f in directory.rglob("*") if f.is_file())
