@@ -25,6 +25,7 @@ PACKAGES: dict[str, str] = {
     "sfdisk": "fdisk",
     "unshare": "util-linux",
     "setpriv": "util-linux",
+    "prlimit": "util-linux",
     "grub-mkimage": "grub-common",
     "qemu-img": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86",

@@ -1,0 +1,131 @@
+"""Artefacts appear under their final name whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from imagekit.errors import ExistsError, HostError, SpecError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_USER = {
+    errno.ENOENT: "no such file or directory",
+    errno.ENOTDIR: "a part of the path is not a directory",
+    errno.EISDIR: "is a directory",
+    errno.ELOOP: "too many levels of symbolic links",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+@contextlib.contextmanager
+def os_errors(where: Path) -> Iterator[None]:
+    """Turn an OSError of the block into an error about ``where`` that a user understands.
+
+    Raises SpecError for a path that cannot be meant, HostError for everything the host refuses:
+    no space left, a file larger than the file system or a limit allows, permissions, I/O errors.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _explained(error, where) from error
+
+
+def _explained(error: OSError, where: Path) -> SpecError | HostError:
+    if error.errno in _FULL:
+        return no_space(where)
+    if error.errno == errno.EFBIG:
+        return HostError(
+            "the file would be larger than the file system or the file size limit allows",
+            where=str(where),
+            hint="check `ulimit -f`, or write to another file system",
+        )
+    name = Path(os.fsdecode(error.filename)) if error.filename else where
+    if error.errno in _USER:
+        return SpecError(_USER[error.errno], where=str(name))
+    return HostError(error.strerror or str(error), where=str(name))
+
+
+def no_space(where: Path) -> HostError:
+    """The error for a file system that is full."""
+    return HostError(
+        "no space left on the device",
+        where=str(where),
+        hint="free some space or write to another file system; nothing was left behind",
+    )
+
+
+def check_target(dst: Path, *, overwrite: bool) -> None:
+    """Refuse a target that must not be written.
+
+    Raises ExistsError when ``dst`` exists and ``overwrite`` is false, SpecError when it is not a
+    regular file (a rename would replace the device node itself) or its directory does not exist.
+    """
+    with os_errors(dst):
+        if not stat.S_ISDIR(dst.absolute().parent.stat().st_mode):
+            raise SpecError("is not a directory", where=str(dst.parent))
+        try:
+            mode = dst.lstat().st_mode
+        except FileNotFoundError:
+            return
+    if stat.S_ISDIR(mode) or not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise SpecError(
+            "is not a regular file, and only those are written",
+            where=str(dst),
+            hint="name a file; copy to a block device with dd or the volume manager's own tool",
+        )
+    if not overwrite:
+        raise _exists(dst)
+
+
+@contextlib.contextmanager
+def replacing(dst: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a new empty file beside ``dst``; rename it to ``dst`` when the block succeeds.
+
+    On any failure, also an interrupt, the file is removed and ``dst`` is as it was. Without
+    ``overwrite`` a ``dst`` that appeared meanwhile is kept too. Raises as :func:`check_target` and
+    :func:`os_errors`.
+    """
+    check_target(dst, overwrite=overwrite)
+    part = temporary_name(dst)
+    try:
+        with os_errors(dst):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(part, flags, 0o666))
+            yield part
+            _publish(part, dst, overwrite)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def temporary_name(dst: Path) -> Path:
+    """An unused hidden name in the directory of ``dst``."""
+    return dst.with_name(f".{dst.name[:64]}.{secrets.token_hex(6)}.part")
+
+
+def _publish(part: Path, dst: Path, overwrite: bool) -> None:
+    if overwrite:
+        part.replace(dst)
+        return
+    try:
+        # link(2) fails when dst exists, rename(2) would replace it.
+        dst.hardlink_to(part)
+    except FileExistsError:
+        raise _exists(dst) from None
+    except OSError:
+        # A file system without hard links (vfat).
+        if os.path.lexists(dst):
+            raise _exists(dst) from None
+        part.rename(dst)
+
+
+def _exists(dst: Path) -> ExistsError:
+    return ExistsError(
+        "exists already",
+        where=str(dst),
+        hint="choose another name, or ask for it to be overwritten (--force)",
+    )
