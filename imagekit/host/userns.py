@@ -1,7 +1,8 @@
-"""Working as root of a user namespace where we are not root of the host.
+"""Namespaces: our own mounts and processes for root, and root of a user namespace for others.
 
-Root needs none of it: :func:`prefix` is then empty. An ordinary user gets mmdebstrap's own helper,
-which maps the subordinate ids of /etc/subuid and /etc/subgid (mmdebstrap(1), --unshare-helper).
+An ordinary user becomes root of a user namespace in which uid 0 is the user and the rest are the
+subordinate ids of /etc/subuid and /etc/subgid (unshare(1), --map-root-user --map-auto), so that a
+tree below the user's own home stays reachable.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path
 from imagekit.errors import HostError
 from imagekit.host.run import run
 
+_UNSHARE_USER = ["unshare", "--user", "--map-root-user", "--map-auto"]
+
 
 def prefix() -> list[str]:
     """Put before a command to run it as root of the tree's owners; raises HostError."""
@@ -23,7 +26,23 @@ def prefix() -> list[str]:
     problem = unavailable()
     if problem:
         raise HostError(problem[0], hint=problem[1])
-    return ["mmdebstrap", "--unshare-helper"]
+    return [*_UNSHARE_USER, "--"]
+
+
+def isolated(*, network: bool = True) -> list[str]:
+    """Put before a command to give it its own mounts, processes and IPC, and root as above.
+
+    Nothing it mounts is seen by the host, and when it dies, or we do, everything in it dies.
+    Without ``network`` it has no interface but an unconfigured loopback.
+    """
+    user = [] if os.geteuid() == 0 else prefix()[1:-1]
+    return [
+        "unshare",
+        *user,
+        *("--mount", "--pid", "--ipc", "--fork", "--kill-child=KILL", "--propagation=private"),
+        *([] if network else ["--net"]),
+        "--",
+    ]
 
 
 @functools.cache
@@ -54,7 +73,7 @@ def unavailable() -> tuple[str, str] | None:
             return ("this host forbids user namespaces", f"as root: sysctl -w {setting}")
     if shutil.which("newuidmap") is None:
         return ("the program newuidmap is not on this host", "apt-get install uidmap")
-    probe = run(["mmdebstrap", "--unshare-helper", "true"], check=False, timeout=30)
+    probe = run([*_UNSHARE_USER, "--", "true"], check=False, timeout=30)
     if probe.returncode != 0:
         return (
             "this host does not let ordinary users make user namespaces",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -159,6 +158,6 @@ def _keep_logs(logs: Path, guest: str, stage: str) -> Path | None:
         target.mkdir(parents=True, mode=0o700)
         for file in files:
             shutil.copyfile(file, target / file.name)
-            os.chmod(target / file.name, 0o600)
+            (target / file.name).chmod(0o600)
         return target
     return None
