@@ -1,0 +1,25 @@
+"""Every toolstack imagekit can word a domain for: one line per emitter module."""
+
+from __future__ import annotations
+
+from imagekit.domain import xl
+from imagekit.domain.output import Emitter
+from imagekit.errors import SpecError
+
+EMITTERS: dict[str, Emitter] = {
+    emitter.name: emitter
+    for emitter in (
+        xl.EMITTER,
+    )
+}  # fmt: skip
+
+
+def emitter_for(toolstack: str) -> Emitter:
+    """The emitter of ``toolstack``; raises SpecError naming those there are."""
+    if toolstack not in EMITTERS:
+        raise SpecError(
+            f"there is no toolstack {toolstack!r}",
+            where="toolstack",
+            hint=f"one of {', '.join(EMITTERS)}",
+        )
+    return EMITTERS[toolstack]

@@ -1,0 +1,1 @@
+"""Beside being here for pytest's import path (``oracles`` is importable), this holds nothing."""
