@@ -45,7 +45,8 @@ def opened(path: Path) -> Iterator[int]:
         mode = os.fstat(fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise SpecError("is neither a file nor a block device", where=str(path))
-        yield fd
+        with os_errors(path):
+            yield fd
     finally:
         os.close(fd)
 
@@ -136,10 +137,14 @@ def data_blocks(
 
 
 def read_exactly(fd: int, view: memoryview, offset: int) -> None:
-    """Fill ``view`` from ``offset`` (bytes); raises HostError at an early end of the file."""
+    """Fill ``view`` from ``offset`` (bytes); raises HostError at an early end or a read error."""
     done = 0
     while done < len(view):
-        count = os.preadv(fd, [view[done:]], offset + done)
+        try:
+            count = os.preadv(fd, [view[done:]], offset + done)
+        except OSError as error:
+            at = f"at byte {offset + done}: {error.strerror}"
+            raise HostError(f"the source cannot be read {at}") from error
         if count == 0:
             raise HostError(f"the source became shorter while it was read (byte {offset + done})")
         done += count
@@ -222,7 +227,7 @@ def writable(path: Path) -> Iterator[int]:
 
 def refuse_same(src: Path, dst: Path) -> None:
     """Raise SpecError when both names mean one file."""
-    with contextlib.suppress(FileNotFoundError):
+    with os_errors(dst), contextlib.suppress(FileNotFoundError):
         if src.samefile(dst):
             raise SpecError("source and target are the same file", where=str(dst))
 
