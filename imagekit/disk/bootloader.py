@@ -162,8 +162,8 @@ def _mkimage(
     target = scratch / f"core-{platform}.img"
     run(
         [
-            *("grub-mkimage", "-O", platform, "-d", GRUB_LIB / platform, "-o", target),
-            *("-c", config, "-p", f"(hd0,{table}{boot.number}){prefix}", *modules),
+            *("grub-mkimage", "-O", platform, "-d", str(GRUB_LIB / platform), "-o", str(target)),
+            *("-c", str(config), "-p", f"(hd0,{table}{boot.number}){prefix}", *modules),
         ],
         log=log,
         timeout=60,

@@ -48,6 +48,7 @@ class Workspace:
         self.shm = SHM / f"imagekit-{os.geteuid()}-{ident}"
         self._stack = stack
         self._count = 0
+        self._handed: dict[str, Path] = {}
 
     def callback(self, undo: Callable[[], object]) -> None:
         """Register ``undo`` to run, last in first out, when the workspace closes."""
@@ -63,6 +64,14 @@ class Workspace:
         path = parent / f"{self._count:03d}-{name}"
         path.mkdir(mode=0o700)
         return path
+
+    def hand_over(self, artefact: str, tree: Path) -> None:
+        """Offer the live ``tree`` of ``artefact`` to the next stage of this run that wants it."""
+        self._handed[artefact] = tree
+
+    def handed_over(self, artefact: Path) -> Path | None:
+        """The live tree of ``artefact``, once: whoever takes it changes it."""
+        return self._handed.pop(artefact.name, None)
 
     def discard(self, path: Path) -> None:
         """Remove a tree made in this workspace, also one owned by mapped ids."""

@@ -1,0 +1,82 @@
+"""``imagekit build``, ``plan`` and ``schema``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imagekit.cli import console
+from imagekit.installs.build import build as build_spec
+from imagekit.installs.build import outlook
+from imagekit.pipeline.store import Store
+from imagekit.spec.load import load_spec
+
+SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The guest's spec (YAML).")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a field: --set disk.size=4GiB."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Events or result as JSON.")]
+
+
+def build(
+    spec: SpecArgument,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Build directory. Default: build/NAME.")
+    ] = None,
+    set_: SetOption = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Run every stage, with packages fetched anew.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite what no build of this guest made.")
+    ] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Build a guest image from a spec: disk images, kernel, initrd, configs and a manifest."""
+    file = load_spec(spec, set_ or [])
+    directory = out or Path("build") / file.spec.name
+    with console.events_for(json_output) as events:
+        manifest = build_spec(file, directory, events, fresh=no_cache, force=force)
+    if json_output:
+        return
+    cached = sum(stage["cached"] for stage in manifest["stages"])
+    seconds = sum(stage["seconds"] for stage in manifest["stages"])
+    total = len(manifest["stages"])
+    print(f"{file.spec.name}: {total} stages, {cached} cached, {seconds:.1f} s, in {directory}")
+    for artefact in manifest["artefacts"]:
+        if artefact["role"] != "log":
+            label = artefact.get("format") or artefact.get("mode") or ""
+            print(
+                f"  {artefact['role']:<15} {label:<6} {artefact['path']}"
+                f"  ({console.size(artefact['bytes'])})"
+            )
+
+
+def plan(
+    spec: SpecArgument,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Build directory. Default: build/NAME.")
+    ] = None,
+    set_: SetOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Show the stages of a build, which results are stored, and why the others are not."""
+    file = load_spec(spec, set_ or [])
+    stages = outlook(file, out or Path("build") / file.spec.name, Store())
+    if json_output:
+        print(json.dumps([vars(stage) for stage in stages], indent=2))
+        return
+    for stage in stages:
+        state = "cached" if stage.cached else "run"
+        print(f"{stage.name:<10} {state:<7} {stage.key[:12]}  {stage.title} ({stage.why})")
+
+
+def schema() -> None:
+    """Print the JSON schema of a spec, for editors."""
+    from imagekit.spec.model import json_schema
+
+    print(json.dumps(json_schema(), indent=2))

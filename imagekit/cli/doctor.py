@@ -1,0 +1,114 @@
+"""``imagekit doctor``: what this host lacks for each thing imagekit does."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imagekit.host import tools, userns
+from imagekit.host.kvm import kvm_works
+from imagekit.pipeline.workspace import cache_root
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "debootstrap": (
+        *("mmdebstrap", "gpgv", "tar", "unshare", "setpriv", "mke2fs", "sfdisk"),
+        *("grub-mkimage", "qemu-img", "mkfs.vfat", "mcopy"),
+    ),
+    "iso": ("xorriso", "qemu-system-x86_64", "qemu-img", "cpio", "gpgv"),
+    "netboot": ("dnsmasq", "qemu-system-x86_64", "gpgv"),
+    "inject, inspect, check": ("qemu-img", "qemu-system-x86_64"),
+    "prove": ("qemu-system-x86_64", "mmdebstrap", "mke2fs"),
+}
+FILES: dict[str, tuple[tuple[str, str], ...]] = {
+    "debootstrap": (
+        ("/usr/lib/grub/i386-pc/kernel.img", "grub-pc-bin"),
+        ("/usr/lib/grub/x86_64-efi/kernel.img", "grub-efi-amd64-bin"),
+        ("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"),
+    ),
+    "prove": (("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at: for which pipeline, whether it is there, what to do if not."""
+
+    pipeline: str
+    name: str
+    ok: bool
+    detail: str
+    required: bool = True
+
+
+def checks() -> list[Check]:
+    """Look at everything; starts a virtual machine once to see whether KVM works."""
+    found: list[Check] = []
+    for pipeline, names in NEEDS.items():
+        for name in names:
+            path = tools.find(name)
+            detail = str(path) if path else f"apt-get install {tools.PACKAGES[name]}"
+            found.append(Check(pipeline, name, path is not None, detail))
+        for file, package in FILES.get(pipeline, ()):
+            there = Path(file).exists()
+            detail = file if there else f"apt-get install {package}"
+            found.append(Check(pipeline, package, there, detail))
+    found.append(_guestfs())
+    found.append(_namespaces())
+    verdict = kvm_works()
+    found.append(Check("speed", "KVM", verdict.works, verdict.reason, required=False))
+    return found
+
+
+def _guestfs() -> Check:
+    pipeline = "inject, inspect, check"
+    try:
+        import guestfs
+
+        version = guestfs.GuestFS(python_return_dict=True).version()
+    except (ImportError, RuntimeError) as error:
+        return Check(
+            pipeline, "guestfs", False, f"{error}; apt-get install python3-guestfs libguestfs0"
+        )
+    shown = f"libguestfs {version['major']}.{version['minor']}.{version['release']}"
+    kernels = sorted(Path("/boot").glob("vmlinuz-*"))
+    if not kernels:
+        return Check(
+            pipeline, "guestfs", False, "no kernel in /boot: apt-get install linux-image-amd64"
+        )
+    if not any(os.access(k, os.R_OK) for k in kernels):
+        return Check(
+            pipeline, "guestfs", False, f"as root: chmod 0644 {kernels[-1]} (dpkg-statoverride)"
+        )
+    return Check(pipeline, "guestfs", True, shown)
+
+
+def _namespaces() -> Check:
+    if os.geteuid() == 0:
+        return Check("debootstrap", "user namespaces", True, "not needed as root")
+    problem = userns.unavailable()
+    if problem:
+        return Check("debootstrap", "user namespaces", False, f"{problem[0]}: {problem[1]}")
+    return Check("debootstrap", "user namespaces", True, "usable")
+
+
+def doctor(
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is missing on this host for each pipeline, and which package brings it."""
+    found = checks()
+    if json_output:
+        print(json.dumps({"checks": [asdict(c) for c in found]}, indent=2))
+    else:
+        for check in found:
+            state = "ok" if check.ok else ("missing" if check.required else "no")
+            print(f"{state:<8} {check.pipeline:<24} {check.name:<24} {check.detail}")
+        print(f"store: {cache_root()}")
+    missing = [c for c in found if c.required and not c.ok]
+    if missing and not json_output:
+        print(f"{len(missing)} missing; without them the pipelines named cannot run")
+    raise typer.Exit(4 if missing else 0)

@@ -1,0 +1,127 @@
+"""The ``imagekit`` program: commands, and the one place where errors are printed."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterable
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from imagekit import __version__
+from imagekit.errors import HostError, ImagekitError, Interrupted
+
+# Command name to module and attribute. Modules are imported only when their command is used, so
+# that "imagekit build" of an unchanged spec need not load libguestfs.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "schema": ("imagekit.cli.build", "schema"),
+    "plan": ("imagekit.cli.build", "plan"),
+    "build": ("imagekit.cli.build", "build"),
+    "kernel": ("imagekit.cli.kernel", "kernel"),
+    "convert": ("imagekit.cli.convert", "convert"),
+    "inject": ("imagekit.cli.inject", "inject"),
+    "config": ("imagekit.cli.config", "config"),
+    "check": ("imagekit.cli.check", "check"),
+    "inspect": ("imagekit.cli.inspect", "inspect"),
+    "doctor": ("imagekit.cli.doctor", "doctor"),
+    "cache": ("imagekit.cli.cache", "app"),
+}
+
+
+def make_app(names: Iterable[str]) -> typer.Typer:
+    """The program with the commands ``names``."""
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        help="Build Xen guest images from a spec, and prove that they boot.",
+    )
+    app.callback()(options)
+    for name in names:
+        module, attribute = COMMANDS[name]
+        target: Any = getattr(importlib.import_module(module), attribute)
+        if isinstance(target, typer.Typer):
+            app.add_typer(target, name=name)
+        else:
+            app.command(name)(target)
+    # typer turns a lone command into the program itself, unless there is a callback.
+    return app
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"imagekit {__version__}")
+        raise typer.Exit
+
+
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show Python's trace on errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the program and exit with a documented status (docs/exit-codes.md)."""
+    args = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in args
+    wants_json = "--json" in args
+    named = next((a for a in args if not a.startswith("-")), "")
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        make_app([named] if named in COMMANDS else COMMANDS)(args, prog_name="imagekit")
+    except (KeyboardInterrupt, Interrupted) as error:
+        if debug:
+            traceback.print_exc()
+        print("imagekit: interrupted; everything was released", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 130))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except ImagekitError as error:
+        _report(error, debug, wants_json)
+    except OSError as error:
+        _report(_from_os(error), debug, wants_json)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+def _from_os(error: OSError) -> ImagekitError:
+    where = str(error.filename) if error.filename else None
+    hint = None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "imagekit cache prune, or use a larger file system"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        hint = "imagekit doctor tells what this user may do here"
+    wrapped = HostError(error.strerror or str(error), where=where, hint=hint)
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _report(error: ImagekitError, debug: bool, wants_json: bool) -> None:
+    if debug:
+        traceback.print_exception(error)
+    elif wants_json:
+        value = {
+            "event": "error",
+            "kind": error.kind,
+            "what": error.what,
+            "where": error.where,
+            "hint": error.hint,
+            "exit_code": error.exit_code,
+        }
+        print(json.dumps(value), flush=True)
+    if not debug:
+        print(f"imagekit: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)

@@ -1,0 +1,143 @@
+"""Builds a spec: plan, run, deliver; or finds that everything is there already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagekit import __version__
+from imagekit.disk.extents import copy_sparse, sha256_sparse
+from imagekit.host.apt_sources import os_release
+from imagekit.host.versions import tool_versions
+from imagekit.installs import debootstrap
+from imagekit.pipeline.deliver import BuildDirectory, deliver, plan_digest, rewrite_manifest
+from imagekit.pipeline.events import Events
+from imagekit.pipeline.execute import StageResult, execute, needed
+from imagekit.pipeline.plan import Plan, why
+from imagekit.pipeline.store import Store
+from imagekit.spec.load import SpecFile
+
+METHODS: dict[str, Callable[[SpecFile, Path], Plan]] = {
+    "debootstrap": debootstrap.plan,
+}
+RECORDED_TOOLS = ["mmdebstrap", "mke2fs", "sfdisk", "grub-mkimage", "qemu-img", "tar"]
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A line of ``imagekit plan``: whether the stage would run, and why."""
+
+    name: str
+    title: str
+    key: str
+    cached: bool
+    why: str
+
+
+def plan_for(file: SpecFile, out: Path) -> Plan:
+    """The plan of ``file`` by its install method."""
+    return METHODS[file.spec.install.method](file, out)
+
+
+def outlook(file: SpecFile, out: Path, store: Store) -> list[PlannedStage]:
+    """What a build would do now. Writes nothing."""
+    plan = plan_for(file, out)
+    verdict = needed(plan, store, fresh=False)
+    stages = []
+    for planned in plan.stages:
+        name = planned.stage.name
+        must_run = verdict.get(name, False)
+        if name not in verdict:
+            reason = "not needed: later results are stored"
+        elif must_run:
+            reason = why(planned, store.last(f"{file.spec.name} {name}"))
+        else:
+            reason = "stored"
+        stages.append(PlannedStage(name, planned.stage.title, planned.key, not must_run, reason))
+    return stages
+
+
+def build(
+    file: SpecFile,
+    out: Path,
+    events: Events,
+    *,
+    fresh: bool = False,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Build ``file`` into the directory ``out`` and return the manifest.
+
+    ``fresh`` runs every stage again; ``force`` allows overwriting what no build of this guest
+    made. Raises ImagekitError; then ``out`` is as it was.
+    """
+    name = file.spec.name
+    directory = BuildDirectory(out.absolute())
+    plan = plan_for(file, out)
+    with directory.locked():
+        if not fresh and directory.intact(plan_digest(plan)):
+            return _untouched(plan, directory, file, events)
+        directory.refuse_strangers(name, force=force)
+        events.emit("build-started", name=name, directory=str(out), stages=len(plan.stages))
+        results = execute(plan, Store(), events, guest=name, fresh=fresh, digest=sha256_sparse)
+        manifest = _manifest(file, plan, results)
+        events.emit("stage-started", stage="deliver", title="writing the build directory", key="")
+        manifest = deliver(plan, results, directory, manifest, _copy)
+        seconds = sum(r.seconds for r in results.values())
+        events.emit("build-finished", name=name, directory=str(out), seconds=round(seconds, 3))
+        return manifest
+
+
+def _copy(source: Path, target: Path) -> None:
+    copy_sparse(source, target)
+
+
+def _untouched(
+    plan: Plan, directory: BuildDirectory, file: SpecFile, events: Events
+) -> dict[str, Any]:
+    manifest = directory.manifest() or {}
+    manifest["stages"] = [
+        {"name": p.stage.name, "key": p.key, "cached": True, "seconds": 0.0} for p in plan.stages
+    ]
+    manifest["spec_sha256"] = file.sha256
+    rewrite_manifest(directory, manifest)
+    for planned in plan.stages:
+        events.emit(
+            "stage-finished", stage=planned.stage.name, cached=True, seconds=0.0, key=planned.key
+        )
+    events.emit("build-finished", name=file.spec.name, directory=str(directory.path), seconds=0.0)
+    return manifest
+
+
+def _manifest(file: SpecFile, plan: Plan, results: Mapping[str, StageResult]) -> dict[str, Any]:
+    def artefact(name: str) -> Any:
+        result = results.get(plan.maker(name).stage.name)
+        return json.loads(result.entry.files[name].read_text()) if result else None
+
+    stages = []
+    for planned in plan.stages:
+        result = results.get(planned.stage.name)
+        stages.append(
+            {
+                "name": planned.stage.name,
+                "key": planned.key,
+                "cached": result.cached if result else True,
+                "seconds": round(result.seconds, 3) if result else 0.0,
+            }
+        )
+    host = os_release()
+    return {
+        "manifest_version": 1,
+        "name": file.spec.name,
+        "spec_sha256": file.sha256,
+        "imagekit": __version__,
+        "install_method": file.spec.install.method,
+        "os": {"distribution": file.spec.os.distribution, "suite": file.spec.os.suite},
+        "kernel": artefact("kernel.json"),
+        "facts": artefact("facts.json"),
+        "packages": artefact("packages.json"),
+        "stages": stages,
+        "tools": {"host": host.get("PRETTY_NAME", "unknown"), **tool_versions(RECORDED_TOOLS)},
+    }

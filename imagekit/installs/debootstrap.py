@@ -1,0 +1,61 @@
+"""The plan of a debootstrap build: packages, system, kernel check, image, formats, configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from imagekit.errors import SpecError
+from imagekit.installs.stages.capability import KernelCheck
+from imagekit.installs.stages.configs import Configs, disk_path
+from imagekit.installs.stages.formats import Qcow2, Vhd
+from imagekit.installs.stages.image import Image, effective_disk
+from imagekit.installs.stages.mirrors import mirrors_for
+from imagekit.installs.stages.packages import wanted_packages
+from imagekit.installs.stages.rootfs import Rootfs
+from imagekit.installs.stages.system import System
+from imagekit.pipeline.plan import Plan, make_plan
+from imagekit.pipeline.stage import Stage, Target
+from imagekit.spec.load import SpecFile
+
+
+def plan(file: SpecFile, out: Path) -> Plan:
+    """The stages that build ``file`` into ``out``. Reads inputs, downloads and writes nothing.
+
+    Raises SpecError or HostError for inputs that are not there.
+    """
+    spec = file.spec
+    if spec.os.arch == "i386" and "pvh" in spec.boot.modes and spec.os.distribution == "ubuntu":
+        raise SpecError("Ubuntu has no i386 kernel", where=file.where("os", "arch"))
+    configs = Configs(file, out)
+    stages: list[Stage] = [
+        Rootfs(file, mirrors_for(file), wanted_packages(spec)),
+        System(file),
+        KernelCheck(file),
+        Image(file),
+        configs,
+    ]
+    size = effective_disk(spec.disk).size
+    targets = []
+    for image_format in spec.disk.formats:
+        if image_format == "qcow2":
+            stages.append(Qcow2(file))
+        elif image_format == "vhd":
+            stages.append(Vhd(file))
+        targets.append(
+            Target(
+                f"disk.{image_format}",
+                disk_path(spec, image_format),
+                "disk",
+                0o600,
+                {"format": image_format, "virtual_size": size},
+            )
+        )
+    targets += [
+        Target("kernel", f"{spec.name}-vmlinuz", "kernel"),
+        Target("initrd", f"{spec.name}-initrd.img", "initrd", 0o600),
+        *configs.targets(),
+        Target("kernel.json", "kernel.json", "kernel-report"),
+        Target("packages.json", "packages.json", "package-list"),
+        Target("facts.json", "facts.json", "facts"),
+    ]
+    return make_plan(stages, targets)

@@ -1,0 +1,44 @@
+"""The gate between tree and image: kernel and initrd must be able to do what the spec asks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from imagekit.errors import CapabilityError
+from imagekit.kernel.capability import examine, require_mode
+from imagekit.pipeline.stage import Stage, StageRun
+from imagekit.spec.load import SpecFile
+
+
+class KernelCheck(Stage):
+    """Reads kernel and initrd and refuses modes they cannot boot in, with the evidence."""
+
+    name: ClassVar[str] = "kernel"
+    title: ClassVar[str] = "reading what the kernel can boot as"
+    needs = ("kernel", "initrd", "kernel.config", "release")
+    makes = ("kernel.json",)
+
+    def __init__(self, file: SpecFile) -> None:
+        self._file = file
+        self._modes = file.spec.boot.modes
+
+    def key(self) -> Mapping[str, Any]:
+        return {"code": 1, "modes": sorted(self._modes)}
+
+    def run(self, run: StageRun) -> None:
+        config = run.inputs["kernel.config"]
+        report = examine(
+            run.inputs["kernel"],
+            initrd=run.inputs["initrd"],
+            config=config if config.stat().st_size else None,
+        )
+        for mode in self._modes:
+            try:
+                require_mode(report, mode)
+            except CapabilityError as error:
+                error.where = self._file.where("boot", "modes")
+                raise
+        value = {**report.to_json(), "release": run.inputs["release"].read_text()}
+        (run.output / "kernel.json").write_text(json.dumps(value, indent=1))

@@ -1,0 +1,163 @@
+"""Facts of the built image, and the domain configs that follow from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from imagekit.disk.bootloader import grub_prefix
+from imagekit.disk.layout import Layout, Part
+from imagekit.domain.bootpath import domain_for
+from imagekit.domain.emitters import EMITTERS
+from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
+from imagekit.domain.model import Nic, Rate
+from imagekit.errors import SpecError
+from imagekit.installs.stages.image import effective_disk
+from imagekit.installs.stages.overlay import mac_of, uuid_of
+from imagekit.pipeline.stage import Stage, StageRun, Target
+from imagekit.spec.load import SpecFile
+from imagekit.spec.model import Spec, StaticNetwork
+
+SUFFIX = {"libvirt": "xml", "quattor": "pan", "opennebula": "one", "glance": "sh", "xapi": "sh"}
+SUFFIXES = {"raw": "raw", "qcow2": "qcow2", "vhd": "vhd"}
+
+
+def disk_path(spec: Spec, image_format: str) -> str:
+    """Name of the disk in the build directory."""
+    return f"{spec.name}.{SUFFIXES[image_format]}"
+
+
+def config_path(spec: Spec, toolstack: str, mode: str) -> str:
+    """Name of a domain config in the build directory."""
+    return f"{spec.name}-{mode}.{toolstack}.{SUFFIX.get(toolstack, 'cfg')}"
+
+
+class Configs(Stage):
+    """Domain configs for every mode and toolstack of the spec, with the final absolute paths."""
+
+    name: ClassVar[str] = "configs"
+    title: ClassVar[str] = "writing domain configs"
+    needs = ("kernel.json", "layout.json")
+
+    def __init__(self, file: SpecFile, out: Path) -> None:
+        self._file = file
+        self._spec = file.spec
+        self._out = out.absolute()
+        bad = [c for c in str(self._out) if c in ",\"'\\" or not c.isprintable()]
+        if bad:
+            raise SpecError(
+                f"the build directory's path has {bad[0]!r}, which domain configs cannot name",
+                where=str(self._out),
+                hint="choose another directory with -o",
+            )
+        self.makes = ("facts.json", *(name for name, _t, _m in self._texts()))
+
+    def _texts(self) -> list[tuple[str, str, str]]:
+        return [
+            (config_path(self._spec, toolstack, mode), toolstack, mode)
+            for toolstack in self._spec.toolstacks
+            if toolstack != "xva"
+            for mode in self._spec.boot.modes
+        ]
+
+    def targets(self) -> list[Target]:
+        """The configs, as they are delivered."""
+        return [
+            Target(name, name, "domain-config", 0o600, {"toolstack": toolstack, "mode": mode})
+            for name, toolstack, mode in self._texts()
+        ]
+
+    def key(self) -> Mapping[str, Any]:
+        spec = self._spec
+        return {
+            "code": 1,
+            "directory": str(self._out),
+            "spec": spec.model_dump(
+                mode="json",
+                include={"name", "memory", "maxmem", "vcpus", "nics", "toolstacks", "boot", "os"},
+                exclude={"os": {"proxy"}},
+            ),
+            "uuid": uuid_of(spec),
+            "disk": spec.disk.model_dump(mode="json"),
+        }
+
+    def run(self, run: StageRun) -> None:
+        kernel = json.loads(run.inputs["kernel.json"].read_text())
+        image = json.loads(run.inputs["layout.json"].read_text())
+        facts = facts_for(self._spec, kernel, image)
+        (run.output / "facts.json").write_text(json.dumps(facts.to_json(), indent=1))
+        located = facts.located(str(self._out))
+        for name, toolstack, mode in self._texts():
+            if toolstack not in EMITTERS:
+                raise SpecError(
+                    f"there is no emitter for {toolstack}", where=self._file.where("toolstacks")
+                )
+            domain = domain_for(located, mode=mode, toolstack=toolstack)  # type: ignore[arg-type]
+            (run.output / name).write_text(EMITTERS[toolstack].text(domain, located))
+
+
+def facts_for(spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any]) -> BuildFacts:
+    """The facts of a build: what the spec wants, what the kernel can, how the disk is laid out."""
+    raw_layout = image["layout"]
+    layout = Layout(
+        raw_layout["table"],
+        raw_layout["size"],
+        raw_layout["disk_id"],
+        tuple(Part(**p) for p in raw_layout["partitions"]),
+    )
+    grub = f"{grub_prefix(layout)}/grub.cfg"
+    table = layout.table
+    return BuildFacts(
+        name=spec.name,
+        uuid=uuid_of(spec),
+        memory_mib=spec.memory,
+        maxmem_mib=spec.maxmem,
+        vcpus=spec.vcpus,
+        disks=(
+            DiskFacts(
+                {f: disk_path(spec, f) for f in spec.disk.formats},
+                effective_disk(spec.disk).size,
+            ),
+        ),
+        pv=_verdict(kernel["pv"]),
+        pvh=_verdict(kernel["pvh"]),
+        hvm=_verdict(kernel["hvm"]),
+        # /boot is an ext4 of ours without the features that pygrub's reader lacks, and grub.cfg
+        # has the one form it understands.
+        pygrub=PygrubView(True, f"pygrub reads {grub} on ext4"),
+        arch="x86_64" if spec.os.arch == "amd64" else "i386",
+        modes=tuple(spec.boot.modes),
+        nics=tuple(_nic(spec, index) for index in range(len(spec.nics))),
+        kernel=f"{spec.name}-vmlinuz",
+        initrd=f"{spec.name}-initrd.img",
+        kernel_release=kernel["release"],
+        cmdline=image["cmdline"],
+        partition_table=table,
+        boot_filesystem=layout.boot_part.filesystem,
+        grub_config=grub,
+        bootloader_bios=table != "none",
+        bootloader_uefi=layout.find("esp") is not None,
+        os_distribution=spec.os.distribution,
+        os_version=spec.os.suite,
+    )
+
+
+def _verdict(value: Mapping[str, Any]) -> Verdict:
+    return Verdict(value["capable"], tuple(value["evidence"]))
+
+
+def _nic(spec: Spec, index: int) -> Nic:
+    nic = spec.nics[index]
+    ips: tuple[str, ...] = (nic.ip,) if nic.ip else ()
+    if not ips and isinstance(nic.network, StaticNetwork) and nic.script:
+        ips = tuple(a.split("/")[0] for a in nic.network.addresses)
+    return Nic(
+        mac=mac_of(spec, index),
+        bridge=nic.bridge,
+        ips=ips,
+        model=nic.model,
+        script=nic.script,
+        rate=Rate.parse(nic.rate) if nic.rate else None,
+    )

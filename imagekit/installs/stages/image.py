@@ -1,0 +1,196 @@
+"""Makes the raw disk image: the spec's identity and files into the tree, the tree onto a disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from imagekit.disk import bootloader, raw
+from imagekit.disk.filesystem import Region, make
+from imagekit.disk.layout import Ids, Layout, Part, plan_layout, write_table
+from imagekit.disk.vhd import virtual_size_of
+from imagekit.errors import GuestError, SpecError, ToolError
+from imagekit.host import userns
+from imagekit.host.run import run
+from imagekit.host.versions import tool_versions
+from imagekit.installs.stages import overlay
+from imagekit.installs.stages.lvm import assemble_lvm
+from imagekit.installs.stages.trees import open_tree, source_date_epoch
+from imagekit.pipeline.stage import Stage, StageRun, digest_file
+from imagekit.spec.load import SpecFile
+from imagekit.spec.model import Disk
+
+CHILD = Path(__file__).parents[1] / "tree_child.py"
+
+
+def effective_disk(disk: Disk) -> Disk:
+    """The disk as it is made: VHD knows whole 2 MiB only, and all formats must be the same disk."""
+    if "vhd" not in disk.formats:
+        return disk
+    return disk.model_copy(update={"size": virtual_size_of(disk.size)})
+
+
+class Image(Stage):
+    """One raw image from a tree, without mounts or loop devices."""
+
+    name: ClassVar[str] = "image"
+    title: ClassVar[str] = "assembling the disk image"
+    needs = ("tree.tar", "kernel.json", "release")
+    makes = ("disk.raw", "layout.json")
+
+    def __init__(self, file: SpecFile) -> None:
+        overlay.check_files(file)
+        self._file = file
+        self._spec = file.spec
+        self._disk = effective_disk(file.spec.disk)
+
+    def key(self) -> Mapping[str, Any]:
+        tools = ["mke2fs", "sfdisk", "grub-mkimage"]
+        tools += {"xfs": ["mkfs.xfs"], "btrfs": ["mkfs.btrfs"]}.get(self._disk.filesystem, [])
+        template = bootloader.__file__
+        return {
+            "code": 1,
+            "disk": self._disk.model_dump(mode="json", exclude={"formats", "vhd"}),
+            "boot": self._spec.boot.model_dump(mode="json", exclude={"modes"}),
+            "tools": tool_versions(tools),
+            "grub": digest_file(Path(template).parent / "templates/grub.cfg.j2"),
+            "epoch": source_date_epoch(),
+            **overlay.digest_of(self._file),
+        }
+
+    def run(self, run: StageRun) -> None:
+        epoch = source_date_epoch()
+        # With SOURCE_DATE_EPOCH everything that would be random follows from the spec.
+        ids = Ids(f"{self._file.sha256} {epoch}" if epoch is not None else None)
+        layout = plan_layout(self._disk, ids)
+        root_uuid = layout.parts[-1].fs_uuid
+        cmdline = f"root=UUID={root_uuid} ro"
+        if self._spec.boot.cmdline:
+            cmdline += f" {self._spec.boot.cmdline}"
+        tree = open_tree(run, "tree.tar")
+        release = run.inputs["release"].read_text()
+        self._apply(tree, layout, cmdline, release, run)
+        image = run.output / "disk.raw"
+        raw.create(image, layout.size)
+        image.chmod(0o600)
+        scratch = run.workspace.temporary("boot")
+        log = run.logs / "image.log"
+        write_table(layout, image)
+        if layout.table != "none":
+            bootloader.install_bios(layout, image, scratch, log)
+            bootloader.install_efi(layout, image, scratch, epoch=epoch, log=log)
+        self._fill(layout, tree, image, epoch, run)
+        facts = {"layout": layout.to_json(), "cmdline": cmdline, "lvm": self._disk.lvm}
+        (run.output / "layout.json").write_text(json.dumps(facts))
+
+    def _apply(
+        self, tree: Path, layout: Layout, cmdline: str, release: str, stage_run: StageRun
+    ) -> None:
+        full = f"{cmdline} {bootloader.CONSOLES}"
+        prefix = "" if layout.find("boot") else "/boot"
+        grub_cfg = bootloader.grub_cfg(
+            [
+                bootloader.Entry(
+                    f"{self._spec.os.distribution.capitalize()} {self._spec.os.suite}, "
+                    f"Linux {release}",
+                    f"{prefix}/vmlinuz-{release}",
+                    f"{prefix}/initrd.img-{release}",
+                )
+            ],
+            boot_uuid=layout.boot_part.fs_uuid,
+            cmdline=full,
+            timeout=self._spec.boot.timeout,
+            template=None,
+        )
+        ops = overlay.operations(self._file, layout, full)
+        ops.insert(0, overlay.write("/boot/grub/grub.cfg", grub_cfg))
+        for part in layout.parts:
+            if part.role in ("boot", "data"):
+                ops.append({"op": "directory", "path": part.mount, "mode": 0o755})
+        secrets = overlay.secrets_of(self._file)
+        for value in secrets.values():
+            stage_run.workspace.events.hide(value)
+        apply_operations(tree, ops)
+        epoch = source_date_epoch()
+        if epoch is not None:
+            _clamp_times(tree, epoch)
+
+    def _fill(
+        self, layout: Layout, tree: Path, image: Path, epoch: int | None, stage_run: StageRun
+    ) -> None:
+        log = stage_run.logs / "filesystems.log"
+        # Inner mount points leave the tree first, so that each file system holds its own part.
+        apart = sorted((p for p in layout.parts if p.mount), key=lambda p: -len(p.mount))
+        aside = stage_run.workspace.temporary("aside", size_bytes=1)
+        try:
+            for part in apart:
+                if part.mount == "/":
+                    continue
+                source = _set_aside(tree, part, tree.parent / f"{aside.name}-{part.number}")
+                self._make(part, source, image, epoch, log)
+            for part in layout.parts:
+                if part.role == "swap":
+                    make("swap", None, _region(part, image), uuid=part.fs_uuid, log=log)
+            root = layout.parts[-1]
+            if root.role == "lvm":
+                assemble_lvm(self._disk, root, tree, image, epoch=epoch, run=stage_run)
+            else:
+                self._make(root, tree, image, epoch, log)
+        except SpecError as error:
+            error.where = self._file.where("disk", "size")
+            raise
+
+    def _make(self, part: Part, tree: Path, image: Path, epoch: int | None, log: Path) -> None:
+        label = {"root": "root", "boot": "boot"}.get(part.role, "")
+        make(
+            part.filesystem,
+            tree,
+            _region(part, image),
+            uuid=part.fs_uuid,
+            label=label,
+            epoch=epoch,
+            log=log,
+        )
+
+
+def apply_operations(tree: Path, operations: Sequence[Mapping[str, Any]]) -> None:
+    """Carry out overlay operations in ``tree``; raises GuestError saying which could not be."""
+    job = json.dumps({"root": str(tree), "operations": list(operations)}).encode()
+    try:
+        run(
+            [*userns.prefix(), sys.executable, "-I", str(CHILD)],
+            input=job,
+            timeout=600,
+            what="changing the tree",
+        )
+    except ToolError as error:
+        raise GuestError(
+            f"the tree cannot be changed: {error.output.strip() or error.what}",
+            hint="see files and identity in the spec",
+        ) from None
+
+
+def _region(part: Part, image: Path) -> Region:
+    return Region(image, part.start, part.size)
+
+
+def _set_aside(tree: Path, part: Part, aside: Path) -> Path:
+    inside = tree / part.mount.lstrip("/")
+    if inside.is_symlink() or any(p.is_symlink() for p in inside.parents if tree in p.parents):
+        raise SpecError(f"{part.mount} is a symbolic link in the guest", where="disk.partitions")
+    inside.rename(aside)
+    inside.mkdir(mode=0o755)
+    return aside
+
+
+def _clamp_times(tree: Path, epoch: int) -> None:
+    for directory, folders, files in os.walk(tree):
+        for name in (*folders, *files):
+            path = os.path.join(directory, name)  # noqa: PTH118 - hot loop over every file
+            if os.lstat(path).st_mtime > epoch:
+                os.utime(path, (epoch, epoch), follow_symlinks=False)
+    os.utime(tree, (epoch, epoch))

@@ -1,0 +1,78 @@
+"""From which mirrors a Debian-like tree is installed, and with which keyring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagekit.errors import HostError, SpecError
+from imagekit.host.apt_sources import host_archive, without_credentials
+from imagekit.spec.load import SpecFile
+
+# deb.debian.org and the like are mmdebstrap's own defaults; they are named here only for the
+# suites whose security archive has another path (https://www.debian.org/security/).
+OLD_SECURITY = {"jessie", "stretch", "buster"}
+UNVERSIONED = {"sid", "unstable", "experimental"}
+KEYRINGS = {
+    "debian": Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
+    "ubuntu": Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg"),
+}
+DEFAULT_MIRRORS = {
+    "debian": ("http://deb.debian.org/debian", "http://deb.debian.org/debian-security"),
+    "ubuntu": ("http://archive.ubuntu.com/ubuntu", "http://security.ubuntu.com/ubuntu"),
+}
+
+
+@dataclass(frozen=True)
+class Mirrors:
+    """Sources in the order of sources.list: (URL, suite); the components; the keyring."""
+
+    sources: tuple[tuple[str, str], ...]
+    components: tuple[str, ...]
+    keyring: Path
+
+    def lines(self) -> list[str]:
+        """sources.list(5) lines for the build; the URLs may hold credentials."""
+        return [f"deb {url} {suite} {' '.join(self.components)}" for url, suite in self.sources]
+
+    def public(self) -> list[str]:
+        """The same without credentials, fit for the guest and for keys."""
+        return [
+            f"deb {without_credentials(url)} {suite} {' '.join(self.components)}"
+            for url, suite in self.sources
+        ]
+
+
+def mirrors_for(file: SpecFile) -> Mirrors:
+    """Mirrors of a spec: the spec's own, else the build host's, else the distribution's.
+
+    Raises HostError when no keyring is there: signatures are always checked.
+    """
+    os_ = file.spec.os
+    host = host_archive(os_.distribution)
+    default, default_security = DEFAULT_MIRRORS[os_.distribution]
+    mirror = os_.mirror or host.mirror or default
+    # A private mirror rarely has a second archive beside it: no security source is invented then.
+    security = os_.security_mirror or (None if os_.mirror else (host.security or default_security))
+    sources = [(mirror, os_.suite)]
+    if os_.suite not in UNVERSIONED and not os_.mirror:
+        sources.append((mirror, f"{os_.suite}-updates"))
+    if security and os_.suite not in UNVERSIONED:
+        old = os_.distribution == "debian" and os_.suite in OLD_SECURITY
+        sources.append((security, f"{os_.suite}{'/updates' if old else '-security'}"))
+    return Mirrors(tuple(sources), tuple(os_.components), _keyring(file))
+
+
+def _keyring(file: SpecFile) -> Path:
+    if file.spec.os.keyring:
+        path = file.resolve(file.spec.os.keyring)
+        if not path.is_file():
+            raise SpecError(f"there is no keyring {path}", where=file.where("os", "keyring"))
+        return path
+    path = KEYRINGS[file.spec.os.distribution]
+    if not path.is_file():
+        raise HostError(
+            f"the keyring {path} is not on this host",
+            hint=f"apt-get install {file.spec.os.distribution}-archive-keyring, or name os.keyring",
+        )
+    return path

@@ -1,0 +1,224 @@
+"""Makes the tree of a Debian-like system from packages, with mmdebstrap or debootstrap."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from imagekit.errors import DownloadError, HostError, SpecError, ToolError, VerificationError
+from imagekit.host import userns
+from imagekit.host.chroot import chroot
+from imagekit.host.run import run
+from imagekit.host.versions import tool_versions
+from imagekit.installs.stages.mirrors import Mirrors
+from imagekit.installs.stages.trees import hand_over, pack
+from imagekit.pipeline.stage import Stage, StageRun, digest_file
+from imagekit.spec.load import SpecFile
+
+HOOKS = Path(__file__).parents[1] / "hooks"
+TREE_ESTIMATE = 2 << 30
+"""Bytes reserved on tmpfs for a tree: a minimal system with a kernel has 0.7 GiB."""
+
+
+class Rootfs(Stage):
+    """Packages unpacked and configured; no initrd yet. Made as root or in a user namespace."""
+
+    name: ClassVar[str] = "rootfs"
+    title: ClassVar[str] = "installing packages into a tree"
+    makes = ("rootfs.tar", "packages.json")
+
+    def __init__(self, file: SpecFile, mirrors: Mirrors, packages: list[str]) -> None:
+        self._file = file
+        self._install = file.spec.install
+        self._mirrors = mirrors
+        self._packages = packages
+
+    def key(self) -> Mapping[str, Any]:
+        os_ = self._file.spec.os
+        hooks = {p.name: digest_file(p) for p in sorted(HOOKS.iterdir()) if p.is_file()}
+        return {
+            "code": 1,
+            "suite": [os_.distribution, os_.suite, os_.arch],
+            "mirrors": self._mirrors.public(),
+            "keyring": digest_file(self._mirrors.keyring),
+            "packages": self._packages,
+            "tool": [self._install.tool, self._install.variant],
+            "tool version": tool_versions([self._install.tool]),
+            "hooks": hooks,
+            "epoch": os.environ.get("SOURCE_DATE_EPOCH", ""),
+        }
+
+    def run(self, run: StageRun) -> None:
+        space = run.workspace
+        parent = space.temporary("rootfs", size_bytes=TREE_ESTIMATE)
+        tree = parent / "tree"
+        tree.mkdir(mode=0o755)
+        log = run.logs / f"{self._install.tool}.log"
+        if self._install.tool == "mmdebstrap":
+            self._mmdebstrap(tree, parent, log, run)
+        else:
+            self._debootstrap(tree, log)
+        listing = chroot(
+            tree,
+            ["dpkg-query", "-W", "-f", "${Package}\t${Version}\t${Architecture}\n"],
+            what="listing the packages",
+        ).text
+        rows = [line.split("\t") for line in listing.splitlines()]
+        packages = [{"name": n, "version": v, "architecture": a} for n, v, a in rows]
+        (run.output / "packages.json").write_text(json.dumps(packages, indent=1))
+        (tree / "etc/apt/sources.list").write_text("\n".join(self._mirrors.public()) + "\n")
+        pack(tree, run.output / "rootfs.tar", run.logs / "tar.log")
+        hand_over(space, run.output / "rootfs.tar", tree)
+
+    def _environment(self, tmp: Path) -> dict[str, str]:
+        env = {"TMPDIR": str(tmp)}
+        if self._file.spec.os.proxy:
+            # By the environment: an option would show in the process list and stay in the guest.
+            env |= dict.fromkeys(("http_proxy", "https_proxy"), self._file.spec.os.proxy)
+        return env
+
+    def _mmdebstrap(self, tree: Path, tmp: Path, log: Path, stage_run: StageRun) -> None:
+        os_ = self._file.spec.os
+        argv = ["mmdebstrap", "--mode=root", "--format=directory"]
+        argv += [f"--variant={self._install.variant}", f"--architectures={os_.arch}"]
+        argv += [f"--include={','.join(self._packages)}", f"--keyring={self._mirrors.keyring}"]
+        argv += ["--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Retries "3"']
+        argv += [f"--essential-hook={HOOKS / 'essential.sh'}"]
+        argv += [f"--customize-hook={HOOKS / 'customize.sh'}"]
+        total = len(self._packages) + 200
+        done = 0
+
+        def line(text: str) -> None:
+            nonlocal done
+            if text.startswith(("Unpacking ", "Setting up ")):
+                done += 1
+                stage_run.progress(min(done, 2 * total), 2 * total)
+
+        sources = stage_run.workspace.temporary("sources") / "sources.list"
+        sources.touch(mode=0o600)
+        sources.write_text("\n".join(self._mirrors.lines()) + "\n")
+        try:
+            run(
+                [*userns.isolated(), *argv, os_.suite, str(tree), str(sources)],
+                env=self._environment(tmp),
+                log=log,
+                on_line=line,
+                timeout=7200,
+                what="mmdebstrap",
+            )
+        except ToolError as error:
+            raise explain(error, self._file, log) from None
+
+    def _debootstrap(self, tree: Path, log: Path) -> None:
+        if os.geteuid() != 0:
+            raise HostError(
+                "debootstrap needs root",
+                hint="run imagekit as root, or leave install.tool at mmdebstrap",
+            )
+        os_ = self._file.spec.os
+        env = self._environment(tree.parent)
+        argv = ["debootstrap", "--variant=minbase", f"--arch={os_.arch}"]
+        argv += [f"--components={','.join(self._mirrors.components)}"]
+        argv += [f"--keyring={self._mirrors.keyring}", "--force-check-gpg"]
+        mirror = self._mirrors.sources[0][0]
+        try:
+            run(
+                [*userns.isolated(), *argv, os_.suite, str(tree), mirror],
+                env=env,
+                log=log,
+                timeout=7200,
+                what="debootstrap",
+            )
+            self._finish_debootstrap(tree, log, env)
+        except ToolError as error:
+            raise explain(error, self._file, log) from None
+
+    def _finish_debootstrap(self, tree: Path, log: Path, env: Mapping[str, str]) -> None:
+        """debootstrap installs one suite only: add the other sources, then the packages."""
+        run([*userns.isolated(), str(HOOKS / "essential.sh"), str(tree)], log=log)
+        list_file = tree / "etc/apt/sources.list"
+        list_file.unlink(missing_ok=True)
+        list_file.touch(mode=0o600)
+        list_file.write_text("\n".join(self._mirrors.lines()) + "\n")
+        trusted = tree / "etc/apt/trusted.gpg.d/imagekit-build.gpg"
+        trusted.write_bytes(self._mirrors.keyring.read_bytes())
+        resolv = tree / "etc/resolv.conf"
+        before = resolv.read_bytes() if resolv.is_file() else None
+        resolv.unlink(missing_ok=True)
+        resolv.write_bytes(Path("/etc/resolv.conf").read_bytes())
+        proxy = {k: v for k, v in env.items() if k.endswith("_proxy")}
+        install = ["apt-get", "-y", "-o", "Dpkg::Options::=--force-unsafe-io"]
+        install += ["--no-install-recommends", "install", *self._packages]
+        for argv in (
+            ["apt-get", "update"],
+            ["apt-get", "-y", "dist-upgrade"],
+            install,
+            ["apt-get", "clean"],
+        ):
+            chroot(tree, argv, network=True, env=proxy, log=log, timeout=7200, what="apt-get")
+        run([*userns.isolated(), str(HOOKS / "customize.sh"), str(tree)], log=log)
+        trusted.unlink()
+        list_file.chmod(0o644)
+        resolv.unlink(missing_ok=True)
+        if before is not None:
+            resolv.write_bytes(before)
+
+
+def explain(error: ToolError, file: SpecFile, log: Path) -> Exception:
+    """Turn the failure of an installer into what the user can act on."""
+    text = log.read_text(errors="replace") if log.exists() else error.output
+    os_ = file.spec.os
+    hint = f"the whole log is in {log}"
+    if re.search(
+        r"NO_PUBKEY|BADSIG|EXPKEYSIG|is not signed|Invalid signature|signatures? (were|was)"
+        r" invalid|Release signed by unknown key|signature verification",
+        text,
+    ):
+        return VerificationError(
+            f"the signature of the archive does not match the keyring for {os_.suite}",
+            where=file.where("os", "suite"),
+            hint=f"name the right keyring in os.keyring; {hint}",
+        )
+    missing = re.search(r"Unable to locate package (\S+)|Couldn't find these debs: (.*)", text)
+    if missing:
+        return SpecError(
+            f"{os_.suite} has no package {missing[1] or missing[2]}",
+            where=file.where("install", "packages"),
+            hint=hint,
+        )
+    if re.search(
+        r"does not have a Release file|404 +Not Found.*Release|Invalid Release file, no "
+        r"entry|No such script|doesn't contain valid data",
+        text,
+    ):
+        return SpecError(
+            f"the mirror has no suite {os_.suite}", where=file.where("os", "suite"), hint=hint
+        )
+    if re.search(
+        r"Could not (connect|resolve)|Connection (refused|failed|timed out)|Temporary "
+        r"failure|Failed to fetch|Failed getting release file",
+        text,
+    ):
+        host = ", ".join(
+            sorted({urlsplit(line.split()[1]).hostname or "?" for line in _urls(file)})
+        )
+        return DownloadError(
+            f"the mirror cannot be reached ({host})", where=file.where("os", "mirror"), hint=hint
+        )
+    if "No space left on device" in text:
+        return HostError(
+            "no space left while installing packages",
+            hint="set IMAGEKIT_CACHE and TMPDIR to a larger file system",
+        )
+    return error
+
+
+def _urls(file: SpecFile) -> list[str]:
+    from imagekit.installs.stages.mirrors import mirrors_for
+
+    return mirrors_for(file).public()

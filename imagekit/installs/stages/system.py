@@ -1,0 +1,208 @@
+"""Turns a tree of packages into a system: services, the user's scripts, one small initrd."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from imagekit.errors import ImageError, SpecError, ToolError
+from imagekit.host.chroot import chroot
+from imagekit.installs.stages.packages import needs_locales
+from imagekit.installs.stages.trees import hand_over, open_tree, pack
+from imagekit.kernel.image import load_kernel
+from imagekit.pipeline.stage import Stage, StageRun, digest_file
+from imagekit.spec.load import SpecFile
+
+XEN_DRIVERS = ("xen-blkfront", "xen-netfront")
+OTHER_DRIVERS = ("virtio_blk", "virtio_scsi", "virtio_net", "ahci", "ata_piix", "sd_mod", "sr_mod")
+MAX_KERNEL_BYTES = 512 << 20
+VERSIONED = re.compile(r"vmlinuz-(.+)")
+
+
+class System(Stage):
+    """Scripts run in the chroot, then the initrd is generated, once, with the drivers of Xen."""
+
+    name: ClassVar[str] = "system"
+    title: ClassVar[str] = "running scripts and making the initrd"
+    needs = ("rootfs.tar",)
+    makes = ("tree.tar", "kernel", "initrd", "kernel.config", "release")
+
+    def __init__(self, file: SpecFile) -> None:
+        self._file = file
+        self._spec = file.spec
+        install = file.spec.install
+        self._kernel_file = (
+            file.resolve(install.kernel) if install.kernel and "/" in install.kernel else None
+        )
+        self._initrd_file = file.resolve(install.initrd) if install.initrd else None
+        self._modules = file.resolve(install.modules) if install.modules else None
+        self._scripts = [file.resolve(s) for s in file.spec.scripts]
+        self._check()
+
+    def _check(self) -> None:
+        for index, script in enumerate(self._scripts):
+            if not script.is_file():
+                raise SpecError(
+                    f"there is no script {script}", where=self._file.where("scripts", index)
+                )
+        for path, field in ((self._kernel_file, "kernel"), (self._initrd_file, "initrd")):
+            if path is not None and not path.is_file():
+                raise SpecError(f"there is no {path}", where=self._file.where("install", field))
+        if self._modules is not None and not self._modules.is_dir():
+            raise SpecError(
+                f"there is no directory {self._modules}",
+                where=self._file.where("install", "modules"),
+            )
+        if self._kernel_file and not (self._initrd_file or self._modules):
+            raise SpecError(
+                "a kernel file needs its modules (to make an initrd) or an initrd",
+                where=self._file.where("install", "kernel"),
+                hint="name install.modules or install.initrd",
+            )
+
+    def drivers(self) -> list[str]:
+        """Modules the initrd must hold: Xen's, what plain QEMU and HVM need, the file systems."""
+        disk = self._spec.disk
+        filesystems = {disk.filesystem, *(["dm-mod"] if disk.lvm else [])}
+        extra = [m for m in self._spec.install.initrd_modules]
+        return [*XEN_DRIVERS, *OTHER_DRIVERS, *sorted(filesystems), *extra]
+
+    def key(self) -> Mapping[str, Any]:
+        modules = None
+        if self._modules is not None:
+            modules = [
+                [str(p.relative_to(self._modules)), p.stat().st_size, p.stat().st_mtime_ns]
+                for p in sorted(self._modules.rglob("*"))
+                if p.is_file()
+            ]
+        return {
+            "code": 1,
+            "scripts": [digest_file(s) for s in self._scripts],
+            "drivers": self.drivers(),
+            "kernel": digest_file(self._kernel_file) if self._kernel_file else None,
+            "initrd": digest_file(self._initrd_file) if self._initrd_file else None,
+            "modules": modules,
+            "locale": self._spec.identity.locale,
+        }
+
+    def run(self, run: StageRun) -> None:
+        tree = open_tree(run, "rootfs.tar")
+        log = run.logs / "chroot.log"
+        services = ["systemd-networkd.service", "systemd-resolved.service"]
+        chroot(tree, ["systemctl", "enable", *services], log=log, what="enabling services")
+        if needs_locales(self._spec):
+            self._generate_locale(tree, log)
+        for index, script in enumerate(self._scripts):
+            run.progress(index, len(self._scripts) + 1)
+            self._run_script(tree, script, index, run.logs)
+        release = self._place_kernel(tree)
+        self._make_initrd(tree, release, log)
+        for name, path in (
+            ("kernel", f"boot/vmlinuz-{release}"),
+            ("initrd", f"boot/initrd.img-{release}"),
+            ("kernel.config", f"boot/config-{release}"),
+        ):
+            _copy_out(tree / path, run.output / name, required=name != "kernel.config")
+        (run.output / "release").write_text(release)
+        pack(tree, run.output / "tree.tar", run.logs / "tar.log")
+        hand_over(run.workspace, run.output / "tree.tar", tree)
+
+    def _generate_locale(self, tree: Path, log: Path) -> None:
+        name, _, charset = self._spec.identity.locale.partition(".")
+        language, _, modifier = name.partition("@")
+        source = f"{language}@{modifier}" if modifier else language
+        argv = ["localedef", "-i", source, "-f", charset or "UTF-8", self._spec.identity.locale]
+        try:
+            chroot(tree, argv, log=log, what="generating the locale")
+        except ToolError as error:
+            raise SpecError(
+                f"the locale {self._spec.identity.locale} cannot be generated: "
+                f"{error.output.strip().splitlines()[-1] if error.output.strip() else 'unknown'}",
+                where=self._file.where("identity", "locale"),
+            ) from None
+
+    def _run_script(self, tree: Path, script: Path, index: int, logs: Path) -> None:
+        inside = tree / f".imagekit-script-{index}"
+        inside.unlink(missing_ok=True)
+        inside.write_bytes(script.read_bytes())
+        inside.chmod(0o700)
+        try:
+            chroot(
+                tree,
+                [f"/{inside.name}"],
+                network=True,
+                log=logs / f"script-{index}-{script.name}.log",
+                what=f"the script {script.name}",
+            )
+        except ToolError as error:
+            error.where = self._file.where("scripts", index)
+            raise
+        finally:
+            inside.unlink(missing_ok=True)
+
+    def _place_kernel(self, tree: Path) -> str:
+        """Put the named kernel into the tree, or find the newest there; returns its release."""
+        if self._kernel_file is None:
+            found = [m[1] for p in (tree / "boot").iterdir() if (m := VERSIONED.fullmatch(p.name))]
+            if not found:
+                raise SpecError(
+                    "no package brought a kernel to /boot",
+                    where=self._file.where("install", "packages"),
+                    hint="name install.kernel",
+                )
+            return max(found, key=_version_key)
+        release = load_kernel(self._kernel_file).release
+        if not release or not re.fullmatch(r"[A-Za-z0-9_.+~-]+", release):
+            raise ImageError(
+                f"{self._kernel_file} does not tell its release",
+                hint="name a bzImage as make bzImage builds it",
+            )
+        shutil.copyfile(self._kernel_file, tree / f"boot/vmlinuz-{release}")
+        if self._modules is not None:
+            target = tree / "usr/lib/modules" / release
+            if not target.exists():
+                shutil.copytree(self._modules, target, symlinks=True)
+            chroot(tree, ["depmod", release], what="indexing the kernel's modules")
+        if self._initrd_file is not None:
+            shutil.copyfile(self._initrd_file, tree / f"boot/initrd.img-{release}")
+        return release
+
+    def _make_initrd(self, tree: Path, release: str, log: Path) -> None:
+        config = tree / "etc/initramfs-tools"
+        (config / "conf.d").mkdir(parents=True, exist_ok=True)
+        # MODULES=list keeps the initrd small and the same wherever it is made; it is the guest's
+        # own setting from now on, so that its kernel upgrades keep Xen's drivers.
+        (config / "conf.d/imagekit").write_text("MODULES=list\nRESUME=none\n")
+        (config / "modules").write_text(
+            "# Written by imagekit: what this guest boots with under Xen, and elsewhere.\n"
+            + "".join(f"{name}\n" for name in self.drivers())
+        )
+        if self._initrd_file is not None:
+            return
+        chroot(
+            tree,
+            ["mkinitramfs", "-o", f"/boot/initrd.img-{release}", release],
+            log=log,
+            what="making the initrd",
+        )
+
+
+def _copy_out(source: Path, target: Path, *, required: bool) -> None:
+    if source.is_symlink() or not source.is_file():
+        if required:
+            raise ImageError(f"the tree has no regular file /boot/{source.name}")
+        target.write_bytes(b"")
+        return
+    if source.stat().st_size > MAX_KERNEL_BYTES:
+        raise ImageError(f"/boot/{source.name} is larger than 512 MiB")
+    shutil.copyfile(source, target)
+
+
+def _version_key(release: str) -> list[tuple[int, int, str]]:
+    return [
+        (1, int(part), "") if part.isdigit() else (0, 0, part)
+        for part in re.findall(r"\d+|\D+", release)
+    ]
