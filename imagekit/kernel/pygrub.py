@@ -79,7 +79,8 @@ def pygrub_view(
 
     ``files`` maps absolute paths, symlinks resolved, to the text of the configuration files found
     (those of CONFIG_PATHS matter); undecodable bytes are surrogate escapes. ``exists`` says whether
-    a path is a file in the guest; without it kernel and initrd are taken to be there.
+    a path is a file in the guest; without it kernel and initrd are taken to be there unless their
+    name holds a blank or a variable.
     """
     found = next(((path, parser) for path, parser in SEARCH if path in files), None)
     if found is None:
@@ -107,9 +108,15 @@ def _choose(
     for value in (entry.kernel, initrd, entry.args):
         if value and "\0" in value:
             return PygrubRefusal(f"{path}: a NUL byte in the entry {entry.title!r}", path)
+    there = exists or _looks_like_a_path
     for kind, file in (("kernel", entry.kernel), ("initrd", initrd)):
-        if file and exists is not None and not exists(file):
+        if file and not there(file):
             return PygrubRefusal(
                 f"{path}: the {kind} of the entry {entry.title!r} is not there: {file}", path
             )
     return PygrubChoice(path, menu.default, entry.title, entry.kernel, initrd, entry.args, menu)
+
+
+def _looks_like_a_path(text: str) -> bool:
+    """False for what pygrub takes for a path though GRUB does not: two of them, or a variable."""
+    return "$" not in text and not any(char.isspace() for char in text)
