@@ -17,7 +17,16 @@ from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.spec.load import SpecFile
 
 XEN_DRIVERS = ("xen-blkfront", "xen-netfront")
-OTHER_DRIVERS = ("virtio_blk", "virtio_scsi", "virtio_net", "ahci", "ata_piix", "sd_mod", "sr_mod")
+OTHER_DRIVERS = (
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_scsi",
+    "virtio_net",
+    "ahci",
+    "ata_piix",
+    "sd_mod",
+    "sr_mod",
+)
 MAX_KERNEL_BYTES = 512 << 20
 VERSIONED = re.compile(r"vmlinuz-(.+)")
 
