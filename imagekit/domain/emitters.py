@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imagekit.domain import xl
+from imagekit.domain import libvirt, xl, xm
 from imagekit.domain.output import Emitter
 from imagekit.errors import SpecError
 
@@ -10,6 +10,8 @@ EMITTERS: dict[str, Emitter] = {
     emitter.name: emitter
     for emitter in (
         xl.EMITTER,
+        xm.EMITTER,
+        libvirt.EMITTER,
     )
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ import uuid
 from typing import TYPE_CHECKING, get_args
 
 from imagekit.domain import model
-from imagekit.domain.nicrules import check_nics
+from imagekit.domain.nicrules import check_ip, check_nics
 from imagekit.domain.text import absolute_path, choice, number, one_line, refuse
 from imagekit.domain.vdev import parse_vdev
 
@@ -217,9 +217,13 @@ def _check_cpu(cpu: Cpu) -> None:
 
 
 def _check_vnc(vnc: Vnc) -> None:
-    from imagekit.domain.nicrules import check_ip
-
     check_ip(vnc.listen, "graphics.listen")
+    if ":" in vnc.listen:
+        refuse(
+            "VNC under Xen listens on an IPv4 address: libxl takes a colon for the display",
+            "graphics.listen",
+            "127.0.0.1 keeps it to dom0",
+        )
     if vnc.display is not None:
         number(vnc.display, 0, 65535 - 5900, "graphics.display")
     if vnc.password is not None and _PASSWORD.fullmatch(vnc.password) is None:

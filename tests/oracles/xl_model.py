@@ -9,7 +9,7 @@ from typing import Any
 
 from imagekit.domain import model
 
-SHUTDOWN = {"on_poweroff": "destroy", "on_reboot": "restart", "on_crash": "destroy"}
+SHUTDOWN = ("on_poweroff", "on_reboot", "on_crash")
 
 
 def from_xl(config: dict[str, Any]) -> dict[str, Any]:
@@ -40,8 +40,9 @@ def from_xl(config: dict[str, Any]) -> dict[str, Any]:
         "serial": hvm.get("serial"),
         "vnc": _vnc(config, hvm if created["type"] == "hvm" else None),
     }
-    for key, default in SHUTDOWN.items():
-        shape[key] = config.get(key, default).replace("_", "-")
+    for key in SHUTDOWN:
+        action = config.get(key, "destroy").replace("_", "-")
+        shape[key] = "rename-restart" if action == "restart-rename" else action
     return shape
 
 
@@ -178,3 +179,34 @@ def _expected_vnc(vnc: model.Vnc | None) -> dict[str, Any] | None:
         "password": vnc.password,
         "keymap": vnc.keymap,
     }
+
+
+def assert_same_machine(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Two shapes mean one machine, once what toolstacks leave to their defaults is written out.
+
+    Back-ends are passed over (each toolstack has its own), and rates may differ by libvirt's
+    rounding to KiB/s.
+    """
+    for a, b in zip(one["nics"], other["nics"], strict=True):
+        assert abs(_per_second(a) - _per_second(b)) <= 1044, (a, b)
+    assert _defaulted(one) == _defaulted(other)
+
+
+def _defaulted(shape: dict[str, Any]) -> dict[str, Any]:
+    default = "ioemu" if shape["mode"] == "hvm" else "vif"
+    nics = [
+        {
+            **nic,
+            "type": nic["type"] or default,
+            "script": nic["script"] or "vif-bridge",
+            "rate": nic["rate"][1],
+        }
+        for nic in shape["nics"]
+    ]
+    disks = [{**disk, "backend": None} for disk in shape["disks"]]
+    return {**shape, "nics": nics, "disks": disks}
+
+
+def _per_second(nic: dict[str, Any]) -> float:
+    granted, interval = nic["rate"]
+    return granted * 1_000_000 / interval if interval else 0.0

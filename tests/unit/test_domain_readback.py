@@ -1,0 +1,86 @@
+"""What we write for xm and libvirt, read back: exactly the domain, or a clear refusal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from oracles import domain_strategies as some
+from oracles import libvirt_reader, xl_cfg, xl_model, xm_reader
+
+from imagekit.domain import libvirt, model, xl, xm
+from imagekit.errors import ImagekitError
+
+quick = settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+needs_schema = pytest.mark.skipif(
+    not libvirt_reader.SCHEMA.exists(),
+    reason="libvirt's schema (Debian package libvirt0) is not installed",
+)
+seen: Counter[str] = Counter()
+
+
+def emitted(name: str, emit: Any, domain: model.Domain) -> str | None:
+    try:
+        text: str = emit(domain)
+    except ImagekitError as error:
+        assert error.where and error.hint
+        return None
+    seen[name] += 1
+    return text
+
+
+@given(some.domains())
+@quick
+def test_xl_config_holds_only_the_settings_it_should(domain: model.Domain) -> None:
+    text = xl.emit(domain)
+    values = xl_cfg.read(text)
+    assert values["name"] == domain.name
+    assert len(values.get("disk", [])) == len(domain.disks)
+    assert set(values) == {
+        line.text.split(" = ")[0]
+        for line in xl.config_lines(domain)
+        if " = " in line.text and not line.text.startswith(" ")
+    }
+    if isinstance(domain.boot, model.DirectKernel):
+        assert values.get("cmdline", "") == domain.boot.cmdline
+        assert values["kernel"] == domain.boot.kernel
+    for item, disk in zip(values.get("disk", []), domain.disks, strict=True):
+        assert item.partition("target=")[2] == (disk.target or "")
+
+
+@given(some.domains())
+@quick
+def test_xm_python_reads_the_domain_back(domain: model.Domain) -> None:
+    text = emitted("xm", xm.emit, domain)
+    if text is not None:
+        xl_model.assert_same_machine(xm_reader.from_xm(text), xl_model.expected(domain))
+
+
+@given(some.domains())
+@quick
+def test_xm_s_expression_reads_the_domain_back(domain: model.Domain) -> None:
+    text = emitted("sxp", lambda d: xm.emit(d, sxp=True), domain)
+    if text is not None:
+        xl_model.assert_same_machine(xm_reader.from_sxp(text), xl_model.expected(domain))
+
+
+@needs_schema
+@given(some.domains())
+@quick
+def test_libvirt_xml_is_valid_and_reads_the_domain_back(domain: model.Domain) -> None:
+    text = emitted("libvirt", libvirt.emit, domain)
+    if text is not None:
+        assert libvirt_reader.schema_errors(text) == []
+        xl_model.assert_same_machine(libvirt_reader.from_libvirt(text), xl_model.expected(domain))
+
+
+def test_each_toolstack_was_given_enough_domains() -> None:
+    if not seen:
+        pytest.skip("the property tests did not run in this process")
+    assert min(seen[name] for name in ("xm", "sxp", "libvirt")) >= 15, seen
