@@ -83,6 +83,8 @@ class Lease:
     config_file: str = ""
     path_prefix: str = ""
     hostname: str = ""
+    is_explicit: bool = False
+    """Whether it speaks of booting on purpose; dnsmasq always fills in siaddr, so that does not."""
 
     @property
     def can_boot(self) -> bool:
@@ -190,7 +192,10 @@ def lease(message: Message) -> Lease:
     bootfile = options.get(BOOTFILE_NAME, b"").rstrip(b"\0") or message.file
     server_id = _one_address(options, SERVER_ID)
     address = "" if message.yiaddr == "0.0.0.0" else message.yiaddr  # noqa: S104
+    vendor = options.get(VENDOR_CLASS, b"")
+    told = any(code in options for code in WANTED_BOOT)
     return Lease(
+        is_explicit=bool(bootfile) or told or vendor.startswith(b"PXEClient"),
         address=address,
         server_id=server_id,
         boot_server=_boot_server(message, server_id, is_proxy=not address),

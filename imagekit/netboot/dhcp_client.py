@@ -284,7 +284,8 @@ class _Exchange:
                 return
 
     def _choose(self, offers: list[dhcp.Lease]) -> dhcp.Lease:
-        booting = [offer for offer in offers if offer.can_boot]
+        able = [offer for offer in offers if offer.can_boot]
+        booting = [offer for offer in able if offer.is_explicit] or able
         if len({offer.boot_facts for offer in booting}) > 1:
             told = ", ".join(
                 f"{o.server_id or 'unnamed'} says boot from {o.boot_server or o.bootfile}"
@@ -295,8 +296,8 @@ class _Exchange:
                 hint="name the right one with --dhcp-server, or remove the other",
             )
         addressed = [offer for offer in offers if offer.address]
-        chosen = next((offer for offer in addressed if offer.can_boot), addressed[0])
-        if not chosen.can_boot and booting:
+        chosen = next((offer for offer in addressed if offer in booting), addressed[0])
+        if booting and chosen not in booting:
             chosen = _with_boot(chosen, booting[0])
         if not chosen.can_boot and self._policy.need_boot_server:
             raise DownloadError(
@@ -326,7 +327,7 @@ class _Exchange:
                         f"the DHCP server offered {offer.address} and gave {lease.address}",
                         where=offer.server_id,
                     )
-                return lease if lease.can_boot else _with_boot(lease, offer)
+                return _with_boot(lease, offer)
         raise DownloadError(
             "the DHCP server offered an address and then fell silent" + self._remarks(),
             where=offer.server_id,

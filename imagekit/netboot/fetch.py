@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagekit.errors import DownloadError
-from imagekit.netboot import http_fetch, tftp
+from imagekit.netboot import tftp
 from imagekit.netboot.location import Location
 from imagekit.netboot.transfer import Deadline, Receiver
 
@@ -47,6 +47,8 @@ class Fetcher:
                 hint="allow it with --allow-host if it is yours",
             )
         if location.is_http:
+            from imagekit.netboot import http_fetch
+
             http_fetch.fetch(
                 location.url, receiver, self._deadline, allowed=self.allows, tls=self._tls
             )
@@ -79,6 +81,8 @@ def address_of(host: str) -> str:
 
 def tls_for(ca_file: str, http: str) -> ssl.SSLContext | None:
     """The TLS context when it must be made early (a private authority), else None."""
-    if ca_file:
-        return http_fetch.tls_context(Path(ca_file))
-    return http_fetch.tls_context() if http.startswith("https:") else None
+    if not ca_file and not http.startswith("https:"):
+        return None
+    from imagekit.netboot import http_fetch
+
+    return http_fetch.tls_context(Path(ca_file) if ca_file else None)

@@ -1,0 +1,23 @@
+"""TFTP transfers of more than 65535 blocks in lock step: seconds each, so not in the unit run."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from oracles.tftp_server import TftpServer
+
+from imagekit.netboot import tftp
+from imagekit.netboot.transfer import Deadline, Receiver
+
+pytestmark = pytest.mark.real
+DATA = random.Random(5).randbytes(33_600_000)
+
+
+@pytest.mark.parametrize("roll_to", [0, 1])
+def test_more_than_32_mib_in_blocks_of_512_bytes(roll_to):
+    deadline = Deadline(100)
+    receiver = Receiver("f", 1 << 26, deadline)
+    with TftpServer({"f": DATA}, options=(), roll_to=roll_to) as server:
+        tftp.fetch(server.address, "f", receiver, deadline, port=server.port)
+    assert receiver.content() == DATA
