@@ -64,7 +64,7 @@ def parse(data: bytes, *, where: str) -> Elf:
         raise ImageError("this is not an ELF file", where=where)
     try:
         return _parse(data)
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise ImageError(
             f"the ELF headers are damaged: {error}",
             where=where,
