@@ -9,23 +9,21 @@ from imagekit.errors import HostError, SpecError
 from imagekit.host.apt_sources import host_archive, without_credentials
 from imagekit.spec.load import SpecFile
 
-# deb.debian.org and the like are mmdebstrap's own defaults; they are named here only for the
-# suites whose security archive has another path (https://www.debian.org/security/).
+# Suites whose security archive has another path (https://www.debian.org/security/).
 OLD_SECURITY = {"jessie", "stretch", "buster"}
 UNVERSIONED = {"sid", "unstable", "experimental"}
 KEYRINGS = {
     "debian": Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
     "ubuntu": Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg"),
 }
-DEFAULT_MIRRORS = {
-    "debian": ("http://deb.debian.org/debian", "http://deb.debian.org/debian-security"),
-    "ubuntu": ("http://archive.ubuntu.com/ubuntu", "http://security.ubuntu.com/ubuntu"),
-}
 
 
 @dataclass(frozen=True)
 class Mirrors:
-    """Sources in the order of sources.list: (URL, suite); the components; the keyring."""
+    """Sources in the order of sources.list: (URL, suite); the components; the keyring.
+
+    Without sources the choice is mmdebstrap's or debootstrap's own.
+    """
 
     sources: tuple[tuple[str, str], ...]
     components: tuple[str, ...]
@@ -44,16 +42,17 @@ class Mirrors:
 
 
 def mirrors_for(file: SpecFile) -> Mirrors:
-    """Mirrors of a spec: the spec's own, else the build host's, else the distribution's.
+    """Mirrors of a spec: the spec's own, else the build host's, else what the tool chooses.
 
     Raises HostError when no keyring is there: signatures are always checked.
     """
     os_ = file.spec.os
     host = host_archive(os_.distribution)
-    default, default_security = DEFAULT_MIRRORS[os_.distribution]
-    mirror = os_.mirror or host.mirror or default
+    mirror = os_.mirror or host.mirror
+    if mirror is None:
+        return Mirrors((), tuple(os_.components), _keyring(file))
     # A private mirror rarely has a second archive beside it: no security source is invented then.
-    security = os_.security_mirror or (None if os_.mirror else (host.security or default_security))
+    security = os_.security_mirror or (None if os_.mirror else host.security)
     sources = [(mirror, os_.suite)]
     if os_.suite not in UNVERSIONED and not os_.mirror:
         sources.append((mirror, f"{os_.suite}-updates"))

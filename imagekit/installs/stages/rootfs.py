@@ -71,9 +71,17 @@ class Rootfs(Stage):
         rows = [line.split("\t") for line in listing.splitlines()]
         packages = [{"name": n, "version": v, "architecture": a} for n, v, a in rows]
         (run.output / "packages.json").write_text(json.dumps(packages, indent=1))
-        (tree / "etc/apt/sources.list").write_text("\n".join(self._mirrors.public()) + "\n")
+        self._settle_sources(tree)
         pack(tree, run.output / "rootfs.tar", run.logs / "tar.log")
         hand_over(space, run.output / "rootfs.tar", tree)
+
+    def _settle_sources(self, tree: Path) -> None:
+        """The guest keeps the mirrors of the build, without the credentials they may hold."""
+        if not self._mirrors.sources:
+            return
+        for path in (tree / "etc/apt/sources.list.d").iterdir():
+            path.unlink()
+        (tree / "etc/apt/sources.list").write_text("\n".join(self._mirrors.public()) + "\n")
 
     def _environment(self, tmp: Path) -> dict[str, str]:
         env = {"TMPDIR": str(tmp)}
@@ -99,12 +107,16 @@ class Rootfs(Stage):
                 done += 1
                 stage_run.progress(min(done, 2 * total), 2 * total)
 
-        sources = stage_run.workspace.temporary("sources") / "sources.list"
-        sources.touch(mode=0o600)
-        sources.write_text("\n".join(self._mirrors.lines()) + "\n")
+        where = [os_.suite, str(tree)]
+        if self._mirrors.sources:
+            # In a file: a mirror's password would show in the process list.
+            sources = stage_run.workspace.temporary("sources") / "sources.list"
+            sources.touch(mode=0o600)
+            sources.write_text("\n".join(self._mirrors.lines()) + "\n")
+            where.append(str(sources))
         try:
             run(
-                [*userns.isolated(), *argv, os_.suite, str(tree), str(sources)],
+                [*userns.isolated(), *argv, *where],
                 env=self._environment(tmp),
                 log=log,
                 on_line=line,
@@ -125,10 +137,10 @@ class Rootfs(Stage):
         argv = ["debootstrap", "--variant=minbase", f"--arch={os_.arch}"]
         argv += [f"--components={','.join(self._mirrors.components)}"]
         argv += [f"--keyring={self._mirrors.keyring}", "--force-check-gpg"]
-        mirror = self._mirrors.sources[0][0]
+        where = [os_.suite, str(tree), *(url for url, _suite in self._mirrors.sources[:1])]
         try:
             run(
-                [*userns.isolated(), *argv, os_.suite, str(tree), mirror],
+                [*userns.isolated(), *argv, *where],
                 env=env,
                 log=log,
                 timeout=7200,
@@ -142,9 +154,10 @@ class Rootfs(Stage):
         """debootstrap installs one suite only: add the other sources, then the packages."""
         run([*userns.isolated(), str(HOOKS / "essential.sh"), str(tree)], log=log)
         list_file = tree / "etc/apt/sources.list"
+        lines = self._mirrors.lines() or list_file.read_text().splitlines()
         list_file.unlink(missing_ok=True)
         list_file.touch(mode=0o600)
-        list_file.write_text("\n".join(self._mirrors.lines()) + "\n")
+        list_file.write_text("\n".join(lines) + "\n")
         trusted = tree / "etc/apt/trusted.gpg.d/imagekit-build.gpg"
         trusted.write_bytes(self._mirrors.keyring.read_bytes())
         resolv = tree / "etc/resolv.conf"
