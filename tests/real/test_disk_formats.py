@@ -195,11 +195,9 @@ def make_chain(tmp_path: Path, *options: str) -> Path:
         ("-u", "-b", 'json:{"driver":"raw","file.filename":"/etc/passwd"}', "-F", "raw"),
         ("-o", "compat=0.10", "-u", "-b", "/etc/passwd", "-F", "raw"),
         ("-o", "data_file=DIR/data,data_file_raw=on"),
+        # Not LUKS: making one times its key derivation, and fails now and then on a busy machine
+        # ("Unable to get accurate CPU usage"). Its header is refused in the unit tests.
         ("-o", "encrypt.format=aes,encrypt.key-secret=s", "--object", "secret,id=s,data=x"),
-        (
-            *("-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"),
-            *("--object", "secret,id=s,data=x"),
-        ),
     ],
 )
 def test_a_qcow2_that_reaches_elsewhere_is_refused(tmp_path, options, target):
