@@ -11,6 +11,7 @@ from typing import Literal, NoReturn
 from imagekit.domain import model
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import Boot, Disk, DiskFormat, Domain, FirmwareKind, Mode, Nic, RawValue
+from imagekit.domain.nicrules import BRIDGE_SCRIPTS, ROUTED_SCRIPTS
 from imagekit.domain.rules import MAX_CMDLINE_BYTES
 from imagekit.domain.text import refuse
 from imagekit.errors import CapabilityError
@@ -278,9 +279,12 @@ def _disks(facts: BuildFacts, image_format: DiskFormat | None) -> tuple[Disk, ..
 
 
 def _nic(nic: Nic, mode: Mode) -> Nic:
-    """The NIC as ``mode`` has it: no emulated card on PV and PVH, a bridge where none is named."""
+    """The NIC as ``mode`` has it: a card only on HVM, a bridge only for scripts that use one."""
     bridge, kind, card = nic.bridge, nic.type, nic.model
-    if bridge is None and nic.script in (None, "vif-bridge", "vif-openvswitch"):
+    script = (nic.script or "vif-bridge").rsplit("/", 1)[-1]
+    if script in ROUTED_SCRIPTS:
+        bridge = None
+    elif bridge is None and script in BRIDGE_SCRIPTS:
         bridge = DEFAULT_BRIDGE
     if mode != "hvm":
         kind, card = None, None

@@ -74,9 +74,9 @@ def check_name(name: str, where: str = "name") -> None:
 def _check_uuid(text: str) -> None:
     one_line(text, "uuid")
     try:
-        canonical = str(uuid.UUID(text))
+        canonical: str | None = str(uuid.UUID(text))
     except ValueError:
-        canonical = ""
+        canonical = None
     if canonical != text:
         refuse(f"{text!r} is not a UUID in lower case with dashes", "uuid")
     if canonical == str(uuid.UUID(int=0)):

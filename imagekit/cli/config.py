@@ -1,0 +1,195 @@
+"""``imagekit config``: a build's domain config in the words of a toolstack."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Annotated, Any, cast
+
+import typer
+
+from imagekit.domain import bootpath, explain, libvirt_define
+from imagekit.domain.emitters import EMITTERS, emitter_for
+from imagekit.domain.facts import BuildFacts
+from imagekit.domain.model import MODES, DiskFormat, Domain, FirmwareKind, Mode
+from imagekit.domain.output import Emitter, OutputFile
+from imagekit.domain.xm import XmEmitter
+from imagekit.errors import ExistsError, SpecError
+
+MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+BOOTS = ("auto", "pygrub", "pvgrub", "direct", "firmware")
+
+
+def config(
+    build: Annotated[Path, typer.Argument(metavar="BUILD", help="A directory made by build.")],
+    toolstack: Annotated[
+        str, typer.Option("--toolstack", help=f"One of {', '.join(EMITTERS)}.")
+    ] = "xl",
+    mode: Annotated[
+        str | None,
+        typer.Option("--mode", metavar="pv|pvh|hvm", help="Default: the spec's first mode."),
+    ] = None,
+    boot: Annotated[str, typer.Option("--boot", metavar="|".join(BOOTS))] = "auto",
+    image_format: Annotated[
+        str | None, typer.Option("--format", metavar="raw|qcow2|vhd", help="Default: raw.")
+    ] = None,
+    firmware: Annotated[
+        str | None, typer.Option("--firmware", metavar="bios|uefi", help="For HVM.")
+    ] = None,
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="DIR|-", help="Write files; - is one text.")
+    ] = "-",
+    explain_lines: Annotated[
+        bool, typer.Option("--explain", help="Say for each line why it is there.")
+    ] = False,
+    sxp: Annotated[bool, typer.Option("--sxp", help="xm: the S-expression form.")] = False,
+    vnc_password_file: Annotated[
+        Path | None,
+        typer.Option("--vnc-password-file", help="A file whose first line is the VNC password."),
+    ] = None,
+    define: Annotated[
+        str | None, typer.Option("--define", metavar="URI", help="libvirt: define it there.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files.")] = False,
+) -> None:
+    """Print or write the config of a domU for a build."""
+    emitter = _emitter(toolstack, sxp)
+    facts = load_facts(build)
+    if vnc_password_file is not None:
+        facts = _with_password(facts, vnc_password_file)
+    domain = bootpath.domain_for(
+        facts,
+        mode=cast(Mode, _one_of(mode or next(iter(facts.modes), "pv"), MODES, "--mode")),
+        boot=cast(bootpath.BootName, _one_of(boot, BOOTS, "--boot")),
+        image_format=_format(image_format),
+        firmware=_firmware(firmware),
+        toolstack=toolstack,
+    )
+    if explain_lines:
+        found = explain.rows(emitter.lines(domain, facts), domain, facts)
+        sys.stdout.write(explain.table(found))
+    elif define is not None:
+        _define(emitter, domain, facts, define)
+    elif output == "-":
+        sys.stdout.write(emitter.text(domain, facts))
+    else:
+        for path in write_files(emitter.files(domain, facts), Path(output), force=force):
+            print(path)
+    for note in bootpath.notes(domain):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _define(emitter: Emitter, domain: Domain, facts: BuildFacts, uri: str) -> None:
+    if emitter.name != "libvirt":
+        raise SpecError(
+            "only libvirt defines domains", where="--define", hint="--toolstack libvirt"
+        )
+    libvirt_define.define(emitter.text(domain, facts), uri)
+    print(f"{domain.name} is defined at {uri}", file=sys.stderr)
+
+
+def load_facts(build: Path) -> BuildFacts:
+    """The facts in ``build``'s manifest, with absolute paths; raises SpecError."""
+    path = build / "manifest.json"
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise SpecError(
+            f"cannot read the build's manifest: {error.strerror}",
+            where=str(path),
+            hint="name a directory that imagekit build made",
+        ) from error
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise SpecError("the manifest is over 16 MiB", where=str(path))
+    try:
+        manifest: Any = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"the manifest is not JSON: {error}", where=str(path)) from error
+    if not isinstance(manifest, dict) or "facts" not in manifest:
+        raise SpecError(
+            "the manifest has no facts about an image", where=str(path), hint="build it again"
+        )
+    return BuildFacts.from_json(manifest["facts"], f"{path}: facts").located(str(build.absolute()))
+
+
+def write_files(files: dict[str, OutputFile], directory: Path, *, force: bool) -> list[Path]:
+    """Write ``files`` into ``directory``, each beside its place and then renamed; their paths.
+
+    Raises ExistsError, with nothing written, when one exists and ``force`` is false.
+    """
+    for name in files:
+        if name.startswith("/") or ".." in Path(name).parts:
+            raise SpecError(f"{name!r} is not a name within the directory", where="-o")
+        path = directory / name
+        if not force and (path.is_symlink() or path.exists()):
+            raise ExistsError("the file exists", where=str(path), hint="--force overwrites it")
+    return [_write(directory / name, file) for name, file in files.items()]
+
+
+def _write(path: Path, file: OutputFile) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # mkstemp makes it 0600, so that a secret is never readable for a moment.
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            _fill(stream, file)
+            os.fchmod(stream.fileno(), file.mode)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _fill(stream: IO[bytes], file: OutputFile) -> None:
+    if isinstance(file.content, str):
+        stream.write(file.content.encode())
+    elif isinstance(file.content, bytes):
+        stream.write(file.content)
+    else:
+        file.content(stream)
+
+
+def _emitter(toolstack: str, sxp: bool) -> Emitter:
+    if sxp and toolstack != "xm":
+        raise SpecError("only xm has S-expressions", where="--sxp")
+    return XmEmitter(sxp=True) if sxp else emitter_for(toolstack)
+
+
+def _with_password(facts: BuildFacts, path: Path) -> BuildFacts:
+    if facts.graphics is None:
+        raise SpecError("the build's spec asks for no screen", where="--vnc-password-file")
+    try:
+        with path.open("rb") as stream:
+            first = stream.read(4096).split(b"\n", 1)[0].rstrip(b"\r")
+        password = first.decode()
+    except OSError as error:
+        raise SpecError(f"cannot read it: {error.strerror}", where=str(path)) from error
+    except UnicodeDecodeError:
+        raise SpecError("the password is not UTF-8 text", where=str(path)) from None
+    return replace(facts, graphics=replace(facts.graphics, password=password))
+
+
+def _format(value: str | None) -> DiskFormat | None:
+    if value is None:
+        return None
+    return cast(DiskFormat, _one_of(value, ("raw", "qcow2", "vhd"), "--format"))
+
+
+def _firmware(value: str | None) -> FirmwareKind | None:
+    if value is None:
+        return None
+    return cast(FirmwareKind, _one_of(value, ("bios", "uefi"), "--firmware"))
+
+
+def _one_of(value: str, allowed: tuple[str, ...], option: str) -> str:
+    if value not in allowed:
+        raise SpecError(
+            f"{value!r} is not known", where=option, hint=f"one of {', '.join(allowed)}"
+        )
+    return value

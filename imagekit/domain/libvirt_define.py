@@ -1,0 +1,33 @@
+"""Defines a domain through libvirt-python (Debian package python3-libvirt)."""
+
+from __future__ import annotations
+
+import importlib
+
+from imagekit.errors import HostError, ToolError
+
+
+def define(xml: str, uri: str) -> None:
+    """Define (not start) the domain of ``xml`` at the hypervisor of ``uri`` (``xen:///system``).
+
+    Raises HostError without libvirt-python, ToolError with libvirt's own words when the connection
+    or the definition fails. The XML is checked against libvirt's schema there as well.
+    """
+    try:
+        libvirt = importlib.import_module("libvirt")
+    except ImportError as error:
+        raise HostError(
+            "libvirt-python is not on this host", hint="apt-get install python3-libvirt"
+        ) from error
+    try:
+        connection = libvirt.open(uri)
+        try:
+            connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+        finally:
+            connection.close()
+    except libvirt.libvirtError as error:
+        raise ToolError(
+            f"libvirt did not define the domain: {error}",
+            where=uri,
+            hint="for Xen the URI is xen:///system, on dom0, with libvirtd running",
+        ) from error
