@@ -275,10 +275,11 @@ def _extlinux(lines: Iterable[str]) -> tuple[list[_Draft], int]:
 def _extlinux_line(draft: _Draft, line: str) -> _Draft:
     name, value = _command(line)
     name = name.lower()
-    if name == "append" and draft.kernel is not None and draft.kernel.endswith("mboot.c32"):
-        return _mboot(draft, value)
-    if "initrd=" in value:
-        for word in value.strip().split(" "):
+    if name == "append" and draft.kernel is not None:
+        if draft.kernel.endswith("mboot.c32"):
+            return _mboot(draft, value)
+        words = value.strip().split(" ") if "initrd=" in value else []
+        for word in words:
             if word.lower().startswith("initrd="):
                 draft = replace(draft, initrd=word.replace("initrd=", ""))
                 value = value.replace(word, "")

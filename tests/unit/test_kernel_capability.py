@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import kernel_maker as make
 
+from imagekit.cli.kernel import kernel as kernel_command
 from imagekit.errors import CapabilityError, SpecError
 from imagekit.kernel.capability import examine, judge, modes, require_mode
 from imagekit.kernel.image import read_kernel
@@ -342,3 +343,15 @@ def test_missing_paths_are_the_users_error(tmp_path: Path) -> None:
 def test_control_characters_of_a_hostile_kernel_do_not_reach_the_terminal() -> None:
     notes = PV_ENTRY + make.note(make.XEN_VERSION, b"xen-3.0\x1b[2J\0") + make.note(6, b"linux\0")
     assert "\x1b" not in as_text(report(notes, PVOPS))
+
+
+def test_command_prints_json_or_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "vmlinuz"
+    path.write_bytes(make.bzimage(make.elf(PV_ENTRY + GUEST, blob=PVOPS), "xz"))
+    kernel_command(path, None, None, True)
+    data = json.loads(capsys.readouterr().out)
+    assert (data["pv"]["capable"], data["pvh"]["capable"]) == (True, False)
+    kernel_command(path, None, None, False)
+    table = capsys.readouterr().out
+    assert "compressed with xz" in table
+    assert "PVH" in table
