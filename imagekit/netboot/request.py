@@ -1,0 +1,157 @@
+"""A request to publish one guest, in YAML: what ``imagekit netboot publish`` reads.
+
+::
+
+    name: web1
+    mac: 00:16:3e:10:20:30
+    installer: {package: debian-installer-12-netboot-amd64}
+    args: auto=true priority=critical url={answers} console=hvc0
+    answers: web1.preseed.cfg
+
+``installer`` is one of: package; deb + sha256; iso + kernel + initrd + sha256; mirror + suite +
+arch; kernel + initrd (files, with kernel_sha256 and initrd_sha256 if known).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from imagekit.errors import SpecError
+from imagekit.netboot import sources
+from imagekit.netboot.guests import Address, Mac
+from imagekit.netboot.netguest import NetbootGuest
+
+MAX_REQUEST = 1 << 20
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Package(_Model):
+    """A Debian package that apt fetches and verifies."""
+
+    package: str
+
+
+class Deb(_Model):
+    """A package file."""
+
+    deb: Path
+    sha256: str
+
+
+class Iso(_Model):
+    """Two files in an ISO image."""
+
+    iso: Path
+    sha256: str
+    kernel: str = "/install.amd/vmlinuz"
+    initrd: str = "/install.amd/initrd.gz"
+
+
+class Mirror(_Model):
+    """An installer on a signed Debian mirror."""
+
+    mirror: str
+    suite: str
+    arch: str = "amd64"
+    keyring: Path = sources.DEBIAN_KEYRING
+
+
+class Files(_Model):
+    """Two files on this host."""
+
+    kernel: Path
+    initrd: Path | None = None
+    kernel_sha256: str = ""
+    initrd_sha256: str = ""
+
+
+class Request(_Model):
+    """One guest to publish."""
+
+    name: str
+    mac: Mac
+    installer: Package | Deb | Iso | Mirror | Files
+    ip: Address = ""
+    args: str = ""
+    answers: Path | None = None
+    answers_name: str = "preseed.cfg"
+    secret: bool = True
+    mode: Literal["install", "local"] | None = None
+
+
+def load(path: Path) -> Request:
+    """Read a request; raises SpecError. Relative paths in it start at its folder."""
+    try:
+        with path.open("rb") as stream:
+            raw = YAML(typ="safe").load(stream.read(MAX_REQUEST).decode("utf-8"))
+        return Request.model_validate(raw)
+    except OSError as error:
+        raise SpecError(f"cannot read it: {error.strerror}", where=str(path)) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise SpecError(f"{field}: {first['msg']}", where=str(path)) from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise SpecError(f"not YAML: {str(error)[:300]}", where=str(path)) from error
+
+
+def prepare(request: Request, base: Path, workdir: Path) -> NetbootGuest:
+    """Bring the installer here (into ``workdir``, which exists) and make the guest to publish."""
+    files = _files(request.installer, base, workdir)
+    answers = None
+    if request.answers is not None:
+        try:
+            answers = (base / request.answers).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            where = str(base / request.answers)
+            raise SpecError(f"cannot read the answers: {error}", where=where) from error
+    return NetbootGuest(
+        name=request.name,
+        mac=request.mac,
+        kernel=files.kernel,
+        initrd=files.initrd,
+        kernel_sha256=files.kernel_sha256,
+        initrd_sha256=files.initrd_sha256,
+        args=request.args,
+        ip=request.ip,
+        answers=answers,
+        answers_name=request.answers_name,
+        secret=request.secret,
+        mode=request.mode,
+    )
+
+
+def _files(installer: Package | Deb | Iso | Mirror | Files, base: Path, workdir: Path) -> Files:
+    if isinstance(installer, Files):
+        initrd = base / installer.initrd if installer.initrd else None
+        return installer.model_copy(update={"kernel": base / installer.kernel, "initrd": initrd})
+    if isinstance(installer, Package):
+        found = sources.from_package(installer.package, workdir)
+    elif isinstance(installer, Deb):
+        found = sources.from_deb(base / installer.deb, workdir, sha256=installer.sha256)
+    elif isinstance(installer, Iso):
+        found = sources.from_iso(
+            base / installer.iso,
+            installer.kernel,
+            installer.initrd,
+            workdir,
+            sha256=installer.sha256,
+        )
+    else:
+        found = sources.from_mirror(
+            installer.mirror, installer.suite, installer.arch, workdir, keyring=installer.keyring
+        )
+    return Files(
+        kernel=found.kernel,
+        initrd=found.initrd,
+        kernel_sha256=found.kernel_sha256,
+        initrd_sha256=found.initrd_sha256,
+    )
