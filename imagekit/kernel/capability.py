@@ -137,6 +137,10 @@ def _initrd_report(facts: ImageFacts, initrd: Initrd) -> InitrdReport:
 def _driver(facts: ImageFacts, initrd: Initrd, name: str, builtin: bool) -> Driver:
     """The initrd's answer, completed by what the kernel image itself shows."""
     found = initrd.has_driver(name, kernel_config=facts.config)
+    release = facts.image.release
+    if found.state == "module" and release and initrd.releases and release not in initrd.releases:
+        others = ", ".join(sorted(initrd.releases)[:3])
+        return Driver("missing", f"{initrd.name} has modules for {others}, not for {release}")
     if found.state in ("module", "builtin"):
         return found
     if builtin:

@@ -31,6 +31,7 @@ _MAX_KEPT = 4 << 20
 _PIECE = 1 << 20
 
 _MODULE = re.compile(r"(?:^|/)([^/]{1,200})\.k?o(?:\.(?:gz|xz|zst|bz2))?$")
+_MODULE_TREE = re.compile(r"(?:usr/)?lib/modules/([^/]{1,128})/")
 _BUILTIN_LIST = re.compile(r"^(?:usr/)?lib/modules/[^/]+/modules\.builtin$")
 
 DRIVER_SYMBOLS: Mapping[str, str] = {
@@ -98,7 +99,8 @@ class Initrd:
     """One initrd.
 
     ``files`` are all members, in order; ``modules`` the names of its kernel modules with ``_`` for
-    ``-``; ``builtin`` those that its own modules.builtin lists, None without such a file.
+    ``-``, ``releases`` the kernels they are for (``lib/modules/RELEASE``);
+    ``builtin`` those that its own modules.builtin lists, None without such a file.
     ``problems`` says what could not be read; then an absent driver is not proof of absence.
     """
 
@@ -109,6 +111,7 @@ class Initrd:
     builtin: frozenset[str] | None = field(repr=False)
     init_system: str | None
     problems: tuple[str, ...]
+    releases: frozenset[str] = frozenset()
 
     @property
     def complete(self) -> bool:
@@ -191,6 +194,7 @@ def parse_initrd(data: bytes, *, name: str, limit: int = MAX_UNPACKED) -> Initrd
         reading.builtin,
         next((system for path, system in _INIT_HINTS if path in names), None),
         tuple(reading.problems),
+        frozenset(found.group(1) for found in map(_MODULE_TREE.match, names) if found),
     )
 
 

@@ -288,7 +288,7 @@ def test_kernel_that_keeps_emulated_disks_boots_hvm_without_blkfront() -> None:
         ([("init", b"")], b"xen_blkfront.max_queues\0", None, "builtin"),
         ([("init", b"")], b"", "CONFIG_XEN_BLKDEV_FRONTEND=y\n", "builtin"),
         ([("init", b"")], b"", "CONFIG_XEN_BLKDEV_FRONTEND=m\n", "missing"),
-        ([("lib/modules/2.6.18/xenblk.ko", b"")], b"", None, "module"),
+        ([("lib/modules/6.1.0/xenblk.ko", b"")], b"", None, "module"),
     ],
 )
 def test_blkfront_is_found_wherever_it_is(
@@ -313,7 +313,8 @@ def test_require_mode_gives_the_evidence_and_what_would_work() -> None:
 
 def test_json_begins_with_the_promised_keys(tmp_path: Path) -> None:
     kernel, initrd, config = tmp_path / "vmlinuz", tmp_path / "initrd", tmp_path / "config"
-    kernel.write_bytes(make.bzimage(make.elf(PV_ENTRY + PVH_ENTRY + GUEST, blob=ALL), "zstd"))
+    payload = make.elf(PV_ENTRY + PVH_ENTRY + GUEST, blob=ALL)
+    kernel.write_bytes(make.bzimage(payload, "zstd", release="6.1.0"))
     initrd.write_bytes(make.cpio([BLK, NET]))
     config.write_text("CONFIG_XEN=y\nCONFIG_XEN_BLKDEV_FRONTEND=m\n")
     found = examine(kernel, initrd=initrd, config=config)
@@ -355,3 +356,14 @@ def test_command_prints_json_or_a_table(tmp_path: Path, capsys: pytest.CaptureFi
     table = capsys.readouterr().out
     assert "compressed with xz" in table
     assert "PVH" in table
+
+
+def test_modules_of_another_kernel_do_not_count() -> None:
+    initrd = make.cpio([BLK, NET])
+    notes = PV_ENTRY + PVH_ENTRY + GUEST
+    assert modes(report(notes, ALL, initrd=initrd))["pv"].capable
+    other = report(notes, ALL, initrd=initrd, release="6.1.0-cloud")
+    assert other.initrd is not None
+    assert other.initrd.xen_blkfront.state == "missing"
+    assert "not for 6.1.0-cloud" in other.initrd.xen_blkfront.evidence
+    assert not modes(other)["pv"].capable
