@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imagekit.domain import libvirt, xl, xm
+from imagekit.domain import libvirt, opennebula, xl, xm
 from imagekit.domain.output import Emitter
 from imagekit.errors import SpecError
 
@@ -12,6 +12,7 @@ EMITTERS: dict[str, Emitter] = {
         xl.EMITTER,
         xm.EMITTER,
         libvirt.EMITTER,
+        opennebula.EMITTER,
     )
 }  # fmt: skip
 
