@@ -24,37 +24,47 @@ MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 BOOTS = ("auto", "pygrub", "pvgrub", "direct", "firmware")
 
 
+Build = Annotated[Path, typer.Argument(metavar="BUILD", help="A directory made by build.")]
+Toolstack = Annotated[str, typer.Option("--toolstack", help=f"One of {', '.join(EMITTERS)}.")]
+WantedMode = Annotated[
+    str | None,
+    typer.Option("--mode", metavar="pv|pvh|hvm", help="Default: the spec's first mode."),
+]
+WantedBoot = Annotated[str, typer.Option("--boot", metavar="|".join(BOOTS))]
+Format = Annotated[
+    str | None, typer.Option("--format", metavar="raw|qcow2|vhd", help="Default: raw.")
+]
+WantedFirmware = Annotated[
+    str | None, typer.Option("--firmware", metavar="bios|uefi", help="For HVM.")
+]
+Output = Annotated[
+    str, typer.Option("-o", "--output", metavar="DIR|-", help="Write files; - is one text.")
+]
+Explain = Annotated[bool, typer.Option("--explain", help="Say for each line why it is there.")]
+Sexpr = Annotated[bool, typer.Option("--sxp", help="xm: the S-expression form.")]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option("--vnc-password-file", help="A file whose first line is the VNC password."),
+]
+Define = Annotated[
+    str | None, typer.Option("--define", metavar="URI", help="libvirt: define it there.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files.")]
+
+
 def config(
-    build: Annotated[Path, typer.Argument(metavar="BUILD", help="A directory made by build.")],
-    toolstack: Annotated[
-        str, typer.Option("--toolstack", help=f"One of {', '.join(EMITTERS)}.")
-    ] = "xl",
-    mode: Annotated[
-        str | None,
-        typer.Option("--mode", metavar="pv|pvh|hvm", help="Default: the spec's first mode."),
-    ] = None,
-    boot: Annotated[str, typer.Option("--boot", metavar="|".join(BOOTS))] = "auto",
-    image_format: Annotated[
-        str | None, typer.Option("--format", metavar="raw|qcow2|vhd", help="Default: raw.")
-    ] = None,
-    firmware: Annotated[
-        str | None, typer.Option("--firmware", metavar="bios|uefi", help="For HVM.")
-    ] = None,
-    output: Annotated[
-        str, typer.Option("-o", "--output", metavar="DIR|-", help="Write files; - is one text.")
-    ] = "-",
-    explain_lines: Annotated[
-        bool, typer.Option("--explain", help="Say for each line why it is there.")
-    ] = False,
-    sxp: Annotated[bool, typer.Option("--sxp", help="xm: the S-expression form.")] = False,
-    vnc_password_file: Annotated[
-        Path | None,
-        typer.Option("--vnc-password-file", help="A file whose first line is the VNC password."),
-    ] = None,
-    define: Annotated[
-        str | None, typer.Option("--define", metavar="URI", help="libvirt: define it there.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files.")] = False,
+    build: Build,
+    toolstack: Toolstack = "xl",
+    mode: WantedMode = None,
+    boot: WantedBoot = "auto",
+    image_format: Format = None,
+    firmware: WantedFirmware = None,
+    output: Output = "-",
+    explain_lines: Explain = False,
+    sxp: Sexpr = False,
+    vnc_password_file: PasswordFile = None,
+    define: Define = None,
+    force: Force = False,
 ) -> None:
     """Print or write the config of a domU for a build."""
     emitter = _emitter(toolstack, sxp)
