@@ -29,9 +29,15 @@ class Mirrors:
     components: tuple[str, ...]
     keyring: Path
 
-    def lines(self) -> list[str]:
-        """sources.list(5) lines for the build; the URLs may hold credentials."""
-        return [f"deb {url} {suite} {' '.join(self.components)}" for url, suite in self.sources]
+    def lines(self, keyring: Path | None = None) -> list[str]:
+        """sources.list(5) lines for the build; the URLs may hold credentials.
+
+        ``keyring`` is named in each line, because apt would otherwise also trust whatever lies in
+        the host's trusted.gpg.d.
+        """
+        option = f"[signed-by={keyring}] " if keyring else ""
+        components = " ".join(self.components)
+        return [f"deb {option}{url} {suite} {components}" for url, suite in self.sources]
 
     def public(self) -> list[str]:
         """The same without credentials, fit for the guest and for keys."""

@@ -110,9 +110,12 @@ class Rootfs(Stage):
         where = [os_.suite, str(tree)]
         if self._mirrors.sources:
             # In a file: a mirror's password would show in the process list.
-            sources = stage_run.workspace.temporary("sources") / "sources.list"
+            directory = stage_run.workspace.temporary("sources")
+            keyring = directory / f"archive{self._mirrors.keyring.suffix or '.gpg'}"
+            keyring.write_bytes(self._mirrors.keyring.read_bytes())
+            sources = directory / "sources.list"
             sources.touch(mode=0o600)
-            sources.write_text("\n".join(self._mirrors.lines()) + "\n")
+            sources.write_text("\n".join(self._mirrors.lines(keyring)) + "\n")
             where.append(str(sources))
         try:
             run(
@@ -154,11 +157,12 @@ class Rootfs(Stage):
         """debootstrap installs one suite only: add the other sources, then the packages."""
         run([*userns.isolated(), str(HOOKS / "essential.sh"), str(tree)], log=log)
         list_file = tree / "etc/apt/sources.list"
-        lines = self._mirrors.lines() or list_file.read_text().splitlines()
+        inside = Path("/") / "etc/apt" / f"imagekit-build{self._mirrors.keyring.suffix or '.gpg'}"
+        lines = self._mirrors.lines(inside) or list_file.read_text().splitlines()
         list_file.unlink(missing_ok=True)
         list_file.touch(mode=0o600)
         list_file.write_text("\n".join(lines) + "\n")
-        trusted = tree / "etc/apt/trusted.gpg.d/imagekit-build.gpg"
+        trusted = tree / f"etc/apt/imagekit-build{self._mirrors.keyring.suffix or '.gpg'}"
         trusted.write_bytes(self._mirrors.keyring.read_bytes())
         resolv = tree / "etc/resolv.conf"
         before = resolv.read_bytes() if resolv.is_file() else None

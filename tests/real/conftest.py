@@ -1,0 +1,90 @@
+"""What the real tests share: one store, and the demo image, built once for all workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from oracles.builds import ROOT, Build, Run
+
+CACHE_NAME = "imagekit-cache"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Remove the shared store when the last worker is done."""
+    if hasattr(session.config, "workerinput"):
+        return
+    factory = getattr(session.config, "_tmp_path_factory", None)
+    if factory is not None:
+        shutil.rmtree(factory.getbasetemp() / CACHE_NAME, ignore_errors=True)
+        shutil.rmtree(factory.getbasetemp() / "demo", ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all workers of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def cache(shared: Path) -> Iterator[Path]:
+    """The store of the session, in place of the user's own."""
+    path = shared / CACHE_NAME
+    before = os.environ.get("IMAGEKIT_CACHE")
+    os.environ["IMAGEKIT_CACHE"] = str(path)
+    yield path
+    if before is None:
+        del os.environ["IMAGEKIT_CACHE"]
+    else:
+        os.environ["IMAGEKIT_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def imagekit(cache: Path) -> Run:
+    """Runs the program as a user does."""
+
+    def run(
+        *args: str | Path,
+        check: bool = True,
+        env: dict[str, str] | None = None,
+        timeout: float = 900,
+        cwd: Path | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "imagekit", *map(str, args)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+        )
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def build(imagekit: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Build]:
+    """Builds a spec into a directory of its own; equal stages come from the shared store."""
+
+    def run(spec: Path, *args: str) -> Build:
+        out = tmp_path_factory.mktemp("build") / "out"
+        imagekit("build", spec, "-o", out, *args)
+        return Build(out, json.loads((out / "manifest.json").read_text()))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def demo(build: Callable[..., Build]) -> Build:
+    """The image that ``make demo`` builds: raw, qcow2 and VHD of a Debian 12 guest."""
+    return build(ROOT / "examples/web01.yaml")
