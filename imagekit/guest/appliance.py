@@ -28,7 +28,7 @@ from imagekit.host.kvm import KvmVerdict, kvm_works
 from imagekit.pipeline.workspace import Workspace
 
 LAUNCH_TIMEOUT = 240.0
-CALL_TIMEOUT = 180.0
+CALL_TIMEOUT = 300.0
 """Seconds for one operation; an image that keeps the appliance busy for longer is refused."""
 
 _MARKER = "IMAGEKIT_APPLIANCE"

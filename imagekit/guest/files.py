@@ -123,6 +123,18 @@ class GuestFiles:
             raise GuestError(f"has {status.size} bytes, more than the {limit} read", where=path)
         return bytes(self.appliance.call("read_file", self.resolve(path)))
 
+    def head(self, path: str, limit: int) -> bytes | None:
+        """The first ``limit`` bytes of a regular file (at most 2 MiB); None when there is none."""
+        status = self.stat(path)
+        if status is None or not status.is_file:
+            return None
+        count = min(status.size, limit, 2 << 20)
+        return bytes(self.appliance.call("pread", self.resolve(path), count, 0)) if count else b""
+
+    def peek(self, path: str, limit: int = 1 << 20) -> str:
+        """The start of a text file; empty when there is none. For looking, not for changing."""
+        return (self.head(path, limit) or b"").decode("utf-8", "replace")
+
     def text(self, path: str, limit: int = MAX_TEXT) -> str | None:
         """:meth:`read` as UTF-8, undecodable bytes kept as surrogates (os.fsencode reverses it)."""
         data = self.read(path, limit)

@@ -13,6 +13,8 @@ START = 1 * MIB
 DISK_GUID = "6B1D3A7E-1111-4222-8333-944455566677"
 ROOT_UUID = "0f7c2f0e-5a0f-4b57-9d39-6f5b5a0e0001"
 
+ENV = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+
 GRUB_CFG = """\
 set default="1"
 set timeout=3
@@ -90,28 +92,69 @@ def _add_program(tree: Tree, name: str) -> None:
         tree.modes[path] = 0o755
 
 
-def partitioned(tree: Tree, image: Path, scratch: Path, *, size_mib: int = 64) -> Path:
-    """A GPT disk with ``tree`` as ext4 in its first partition."""
-    root = scratch / f"tree-{image.name}"
-    root.mkdir()
-    tree.write(root)
+@dataclass
+class Part:
+    """A partition: sfdisk's type, the file system (ext4 or vfat), what is in it, MiB."""
+
+    type: str
+    filesystem: str
+    tree: Tree
+    size_mib: int
+    uuid: str
+
+
+def disk_of(parts: list[Part], image: Path, scratch: Path, *, label: str = "gpt") -> Path:
+    """A partitioned disk, its partitions one after the other from 1 MiB on."""
+    total = sum(part.size_mib for part in parts)
     with image.open("wb") as stream:
-        stream.truncate(size_mib * MIB)
-    script = f"label: gpt\nlabel-id: {DISK_GUID}\nstart=2048, type=L\n"
-    subprocess.run(["sfdisk", "-q", str(image)], input=script.encode(), check=True)
-    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
-    options = f"offset={START},root_owner=0:0"
-    argv = ["mke2fs", "-q", "-F", "-t", "ext4", "-U", ROOT_UUID, "-L", "root", "-d", str(root)]
-    argv += ["-E", options, str(image), f"{(size_mib - 2) * 1024}k"]
-    subprocess.run(argv, check=True, env=environment)
-    shutil.rmtree(root)
+        stream.truncate((total + 2) * MIB)
+    lines = [f"label: {label}", *([f"label-id: {DISK_GUID}"] if label == "gpt" else [])]
+    start = 1
+    for part in parts:
+        lines.append(f"start={start * 2048}, size={part.size_mib * 2048}, type={part.type}")
+        start += part.size_mib
+    script = "\n".join(lines) + "\n"
+    subprocess.run(["sfdisk", "-q", str(image)], input=script.encode(), check=True, env=ENV)
+    start = 1
+    for number, part in enumerate(parts):
+        root = scratch / f"tree-{image.name}-{number}"
+        root.mkdir()
+        part.tree.write(root)
+        _make(part, image, root, start)
+        shutil.rmtree(root)
+        start += part.size_mib
     return image
 
 
-def debugfs(image: Path, command: str) -> str:
+def partitioned(tree: Tree, image: Path, scratch: Path, *, size_mib: int = 62) -> Path:
+    """A GPT disk with ``tree`` as ext4 in its only partition."""
+    return disk_of([Part("L", "ext4", tree, size_mib, ROOT_UUID)], image, scratch)
+
+
+def _make(part: Part, image: Path, root: Path, start_mib: int) -> None:
+    if part.filesystem == "ext4":
+        argv = ["mke2fs", "-q", "-F", "-t", "ext4", "-U", part.uuid, "-d", str(root)]
+        argv += ["-E", f"offset={start_mib * MIB},root_owner=0:0"]
+        argv += [str(image), f"{part.size_mib * 1024}k"]
+        subprocess.run(argv, check=True, env=ENV)
+        return
+    single = root.with_suffix(".vfat")
+    with single.open("wb") as stream:
+        stream.truncate(part.size_mib * MIB)
+    volume = part.uuid.replace("-", "")
+    subprocess.run(["mkfs.vfat", "-i", volume, single], check=True, env=ENV, capture_output=True)
+    for entry in root.iterdir():
+        subprocess.run(["mcopy", "-s", "-i", single, entry, "::/"], check=True, env=ENV)
+    with image.open("r+b") as stream:
+        stream.seek(start_mib * MIB)
+        stream.write(single.read_bytes())
+    single.unlink()
+
+
+def debugfs(image: Path, command: str, offset: int = START) -> str:
     """What e2fsprogs' own reader says about the first partition (a foreign oracle)."""
     done = subprocess.run(
-        ["/usr/sbin/debugfs", "-R", command, f"{image}?offset={START}"],
+        ["/usr/sbin/debugfs", "-R", command, f"{image}?offset={offset}"],
         check=True,
         capture_output=True,
     )
@@ -121,3 +164,30 @@ def debugfs(image: Path, command: str) -> str:
 def content(image: Path, path: str) -> str:
     """The content of a guest file, read by debugfs."""
     return debugfs(image, f"cat {path}")
+
+
+def cpio(entries: dict[str, bytes]) -> bytes:
+    """A newc cpio archive (Linux Documentation/driver-api/early-userspace/buffer-format.rst)."""
+    out = bytearray()
+    for number, (name, data) in enumerate([*entries.items(), ("TRAILER!!!", b"")], 1):
+        encoded = name.encode() + b"\0"
+        fields = [number, 0o100644, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(encoded), 0]
+        out += b"070701" + b"".join(b"%08x" % value for value in fields) + encoded
+        out += bytes(-len(out) % 4) + data
+        out += bytes(-len(out) % 4)
+    return bytes(out)
+
+
+def host_kernel() -> tuple[str, Path]:
+    """(release, path) of a kernel of this host."""
+    kernel = max(Path("/boot").glob("vmlinuz-*"))
+    return kernel.name.removeprefix("vmlinuz-"), kernel
+
+
+def initrd_with(*modules: str, release: str) -> bytes:
+    """An initrd of initramfs-tools' look that holds (empty) kernel modules."""
+    base = f"usr/lib/modules/{release}"
+    names = {f"{base}/kernel/drivers/{name}.ko": b"" for name in modules}
+    return cpio(
+        {"init": b"#!/bin/sh\n", "scripts/functions": b"", f"{base}/modules.builtin": b""} | names
+    )
