@@ -149,14 +149,43 @@ def assign(path: Path, name: str, host: str) -> Guest:
             raise SpecError(
                 f"{host!r} is not a listed host", hint=f"listed are: {', '.join(before.hosts)}"
             )
-        for entry in raw["guests"]:
-            if entry["name"] == found.name:
-                entry["host"] = host
+        entry = next(item for item in raw["guests"] if item["name"] == found.name)
+        edited = _edited(path.read_bytes().decode("utf-8"), entry, host)
+        entry["host"] = host
         after = _check(raw, path)
+        if not _says(edited, after):
+            stream = io.BytesIO()
+            _yaml().dump(raw, stream)
+            edited = stream.getvalue().decode("utf-8")
         mode = path.stat().st_mode & 0o777
-        put(path, Content(_dump(raw)))
+        put(path, Content(edited.encode()))
         path.chmod(mode)
     return after.get(found.name)
+
+
+def _edited(text: str, entry: Any, host: str) -> str:
+    """``text`` with the host of one guest changed where ruamel.yaml saw it, all else as it is.
+
+    Dumping the whole file would indent it anew.
+    """
+    lines = text.splitlines(keepends=True)
+    word = host or '""'
+    if "host" in entry:
+        line, column = entry.lc.value("host")
+        rest = re.sub(r"""^("[^"]*"|'[^']*'|[^\s,}\]#]*)""", lambda _: word, lines[line][column:])
+    else:
+        line, column = entry.lc.key("name")
+        between = ", " if entry.fa.flow_style() else "\n" + " " * column
+        rest = f"host: {word}{between}{lines[line][column:]}"
+    lines[line] = lines[line][:column] + rest
+    return "".join(lines)
+
+
+def _says(text: str, wanted: GuestDb) -> bool:
+    try:
+        return GuestDb.model_validate(_yaml().load(text)) == wanted
+    except (YAMLError, ValueError):
+        return False
 
 
 def _yaml() -> YAML:
@@ -208,9 +237,3 @@ def _line(raw: Any, place: tuple[int | str, ...]) -> str:
         if mark is not None and mark.line is not None:
             line = f":{mark.line + 1}"
     return line
-
-
-def _dump(raw: Any) -> bytes:
-    stream = io.BytesIO()
-    _yaml().dump(raw, stream)
-    return stream.getvalue()

@@ -91,7 +91,8 @@ def run(
             if child.poll() is not None:
                 raise ToolError(
                     f"dnsmasq ended with status {child.returncode}",
-                    hint="its reason is in the log above; is another DHCP or TFTP server running?",
+                    hint="its reason is in the log above: another DHCP or TFTP server on this "
+                    "host, or a tree that the user dnsmasq cannot reach",
                     returncode=child.returncode,
                 )
             if (now := _stamp(service.root)) != seen:

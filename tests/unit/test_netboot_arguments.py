@@ -106,7 +106,7 @@ def test_mac_that_contradicts_the_profile_is_refused(tmp_path: Path):
         "[a]\nallow_host = [1]\n",
         "a = 1\n",
         "[",
-        "�",
+        "\udcff",
         "[a]\ntimeout = true\n",
     ],
 )
