@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from imagekit.spec.values import HostPath, PackageName, Word
+from imagekit.spec.values import HostPath, PackageName, Text, Url, Word
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+Answers = Literal["preseed", "kickstart", "autoinstall"]
 
 
 class _Method(BaseModel):
@@ -30,11 +33,71 @@ class Debootstrap(_Method):
     initrd_modules: list[Word] = Field(
         default_factory=list, description="More drivers for the initrd."
     )
+    elements: list[Word] = Field(
+        default_factory=list, description="diskimage-builder elements run in the tree."
+    )
+    element_path: list[HostPath] = Field(
+        default_factory=list, description="Directories of elements, searched before our own."
+    )
+    element_environment: dict[str, Text] = Field(
+        default_factory=dict, description="Variables the elements read (DIB_...)."
+    )
 
 
-Install = Debootstrap
+class Iso(_Method):
+    """An installer ISO, remastered to run by itself, run to its end, and harvested."""
+
+    method: Literal["iso"]
+    iso: Url | HostPath
+    sha256: Sha256 | None = None
+    signature: Url | HostPath | None = Field(
+        None, description="Detached signature of the ISO or of its checksum file."
+    )
+    checksums: Url | HostPath | None = Field(None, description="SHA256SUMS naming the ISO.")
+    keyring: HostPath | None = None
+    answers: Answers = "preseed"
+    template: HostPath | None = Field(None, description="Your own answers template.")
+    release: Word | None = Field(None, description="Version of the answers, e.g. RHEL9.")
+    packages: list[PackageName] = Field(default_factory=list)
+    on_host: bool = Field(False, description="Emit the install for a Xen host; do not run it.")
+    golden: bool = Field(True, description="Remove machine identity from the harvested image.")
+    memory: int = Field(2048, ge=128, le=1 << 20, description="MiB while installing.")
+    timeout: int = Field(7200, ge=60, le=172800, description="Seconds for the installation.")
+    idle: int = Field(900, ge=30, le=86400, description="Seconds without console or disk activity.")
 
 
-def install_methods() -> list[str]:
-    """Names of the install methods, for messages."""
-    return ["debootstrap"]
+class Netboot(_Method):
+    """An installer booted by PXE: published, run, harvested; or emitted for a Xen host."""
+
+    method: Literal["netboot"]
+    kernel: HostPath | Url | None = None
+    initrd: HostPath | Url | None = None
+    package: PackageName | None = Field(
+        None, description="Debian package that holds the installer's kernel and initrd."
+    )
+    answers: Answers = "preseed"
+    template: HostPath | None = None
+    release: Word | None = None
+    packages: list[PackageName] = Field(default_factory=list)
+    on_host: bool = False
+    golden: bool = True
+    memory: int = Field(2048, ge=128, le=1 << 20)
+    timeout: int = Field(7200, ge=60, le=172800)
+    idle: int = Field(900, ge=30, le=86400)
+
+
+class DiskimageBuilder(_Method):
+    """The whole of disk-image-create; its product is harvested."""
+
+    method: Literal["diskimage-builder"]
+    elements: list[Word] = Field(min_length=1)
+    element_path: list[HostPath] = Field(default_factory=list)
+    environment: dict[str, Text] = Field(default_factory=dict)
+    packages: list[PackageName] = Field(default_factory=list)
+    block_device: HostPath | None = Field(
+        None, description="A block-device configuration (YAML) of diskimage-builder's own."
+    )
+    timeout: int = Field(7200, ge=60, le=172800)
+
+
+Install = Annotated[Debootstrap | Iso | Netboot | DiskimageBuilder, Field(discriminator="method")]

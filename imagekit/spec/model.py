@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from imagekit.spec.install import Install
+from imagekit.spec.install import Debootstrap, Install
 from imagekit.spec.values import (
     Address,
     Bridge,
@@ -309,6 +309,13 @@ class Spec(Model):
         if len(set(names)) != len(names) or "root" in names:
             raise ValueError("identity.users names somebody twice, or root")
         return self
+
+    @property
+    def debootstrap(self) -> Debootstrap:
+        """The install part of a debootstrap spec; TypeError for any other."""
+        if not isinstance(self.install, Debootstrap):
+            raise TypeError(f"install.method is {self.install.method}")
+        return self.install
 
     @property
     def hostname(self) -> str:

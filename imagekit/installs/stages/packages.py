@@ -21,7 +21,7 @@ FILESYSTEM_TOOLS = {"xfs": "xfsprogs", "btrfs": "btrfs-progs"}
 
 def kernel_package(spec: Spec) -> str | None:
     """The kernel package to install; None when the spec names a kernel file."""
-    named = spec.install.kernel
+    named = spec.debootstrap.kernel
     if named is None:
         return KERNELS[spec.os.distribution, spec.os.arch]
     return None if "/" in named else named
@@ -29,7 +29,7 @@ def kernel_package(spec: Spec) -> str | None:
 
 def wanted_packages(spec: Spec) -> list[str]:
     """All packages to install, sorted, each once."""
-    names = {*BASE, *spec.install.packages}
+    names = {*BASE, *spec.debootstrap.packages}
     kernel = kernel_package(spec)
     if kernel:
         names.add(kernel)

@@ -34,7 +34,7 @@ class Rootfs(Stage):
 
     def __init__(self, file: SpecFile, mirrors: Mirrors, packages: list[str]) -> None:
         self._file = file
-        self._install = file.spec.install
+        self._install = file.spec.debootstrap
         self._mirrors = mirrors
         self._packages = packages
 

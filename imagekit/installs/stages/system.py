@@ -42,7 +42,7 @@ class System(Stage):
     def __init__(self, file: SpecFile) -> None:
         self._file = file
         self._spec = file.spec
-        install = file.spec.install
+        install = file.spec.debootstrap
         self._kernel_file = (
             file.resolve(install.kernel) if install.kernel and "/" in install.kernel else None
         )
@@ -76,7 +76,7 @@ class System(Stage):
         """Modules the initrd must hold: Xen's, what plain QEMU and HVM need, the file systems."""
         disk = self._spec.disk
         filesystems = {disk.filesystem, *(["dm-mod"] if disk.lvm else [])}
-        extra = [m for m in self._spec.install.initrd_modules]
+        extra = [m for m in self._spec.debootstrap.initrd_modules]
         return [*XEN_DRIVERS, *OTHER_DRIVERS, *sorted(filesystems), *extra]
 
     def key(self) -> Mapping[str, Any]:
