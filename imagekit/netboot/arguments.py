@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NoReturn
 
-from imagekit.errors import SpecError
+from imagekit.errors import HostError, SpecError
 from imagekit.netboot import profile
 from imagekit.netboot.output import FORMATS
 
@@ -154,5 +154,12 @@ def _positionals(words: list[str], arguments: dict[str, object]) -> str:
 def _directory(given: Path | None) -> Path:
     if given is not None:
         return given
-    OUTPUT_DIRECTORY.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        OUTPUT_DIRECTORY.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(
+            f"cannot make the output directory: {error.strerror}",
+            where=str(OUTPUT_DIRECTORY),
+            hint="run as root, or give --output-directory",
+        ) from error
     return OUTPUT_DIRECTORY

@@ -61,10 +61,12 @@ def test_xl_calling_convention_gets_a_lease_and_exact_bytes(lab, tmp_path, disk)
 def test_libvirt_calling_convention_with_all_arguments_in_one(lab, tmp_path, disk):
     root = pxe_site.fill(tmp_path / "tftp")
     output, directory, options = pxe_site.libxl_place(tmp_path)
-    with pxe_site.dnsmasq(lab, root):
+    with pxe_site.dnsmasq(lab, root) as log:
         packed = f"--mac={MAC} --interface=xenbr0\t--dhcp=offer"
         run = pxe_site.pypxeboot(lab, ["--args=ro two words", *options, packed, disk])
         assert run.status == 0, run.err
+        assert "DHCPOFFER" in log.read_text()
+        assert "DHCPREQUEST" not in log.read_text()
     check_result(pxe_site.simple0(output.read_bytes()), directory, ARGS + " ro two words")
 
 
