@@ -22,8 +22,14 @@ Root = Annotated[Path, typer.Option("--root", metavar="DIR", help="The published
 
 @app.command()
 def publish(
-    specs: Annotated[list[Path], typer.Argument(metavar="SPEC...", help="Guests to publish.")],
     root: Root,
+    specs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[SPEC...]", help="Guests to publish.")
+    ] = None,
+    database: Annotated[
+        Path | None, typer.Option("--guests", metavar="FILE", help="Publish a guest database's.")
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Only this host's, of --guests.")] = "",
     tftp_prefix: Annotated[
         str, typer.Option("--tftp-prefix", help="Stands before file names that TFTP clients ask.")
     ] = "",
@@ -34,12 +40,17 @@ def publish(
 ) -> None:
     """Write boot configs, kernels, initrds and answers for guests."""
     site = publishing.Site(root.absolute(), tftp_prefix, http)
+    wanted = [(path, request.load(path)) for path in specs or []]
+    if database is not None:
+        wanted += request.of_database(database, host)
+    if not wanted:
+        raise SpecError("nothing to publish", hint="give specs, or --guests FILE")
     with tempfile.TemporaryDirectory(prefix="imagekit-netboot-") as scratch:
         guests = []
-        for number, path in enumerate(specs):
+        for number, (path, asked) in enumerate(wanted):
             workdir = Path(scratch) / str(number)
             workdir.mkdir()
-            guests.append(request.prepare(request.load(path), path.parent, workdir))
+            guests.append(request.prepare(asked, path.parent, workdir))
         _report(publishing.publish(site, guests, prune=prune))
 
 

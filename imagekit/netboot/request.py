@@ -9,7 +9,9 @@
     answers: web1.preseed.cfg
 
 ``installer`` is one of: package; deb + sha256; iso + kernel + initrd + sha256; mirror + suite +
-arch; kernel + initrd (files, with kernel_sha256 and initrd_sha256 if known).
+arch; kernel + initrd (files, with kernel_sha256 and initrd_sha256 if known). In ``args``,
+``{name}``, ``{mac}`` and ``{ip}`` stand for the guest's own, so that many guests of a guest
+database can share one request that names none of them.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from imagekit.errors import SpecError
-from imagekit.netboot import sources
-from imagekit.netboot.guests import Address, Mac
+from imagekit.netboot import guests, sources
+from imagekit.netboot.guests import Address, Guest, Mac
 from imagekit.netboot.netguest import NetbootGuest
 
 MAX_REQUEST = 1 << 20
@@ -87,11 +89,16 @@ class Request(_Model):
     mode: Literal["install", "local"] | None = None
 
 
-def load(path: Path) -> Request:
-    """Read a request; raises SpecError. Relative paths in it start at its folder."""
+def load(path: Path, guest: Guest | None = None) -> Request:
+    """Read a request; raises SpecError. Relative paths in it start at its folder.
+
+    ``guest`` of a guest database gives name, MAC and address; the file may not contradict it.
+    """
     try:
         with path.open("rb") as stream:
             raw = YAML(typ="safe").load(stream.read(MAX_REQUEST).decode("utf-8"))
+        if guest is not None and isinstance(raw, dict):
+            raw = _with_guest(raw, guest, path)
         return Request.model_validate(raw)
     except OSError as error:
         raise SpecError(f"cannot read it: {error.strerror}", where=str(path)) from error
@@ -103,9 +110,43 @@ def load(path: Path) -> Request:
         raise SpecError(f"not YAML: {str(error)[:300]}", where=str(path)) from error
 
 
+def _with_guest(raw: dict[str, object], guest: Guest, path: Path) -> dict[str, object]:
+    known = {"name": guest.name, "mac": guest.mac, "ip": guest.ip}
+    for key, value in known.items():
+        if key in raw and str(raw[key]).lower() != value.lower():
+            raise SpecError(
+                f"{key} is {raw[key]} here and {value or 'none'} in the guest database",
+                where=str(path),
+                hint=f"leave {key} out here",
+            )
+    return {**raw, **known}
+
+
+def of_database(path: Path, host: str = "") -> list[tuple[Path, Request]]:
+    """The requests of all guests in a database whose method is netboot, and their files.
+
+    ``host`` takes the guests of one host only. Each guest's ``spec`` is its request, relative to
+    the database's folder.
+    """
+    found = []
+    for guest in guests.load(path).guests:
+        if guest.method != "netboot" or (host and guest.host != host):
+            continue
+        if not guest.spec:
+            raise SpecError(f"{guest.name} has no spec", where=str(path))
+        file = path.parent / guest.spec
+        found.append((file, load(file, guest)))
+    if not found:
+        raise SpecError("no guest in it is to be netbooted", where=str(path))
+    return found
+
+
 def prepare(request: Request, base: Path, workdir: Path) -> NetbootGuest:
     """Bring the installer here (into ``workdir``, which exists) and make the guest to publish."""
     files = _files(request.installer, base, workdir)
+    args = request.args
+    for key in ("name", "mac", "ip"):
+        args = args.replace("{" + key + "}", getattr(request, key))
     answers = None
     if request.answers is not None:
         try:
@@ -120,7 +161,7 @@ def prepare(request: Request, base: Path, workdir: Path) -> NetbootGuest:
         initrd=files.initrd,
         kernel_sha256=files.kernel_sha256,
         initrd_sha256=files.initrd_sha256,
-        args=request.args,
+        args=args,
         ip=request.ip,
         answers=answers,
         answers_name=request.answers_name,

@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from imagekit.cli.guests import app
+from imagekit.cli.netboot import app as netboot_app
 from imagekit.errors import SpecError
-from imagekit.netboot import guests
+from imagekit.netboot import guests, request
 
 TEXT = """# our guests
 hosts: [xenhost1.example.org, xenhost2.example.org]
@@ -158,3 +159,30 @@ def test_commands(path):
     )
     shown = json.loads(runner.invoke(app, ["show", "spare", "-f", str(path)]).output)
     assert shown["host"] == "xenhost2.example.org"
+
+
+def test_whole_database_becomes_a_netboot_tree(tmp_path):
+    (tmp_path / "linux").write_bytes(bytes(0x202) + b"HdrS" + bytes(100))
+    (tmp_path / "debian.yaml").write_text(
+        "installer: {kernel: linux}\nargs: auto hostname={name} mac={mac}\n"
+    )
+    database = tmp_path / "guests.yaml"
+    database.write_text(TEXT.replace("method: iso", "spec: debian.yaml"))
+    with pytest.raises(SpecError, match="has no spec"):
+        request.of_database(database)
+    entries = [f"    mac: 00:16:3e:10:20:{end}\n" for end in ("31", "32")]
+    text = TEXT.replace('"00:16:3E:10:20:30"', "00:16:3e:10:20:30\n    spec: debian.yaml")
+    database.write_text(text.replace(entries[1], entries[1] + "    spec: debian.yaml\n"))
+    root = tmp_path / "root"
+    words = ["publish", "--root", str(root), "--guests", str(database)]
+    done = CliRunner().invoke(netboot_app, words)
+    assert done.exit_code == 0, done.output
+    for end, name in (("30", "web1"), ("32", "spare")):
+        config = (root / f"tftp/pxelinux.cfg/01-00-16-3e-10-20-{end}").read_text()
+        assert f"hostname={name}.example.org mac=00:16:3e:10:20:{end}" in config
+    assert not (root / "tftp/pxelinux.cfg/01-00-16-3e-10-20-31").exists()
+    only = request.of_database(database, "xenhost1.example.org")
+    assert [found.name for _, found in only] == ["web1.example.org"]
+    (tmp_path / "debian.yaml").write_text("installer: {kernel: linux}\nmac: 00:16:3e:00:00:01\n")
+    with pytest.raises(SpecError, match="in the guest database"):
+        request.of_database(database)
