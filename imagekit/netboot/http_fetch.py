@@ -125,6 +125,7 @@ def _get(
     finally:
         watchdog.cancel()
         connection.close()
+        line.close()
 
 
 class _Line:
@@ -148,6 +149,10 @@ class _Line:
             secured.do_handshake()
         sock.settimeout(max(0.1, min(SILENCE_SECONDS, deadline.remaining())))
         return sock
+
+    def close(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
 
     def cut(self) -> None:
         if self._sock is not None:

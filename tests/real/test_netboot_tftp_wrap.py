@@ -21,3 +21,12 @@ def test_more_than_32_mib_in_blocks_of_512_bytes(roll_to):
     with TftpServer({"f": DATA}, options=(), roll_to=roll_to) as server:
         tftp.fetch(server.address, "f", receiver, deadline, port=server.port)
     assert receiver.content() == DATA
+
+
+def test_block_numbers_wrap_inside_a_window():
+    deadline = Deadline(100)
+    receiver = Receiver("f", 1 << 26, deadline)
+    wanted = tftp.Wanted(blksize=8, windowsize=64)
+    with TftpServer({"f": DATA[:530_000]}) as server:
+        tftp.fetch(server.address, "f", receiver, deadline, port=server.port, wanted=wanted)
+    assert receiver.content() == DATA[:530_000]

@@ -39,12 +39,6 @@ def test_sizes_around_the_block_size_end_properly(size):
         assert fetch(server) == DATA[:size]
 
 
-def test_block_numbers_wrap_inside_a_window():
-    data = DATA[:1000] * 530
-    with TftpServer({"f": data}) as server:
-        assert fetch(server, wanted=tftp.Wanted(blksize=8, windowsize=64), seconds=30) == data
-
-
 def test_lost_packets_are_asked_for_again():
     with TftpServer({"f": DATA[:60_000]}, loss=0.1) as server:
         assert fetch(server, seconds=30) == DATA[:60_000]
