@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 MASK = "***"
@@ -73,7 +73,7 @@ class JsonLines:
         self._stream = stream
 
     def __call__(self, event: Event) -> None:
-        print(event.to_json(), file=self._stream, flush=True)
+        _print(event.to_json(), self._stream)
 
 
 class PlainLines:
@@ -85,19 +85,15 @@ class PlainLines:
     def __call__(self, event: Event) -> None:
         line = plain_line(event)
         if line:
-            print(line, file=self._stream, flush=True)
+            _print(line, self._stream)
 
 
-class LogFile:
-    """Keeps all events of a build beside its artefacts, readable by the owner only."""
-
-    def __init__(self, path: Path) -> None:
-        path.touch(mode=0o600)
-        self._stream = path.open("a", encoding="utf-8")
-
-    def __call__(self, event: Event) -> None:
-        self._stream.write(event.to_json() + "\n")
-        self._stream.flush()
+def _print(line: str, stream: TextIO) -> None:
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:
+        # Whoever listened has gone: that is no reason to leave the work half done.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def plain_line(event: Event) -> str | None:
