@@ -1,1 +1,1 @@
-"""Boots builds: plain QEMU, and Xen inside QEMU."""
+"""Boots builds and shows that they come up: under a real Xen in QEMU, and in plain QEMU."""

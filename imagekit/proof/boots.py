@@ -1,0 +1,221 @@
+"""What is to be proven: the configs of a build, or one of somebody else's, with mode and path."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from imagekit.disk import qemu_img
+from imagekit.disk.image_info import probe
+from imagekit.domain import xl
+from imagekit.domain.bootpath import ORDER, BootName, domain_for
+from imagekit.domain.facts import BuildFacts
+from imagekit.domain.model import MODES, DiskFormat, Mode
+from imagekit.errors import CapabilityError, SpecError
+from imagekit.proof.xlcfg import XlConfig, XlDisk, parse_config, read_config
+
+MAX_MANIFEST_BYTES = 64 << 20
+BOOTS: tuple[BootName, ...] = ("pygrub", "pvgrub", "direct", "firmware")
+LAB_PATHS = ("/usr/lib/grub-xen/", "/usr/lib/xen-4.", "/usr/lib/xen/", "/usr/share/")
+"""Files below these are the dom0's own (pvgrub, firmware): the lab has them."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was asked for; empty means whatever the configs name."""
+
+    modes: tuple[Mode, ...] = ()
+    boots: tuple[BootName, ...] = ()
+    formats: tuple[DiskFormat, ...] = ()
+
+    @classmethod
+    def checked(
+        cls, modes: Sequence[str] = (), boots: Sequence[str] = (), formats: Sequence[str] = ()
+    ) -> Wanted:
+        """From a user's words; raises SpecError for unknown ones."""
+        for given, known, name in (
+            (modes, MODES, "mode"),
+            (boots, BOOTS, "boot"),
+            (formats, ("raw", "qcow2", "vhd"), "format"),
+        ):
+            for word in given:
+                if word not in known:
+                    hint = f"one of {', '.join(known)}"
+                    raise SpecError(f"{word!r} is not known", where=f"--{name}", hint=hint)
+        return cls(
+            tuple(cast(Mode, m) for m in dict.fromkeys(modes)),
+            tuple(cast(BootName, b) for b in dict.fromkeys(boots)),
+            tuple(cast(DiskFormat, f) for f in dict.fromkeys(formats)),
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One boot to be proven. ``files`` maps paths in the config to files of this host."""
+
+    ident: str
+    config: XlConfig
+    files: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def format(self) -> str:
+        """The format of the first disk, or "-"."""
+        return self.config.disks[0].format if self.config.disks else "-"
+
+    def host_path(self, name: str) -> Path:
+        """The file of this host that plays ``name`` of the config."""
+        return self.files.get(name, Path(name))
+
+
+def manifest_of(build: Path) -> dict[str, Any]:
+    """The manifest of a build directory; raises SpecError."""
+    path = build / "manifest.json"
+    try:
+        with path.open("rb") as stream:
+            value = json.loads(stream.read(MAX_MANIFEST_BYTES))
+    except OSError:
+        raise SpecError(
+            "holds no build", where=str(build), hint="imagekit build makes one with -o"
+        ) from None
+    except (ValueError, RecursionError):
+        raise SpecError("is not JSON", where=str(path)) from None
+    if not isinstance(value, dict):
+        raise SpecError("is not a manifest", where=str(path))
+    return value
+
+
+def trials_of_build(build: Path, wanted: Wanted, out: Path) -> list[Trial]:
+    """The trials of the build in ``build``.
+
+    Configs of the build are used as they are; for a boot path or format that none of them has, one
+    is written into ``out``. Raises SpecError, or CapabilityError for what the image cannot do.
+    """
+    manifest = manifest_of(build)
+    configs = _build_configs(build, manifest)
+    if not configs:
+        raise SpecError("the build has no config for xl", where=str(build))
+    modes = wanted.modes or tuple(dict.fromkeys(cast(Mode, c.mode) for c in configs))
+    chosen: list[XlConfig] = []
+    problem: CapabilityError | None = None
+    for mode in modes:
+        for boot in wanted.boots or (None,):
+            for image_format in wanted.formats or (None,):
+                found = [c for c in configs if _suits(c, mode, boot, image_format)]
+                if found:
+                    chosen += found
+                    continue
+                if boot is not None and boot not in ORDER[mode]:
+                    continue
+                try:
+                    chosen.append(_render(build, manifest, out, mode, boot, image_format))
+                except CapabilityError as error:
+                    problem = error
+    if problem is not None:
+        raise problem
+    if not chosen:
+        raise SpecError(f"no guest boots as {'/'.join(modes)} through {'/'.join(wanted.boots)}")
+    return _named(chosen, {})
+
+
+def trial_of_config(path: Path, image: Path | None) -> list[Trial]:
+    """The trial of somebody else's config; ``image`` plays its first disk."""
+    config = read_config(path)
+    files = {}
+    if image is not None:
+        first = next((d for d in config.disks if d.path and not d.cdrom), None)
+        if first is None or first.path is None:
+            raise SpecError("the config has no disk that the image could be", where=str(path))
+        files[first.path] = image.absolute()
+    return _named([config], files)
+
+
+def _build_configs(build: Path, manifest: dict[str, Any]) -> list[XlConfig]:
+    found = []
+    for artefact in manifest.get("artefacts", []):
+        if not isinstance(artefact, dict) or artefact.get("role") != "domain-config":
+            continue
+        path = artefact.get("path")
+        if isinstance(path, str) and path.endswith(".xl.cfg") and ".." not in path.split("/"):
+            found.append(read_config(build.absolute() / path))
+    return found
+
+
+def _suits(
+    config: XlConfig, mode: Mode, boot: BootName | None, image_format: DiskFormat | None
+) -> bool:
+    disk_format = config.disks[0].format if config.disks else None
+    return (
+        config.mode == mode and boot in (None, config.boot) and image_format in (None, disk_format)
+    )
+
+
+def _render(
+    build: Path,
+    manifest: dict[str, Any],
+    out: Path,
+    mode: Mode,
+    boot: BootName | None,
+    image_format: DiskFormat | None,
+) -> XlConfig:
+    facts = BuildFacts.from_json(manifest.get("facts"), f"{build}/manifest.json facts")
+    facts = facts.located(str(build.absolute()))
+    domain = domain_for(
+        facts, mode=mode, boot=boot or "auto", image_format=image_format, toolstack="xl"
+    )
+    text = xl.emit(domain).encode()
+    config = parse_config(text, out / "new.cfg")
+    path = out / f"{_word(config.name)}-{mode}-{config.boot}-{domain.disks[0].format}.xl.cfg"
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text)
+    return parse_config(text, path)
+
+
+def _named(configs: list[XlConfig], files: dict[str, Path]) -> list[Trial]:
+    trials: list[Trial] = []
+    for config in configs:
+        disk_format = config.disks[0].format if config.disks else "none"
+        base = ident = f"{_word(config.name)}-{config.mode}-{config.boot}-{disk_format}"
+        number = 2
+        while any(trial.ident == ident for trial in trials):
+            ident, number = f"{base}-{number}", number + 1
+        trials.append(Trial(ident, config, files))
+    return trials
+
+
+def _word(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:64].lstrip(".-") or "guest"
+
+
+def check_trial(trial: Trial) -> None:
+    """Look at everything the config names before any machine starts.
+
+    Raises SpecError for paths that are not there, ImageError for images that are damaged.
+    """
+    where = str(trial.config.path)
+    for disk in trial.config.disks:
+        if disk.path is None:
+            continue
+        if disk.script:
+            raise SpecError(f"the disk {disk.vdev} needs the script {disk.script}", where=where)
+        _check_disk(trial, disk, where)
+    for name in (trial.config.kernel, trial.config.ramdisk):
+        if name and not name.startswith(LAB_PATHS) and not trial.host_path(name).is_file():
+            raise SpecError(f"there is no file {name}", where=where)
+
+
+def _check_disk(trial: Trial, disk: XlDisk, where: str) -> None:
+    path = disk.path or ""
+    if not path.startswith("/") or ".." in path.split("/"):
+        raise SpecError(f"{path!r} is not an absolute path", where=where)
+    host = trial.host_path(path)
+    if not host.exists():
+        raise SpecError(f"there is no disk {host}", where=where)
+    if disk.format not in ("raw", "qcow2", "vhd"):
+        raise SpecError(f"{disk.format} disks cannot be proven here", where=where)
+    probe(host, disk.format)
+    if disk.format == "qcow2":
+        qemu_img.check(host, "qcow2")

@@ -1,0 +1,50 @@
+#!/bin/sh
+# Process 1 of the lab's dom0: what xl needs, one bridge with its services, then the agent.
+# Steps as in Debian's /etc/init.d/xen (package xen-utils-common), without an init system.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 HOME=/root
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t tmpfs -o mode=755 run /run
+mount -t tmpfs tmp /tmp
+mkdir -p /dev/pts /dev/shm
+# udev would make these; Xen's hotplug scripts wait for ever without them.
+ln -s /proc/self/fd /dev/fd
+ln -s fd/0 /dev/stdin
+ln -s fd/1 /dev/stdout
+ln -s fd/2 /dev/stderr
+mount -t devpts -o ptmxmode=0666,mode=620 devpts /dev/pts
+mount -t tmpfs shm /dev/shm
+mount -t xenfs xenfs /proc/xen
+echo 1 >/proc/sys/vm/overcommit_memory
+
+failed() {
+	echo "LAB-FAILED: $1"
+	busybox poweroff -f
+}
+grep -q control_d /proc/xen/capabilities || failed "this is not dom0"
+
+xen=$(echo /usr/lib/xen-4.*)
+mkdir -p /run/xen /run/xenstored /var/log/xen/console /var/lib/xen /srv/lab
+hostname lab
+ip link set lo up
+ip link add xenbr0 type bridge forward_delay 0 stp_state 0
+ip address add 198.18.0.1/24 dev xenbr0
+ip link set xenbr0 up
+
+XENSTORED_ROOTDIR=/run/xenstored "$xen/bin/xenstored" --pid-file /run/xenstored.pid
+"$xen/bin/xen-init-dom0" >/dev/null || failed "xenstored does not answer"
+"$xen/bin/xenconsoled" --pid-file /run/xenconsoled.pid
+/usr/libexec/xen-qemu-system-i386 -xen-domid 0 -xen-attach -name dom0 -nographic -M xenpv \
+	-daemonize -monitor none -serial none -parallel none -pidfile /run/qemu-dom0.pid
+
+# Guests get addresses and quick answers, and no way out: there is no other interface.
+dnsmasq --conf-file=/dev/null --interface=xenbr0 --bind-dynamic --except-interface=lo \
+	--dhcp-range=198.18.0.100,198.18.0.250,1h --dhcp-leasefile=/run/dhcp.leases \
+	--dhcp-authoritative --no-ping --no-resolv --no-hosts --local=/#/ \
+	--host-record=lab.test,198.18.0.1 --enable-tftp --tftp-root=/srv/lab \
+	--log-facility=/run/dnsmasq.log --log-dhcp --user=root
+busybox httpd -p 198.18.0.1:80 -h /srv/lab
+
+python3 -I /usr/lib/imagekit/agent.py
+sync
+busybox poweroff -f

@@ -1,0 +1,241 @@
+"""The emulated machine that Xen and the lab's dom0 run on.
+
+One virtual CPU without SMAP, SMEP, MONITOR and RDTSCP is what QEMU 7.2 emulates well enough for
+Xen 4.17 and its PV, PVH and HVM guests (nested SVM with NPT); with two, guests' memory is damaged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imagekit.errors import ToolError
+from imagekit.host.run import spawn
+from imagekit.proof.qmp import Qmp
+
+QEMU = "qemu-system-x86_64"
+CPU = "EPYC,-smap,-smep,-monitor,-rdtscp"
+DOM0_MIB = 640
+# Xen 4.17 switches FPU registers lazily on AMD processors, by CR0.TS, and QEMU 7.2 lets some SSE
+# instructions pass then: programs in guests crashed at random. eager-fpu ends that.
+XEN_ARGS = (
+    f"dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M com1=115200,8n1 console=com1 guest_loglvl=all "
+    "loglvl=warning bootscrub=0 spec-ctrl=no,eager-fpu=yes"
+)
+LINUX_ARGS = "console=hvc0 quiet panic=1 net.ifnames=0 mitigations=off"
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+MAX_LINE = 1 << 16
+
+
+@dataclass(frozen=True)
+class LabFiles:
+    """What the machine boots: hypervisor (unpacked), kernel, initrd and the disk of dom0."""
+
+    xen: Path
+    kernel: Path
+    initrd: Path
+    disk: Path
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What must be equal for a saved state to be taken up again; memory in MiB."""
+
+    memory_mib: int = 3072
+    xen_args: str = XEN_ARGS
+    linux_args: str = LINUX_ARGS
+    cpu: str = CPU
+
+    def argv(self, files: LabFiles) -> list[str]:
+        """QEMU's machine, without the parts that differ from run to run."""
+        return [
+            *(QEMU, "-accel", "tcg,tb-size=512", "-machine", "pc", "-cpu", self.cpu),
+            *("-smp", "1", "-m", str(self.memory_mib), "-nodefaults", "-no-user-config"),
+            *("-display", "none", "-no-reboot", "-nic", "none", "-sandbox", SANDBOX),
+            *("-kernel", str(files.xen), "-append", self.xen_args),
+            *("-initrd", f"{files.kernel} {self.linux_args},{files.initrd}"),
+            *("-drive", f"file={files.disk},format=raw,if=none,id=dom0,snapshot=on"),
+            *("-device", "virtio-blk-pci,drive=dom0"),
+            *("-device", "virtio-scsi-pci,id=disks"),
+        ]
+
+
+@dataclass
+class Machine:
+    """A running machine."""
+
+    process: subprocess.Popen[bytes]
+    qmp: Qmp
+    _serial: socket.socket
+    _text: bytes = b""
+    _disks: set[int] = field(default_factory=set)
+
+    def wait_for(self, word: str, timeout: float) -> float:
+        """Wait until the serial console says ``word``; returns the seconds it took.
+
+        Raises ToolError after ``timeout`` seconds, or when the machine ends or reports a failure.
+        """
+        started = time.monotonic()
+        while time.monotonic() - started < timeout:
+            self._serial.settimeout(0.2)
+            with contextlib.suppress(TimeoutError):
+                data = self._serial.recv(65536)
+                if not data:
+                    raise self._failed("the lab ended while it started")
+                self._text = (self._text + data)[-MAX_LINE:]
+            if word.encode() in self._text:
+                self._text = self._text.partition(word.encode())[2]
+                return time.monotonic() - started
+            if b"LAB-FAILED" in self._text or b"Panic on CPU" in self._text:
+                raise self._failed("the lab does not start")
+        raise self._failed(f"the lab was not up after {timeout:.0f} s")
+
+    def say(self, line: str) -> None:
+        """Type ``line`` on the serial console."""
+        self._serial.sendall(line.encode() + b"\n")
+
+    def alive(self) -> bool:
+        """Whether QEMU still runs; also takes what the serial console said meanwhile."""
+        self._serial.setblocking(False)
+        with contextlib.suppress(OSError):
+            while data := self._serial.recv(65536):
+                self._text = (self._text + data)[-MAX_LINE:]
+        return self.process.poll() is None
+
+    def stolen(self) -> float:
+        """Seconds in which the virtual CPU wanted a processor of this host and had none.
+
+        Second field of /proc/PID/task/TID/schedstat (Linux Documentation/scheduler/sched-stats).
+        """
+        waits = [0]
+        for path in Path(f"/proc/{self.process.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                waits.append(int(path.read_text().split()[1]))
+        return max(waits) / 1e9
+
+    def add_disk(self, target: int, node: dict[str, Any], *, readonly: bool) -> None:
+        """Plug in the block node as the SCSI disk at ``target``."""
+        name = f"disk{target}"
+        self.qmp.command("blockdev-add", node_name=name, **node)
+        self.qmp.command(
+            "device_add",
+            driver="scsi-hd",
+            id=f"scsi{target}",
+            bus="disks.0",
+            scsi_id=target,
+            lun=0,
+            drive=name,
+            write_cache="on",
+        )
+        self._disks.add(target)
+
+    def remove_disk(self, target: int) -> None:
+        """Unplug the disk at ``target``."""
+        self.qmp.command("device_del", id=f"scsi{target}")
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                self.qmp.command("blockdev-del", node_name=f"disk{target}")
+                break
+            except ToolError:
+                time.sleep(0.1)
+        self._disks.discard(target)
+
+    def save(self, target: Path, timeout: float = 120) -> None:
+        """Write the machine's state to ``target``; the machine stands still afterwards."""
+        self.qmp.command("migrate-set-parameters", max_bandwidth=8 << 30)
+        self.qmp.command("stop")
+        with target.open("wb") as stream:
+            self.qmp.command("getfd", fd=stream.fileno(), fdname="state")
+        self.qmp.command("migrate", uri="fd:state")
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            state = self.qmp.command("query-migrate").get("status")
+            if state == "completed":
+                return
+            if state in ("failed", "cancelled"):
+                break
+            time.sleep(0.1)
+        raise ToolError("the lab's state could not be saved")
+
+    def _failed(self, what: str) -> ToolError:
+        text = self._text.decode("utf-8", "backslashreplace")
+        if self.process.poll() is not None and self.process.stderr is not None:
+            text += self.process.stderr.read(65536).decode("utf-8", "backslashreplace")
+        return ToolError(what, output=text)
+
+
+@contextlib.contextmanager
+def machine(
+    shape: Shape,
+    files: LabFiles,
+    *,
+    share: Path,
+    read_only: Path,
+    scratch: Path,
+    state: Path | None = None,
+) -> Iterator[Machine]:
+    """Run the lab for the length of a block: from a saved ``state``, or from its start.
+
+    ``share`` and ``read_only`` are directories dom0 can mount; ``scratch`` takes the temporary
+    file of dom0's disk and the console's log (``lab.log``).
+    """
+    argv = shape.argv(files)
+    for tag, path, option in (("share", share, ""), ("files", read_only, ",readonly=on")):
+        argv += ["-fsdev", f"local,id={tag},path={_value(path)},security_model=none{option}"]
+        argv += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+    with contextlib.ExitStack() as stack:
+        ours_qmp, theirs_qmp = _pair(stack)
+        ours_serial, theirs_serial = _pair(stack)
+        log = _value(scratch / "lab.log")
+        argv += ["-chardev", f"socket,id=qmp,fd={theirs_qmp.fileno()}"]
+        argv += ["-mon", "chardev=qmp,mode=control"]
+        argv += ["-chardev", f"socket,id=com1,fd={theirs_serial.fileno()},logfile={log}"]
+        argv += ["-serial", "chardev:com1"]
+        fds = [theirs_qmp.fileno(), theirs_serial.fileno()]
+        if state is not None:
+            fd = os.open(state, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            fds.append(fd)
+            argv += ["-incoming", f"fd:{fd}"]
+        child = stack.enter_context(
+            spawn(argv, env={"TMPDIR": str(scratch)}, pass_fds=fds, stdout=subprocess.DEVNULL)
+        )
+        theirs_qmp.close()
+        theirs_serial.close()
+        running = Machine(child, Qmp(ours_qmp), ours_serial)
+        try:
+            running.qmp.greet(30)
+        except ToolError:
+            raise running._failed("QEMU does not start") from None
+        if state is not None:
+            _resume(running)
+        yield running
+
+
+def _resume(running: Machine) -> None:
+    deadline = time.monotonic() + 60
+    while running.qmp.command("query-status").get("status") == "inmigrate":
+        if time.monotonic() > deadline:
+            raise ToolError("the lab's saved state does not load")
+        time.sleep(0.05)
+    running.qmp.command("cont")
+
+
+def _pair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        stack.callback(end.close)
+    return ours, theirs
+
+
+def _value(path: Path) -> str:
+    """A path inside one of QEMU's comma-separated options."""
+    return str(path).replace(",", ",,")

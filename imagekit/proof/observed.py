@@ -1,0 +1,140 @@
+"""Turns what the lab brought back of a guest into the report's line about it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from imagekit.proof.console import read_console, tail
+from imagekit.proof.diagnose import Evidence, diagnose, read_logs, read_text
+from imagekit.proof.guestmode import KINDS, from_kernel_log
+from imagekit.proof.report import Boot, Failure
+from imagekit.proof.session import Seen
+
+CONNECTED = "4"  # XenbusStateConnected, xen/include/public/io/xenbus.h
+_FRONTEND = re.compile(
+    r'^/local/domain/\d+/device/(vbd|vif)/(\d{1,10})/(state|mac) = "([^"\n]{0,64})"', re.MULTILINE
+)
+
+
+def frontends(text: str) -> tuple[list[str], list[str]]:
+    """Disks (xvda) and NICs (MAC) whose drivers in the guest are connected, from xenstore-ls -f."""
+    keys = {(kind, int(number), key): value for kind, number, key, value in _FRONTEND.findall(text)}
+    disks, nics = [], []
+    for (kind, number, key), value in sorted(keys.items()):
+        if key != "state" or value != CONNECTED:
+            continue
+        if kind == "vbd":
+            disks.append(disk_name(number))
+        else:
+            nics.append(keys.get((kind, number, "mac"), f"vif{number}"))
+    return disks, nics
+
+
+def disk_name(number: int) -> str:
+    """The name in the guest of a virtual block device's number (xen-vbd-interface(7))."""
+    if number & 1 << 28:
+        disk, part = number >> 8 & 0xFFFFF, number & 0xFF
+    elif number >> 8 == 202:
+        disk, part = number >> 4 & 15, number & 15
+    elif number >> 8 in (3, 22):
+        disk, part = (number >> 6 & 3) + (2 if number >> 8 == 22 else 0), number & 63
+    elif number >> 8 == 8:
+        disk, part = number >> 4 & 15, number & 15
+    else:
+        return f"vbd{number}"
+    letters = ""
+    disk += 1
+    while disk:
+        disk, rest = divmod(disk - 1, 26)
+        letters = chr(ord("a") + rest) + letters
+    return f"xvd{letters}{part or ''}"
+
+
+def boot_of(seen: Seen, out: Path) -> Boot:
+    """The report about ``seen``; the guest's logs are copied into ``out``/IDENT."""
+    trial, config = seen.trial, seen.trial.config
+    kept = out / trial.ident
+    keep_logs(seen.directory, kept)
+    console = _console(seen.directory)
+    disks, nics = frontends(read_text(seen.directory / "xenstore.txt"))
+    mode = from_kernel_log(console)
+    evidence = mode.evidence if mode else _toolstack_type(seen.directory)
+    leases = seen.result.get("leases")
+    given = leases if isinstance(leases, dict) else {}
+    command = seen.result.get("command_status")
+    failure = None
+    if seen.verdict != "up":
+        failure = diagnose(_evidence(seen, console, len(disks)))
+    elif command not in (None, 0):
+        failure = Failure("command-failed", f"the guest is up and proof.command exits {command}")
+    create = seen.result.get("create_seconds")
+    return Boot(
+        ident=trial.ident,
+        name=config.name,
+        mode=config.mode,
+        boot=config.boot,
+        format=trial.format,
+        config=str(config.path),
+        config_sha256=config.sha256,
+        ok=failure is None,
+        seconds=round(seen.seconds, 1) if seen.verdict == "up" else None,
+        create_seconds=float(create) if isinstance(create, int | float) else None,
+        guest_type=KINDS[mode.kind] if mode else None,
+        evidence=evidence,
+        disks=tuple(disks),
+        nics=tuple(nics),
+        dhcp={n.mac: _text(given.get(n.mac)) for n in config.nics if n.mac},
+        stolen_seconds=round(seen.stolen, 1),
+        restarts=int(seen.result.get("restarts", 0)),
+        console=str(kept / "console.log"),
+        command_output=tuple(tail(read_text(seen.directory / "command.log"))),
+        failure=failure,
+    )
+
+
+def keep_logs(source: Path, target: Path) -> None:
+    """Copy a guest's logs, regular files only, over those of an earlier proof."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    (target / "console.log").touch()
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and not path.is_symlink() and path.suffix != ".part":
+            shutil.copyfile(path, target / path.name)
+
+
+def _console(directory: Path) -> str:
+    return read_console(directory / "console.log") + read_console(directory / "serial.log")
+
+
+def _evidence(seen: Seen, console: str, connected: int) -> Evidence:
+    logs = seen.directory / "logs"
+    others = "\n".join(read_logs(logs, name) for name in ("xen-hotplug", "qemu", "xl-"))
+    error = seen.result.get("error")
+    return Evidence(
+        mode=seen.trial.config.mode,
+        verdict=seen.verdict,
+        created=seen.result.get("create_status") == 0,
+        console=console,
+        xl=read_text(seen.directory / "xl.log"),
+        bootloader=read_logs(logs, "bootloader"),
+        others=others,
+        error=str(error)[:300] if error else None,
+        disks_connected=connected,
+        disks=len(seen.trial.config.disks),
+    )
+
+
+def _toolstack_type(directory: Path) -> tuple[str, ...]:
+    """What xl says it built, where the guest's kernel is silent."""
+    try:
+        value = json.loads((directory / "domain.json").read_bytes()[: 1 << 20])
+        return (f"xl list -l: type {value[0]['config']['c_info']['type']}"[:100],)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ()
+
+
+def _text(value: object) -> str | None:
+    return value[:64] if isinstance(value, str) else None

@@ -1,0 +1,56 @@
+"""Gives a guest its disks to write to without a byte of them being changed.
+
+What dom0 sees at the config's path is the file's own bytes, whatever its format: qcow2 and VHD are
+read by dom0's QEMU, as on a real host. Below it lies an overlay that takes the writes.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Any
+
+from imagekit.disk.extents import opened, size_of
+from imagekit.disk.image_info import probe
+from imagekit.host.run import run
+from imagekit.proof.xlcfg import XlDisk
+
+GROWTH = 64 << 20
+"""Bytes for the tables of an image that grows as its guest writes."""
+
+SECTOR = 512
+
+
+def make_overlay(disk: XlDisk, host: Path, target: Path) -> None:
+    """Write the overlay ``target`` for the file or block device ``host``; raises ToolError."""
+    host = host.absolute()
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(host), "-F", "raw", str(target)]
+    run([*argv, str(device_bytes(disk, host))], what="making an overlay", timeout=60)
+
+
+def device_bytes(disk: XlDisk, host: Path) -> int:
+    """Size of the device that dom0 sees: the file's, and room to grow for formats that do.
+
+    A fixed VHD is the exception that must keep its size, for its footer is its last sector.
+    """
+    with opened(host) as fd:
+        size = -(-size_of(fd) // SECTOR) * SECTOR
+    if disk.format == "raw" or disk.readonly:
+        return size
+    info = probe(host, disk.format)
+    if info.details.get("subformat") == "fixed":
+        return size
+    whole = info.virtual_size + info.virtual_size // 16 + GROWTH
+    return -(-max(size, whole) // SECTOR) * SECTOR
+
+
+def block_node(host: Path, overlay: Path) -> dict[str, Any]:
+    """The QMP arguments of blockdev-add for ``overlay`` on ``host``: nothing is left to probing."""
+    device = stat.S_ISBLK(host.stat().st_mode)
+    base = {"driver": "host_device" if device else "file", "filename": str(host.absolute())}
+    return {
+        "driver": "qcow2",
+        "discard": "unmap",
+        "file": {"driver": "file", "filename": str(overlay)},
+        "backing": {"driver": "raw", "read-only": True, "file": {**base, "read-only": True}},
+    }

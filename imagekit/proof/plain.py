@@ -1,0 +1,268 @@
+"""Proves an image as an ordinary machine, BIOS or UEFI, in plain QEMU: KVM where it works, or TCG.
+
+For hosts without anything of Xen, and for guests that are HVM only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from imagekit.disk import qemu_img
+from imagekit.disk.image_info import probe
+from imagekit.domain.facts import BuildFacts
+from imagekit.errors import CapabilityError, HostError, ImageError, SpecError
+from imagekit.host.kvm import kvm_works
+from imagekit.host.run import run, spawn
+from imagekit.host.versions import package_versions
+from imagekit.pipeline.events import Events
+from imagekit.pipeline.workspace import Workspace, workspace
+from imagekit.proof.boots import Trial, manifest_of
+from imagekit.proof.console import Follower, read_console
+from imagekit.proof.diagnose import Evidence, diagnose
+from imagekit.proof.guestmode import KINDS, from_kernel_log
+from imagekit.proof.report import Boot, Failure, ProofReport
+from imagekit.proof.session import SETTLE, Rules
+
+QEMU = "qemu-system-x86_64"
+DRIVERS = {"raw": "raw", "qcow2": "qcow2", "vhd": "vpc"}
+FIRMWARE = (
+    (Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")),
+    (Path("/usr/share/OVMF/OVMF_CODE.fd"), Path("/usr/share/OVMF/OVMF_VARS.fd")),
+)
+_DISK = re.compile(r"\[((?:vd|sd|hd)[a-z])\] [0-9]+ ")
+_NIC = re.compile(r"\b(eth[0-9]+|en[a-z][a-z0-9]{1,12}): (?:renamed|Link|\(PCI|Gained)")
+
+
+@dataclass(frozen=True)
+class Plain:
+    """One machine to start; ``bus`` is virtio for our own images, ide for anybody's."""
+
+    name: str
+    image: Path
+    format: str
+    firmware: Literal["bios", "uefi"]
+    memory_mib: int
+    bus: Literal["virtio", "ide"]
+    source: Path
+
+    @property
+    def ident(self) -> str:
+        """Its name in the report."""
+        return f"{self.name}-{self.firmware}-{self.format}"
+
+
+def prove_build(
+    build: Path, out: Path, events: Events, rules: Rules, formats: Sequence[str]
+) -> ProofReport:
+    """Prove the build's image with each firmware it has boot code for; raises CapabilityError."""
+    manifest = manifest_of(build)
+    facts = BuildFacts.from_json(manifest.get("facts"), f"{build}/manifest.json facts")
+    facts = facts.located(str(build.absolute()))
+    if len(facts.disks) != 1:
+        raise SpecError("only builds with one disk can be proven in plain QEMU", where=str(build))
+    paths = dict(facts.disks[0].paths)
+    machines = []
+    for kind, there in (("bios", facts.bootloader_bios), ("uefi", facts.bootloader_uefi)):
+        for name in formats or [next(iter(paths))]:
+            if name not in paths:
+                raise CapabilityError(f"the build has no {name} image", where=str(build))
+            if there:
+                machines.append(_of_facts(facts, Path(paths[name]), name, kind, build))
+    if not machines:
+        raise CapabilityError(
+            "the image has no boot code for BIOS or UEFI",
+            where=str(build),
+            hint="imagekit prove --under xen boots it as PV or PVH",
+        )
+    return _prove(machines, out, events, rules)
+
+
+def _of_facts(facts: BuildFacts, image: Path, image_format: str, kind: str, build: Path) -> Plain:
+    firmware: Literal["bios", "uefi"] = "uefi" if kind == "uefi" else "bios"
+    source = build / "manifest.json"
+    return Plain(facts.name, image, image_format, firmware, facts.memory_mib, "virtio", source)
+
+
+def prove_trials(trials: Sequence[Trial], out: Path, events: Events, rules: Rules) -> ProofReport:
+    """Prove the first disk of somebody else's configs as a BIOS machine."""
+    machines = []
+    for trial in trials:
+        disk = next((d for d in trial.config.disks if d.path and not d.cdrom), None)
+        if disk is None or disk.path is None:
+            raise SpecError("the config has no disk", where=str(trial.config.path))
+        image = trial.host_path(disk.path)
+        memory = trial.config.memory_mib
+        source = trial.config.path
+        machines.append(Plain(trial.config.name, image, disk.format, "bios", memory, "ide", source))
+    return _prove(machines, out, events, rules)
+
+
+def _prove(machines: Sequence[Plain], out: Path, events: Events, rules: Rules) -> ProofReport:
+    if rules.command:
+        raise SpecError("proof.command runs in a dom0", hint="prove it with --under xen")
+    verdict = kvm_works()
+    seconds: dict[str, float] = {}
+    boots = []
+    with workspace(events) as space:
+        for plain in machines:
+            started = time.monotonic()
+            boots.append(_boot(plain, space, out, events, rules, kvm=verdict.works))
+            seconds[plain.ident] = round(time.monotonic() - started, 1)
+    accelerator = {"accelerator": "kvm" if verdict.works else "tcg", "why": verdict.reason}
+    versions = package_versions(("qemu-system-x86", "ovmf"))
+    return ProofReport("qemu", tuple(boots), seconds, {**accelerator, **versions})
+
+
+def _boot(
+    plain: Plain, space: Workspace, out: Path, events: Events, rules: Rules, *, kvm: bool
+) -> Boot:
+    scratch = space.temporary(plain.ident[:64])
+    kept = out / plain.ident
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
+    console = kept / "console.log"
+    console.touch()
+    try:
+        probe(plain.image, plain.format)
+        if plain.format == "qcow2":
+            qemu_img.check(plain.image, "qcow2")
+    except ImageError as error:
+        damage = Failure("image-damaged", error.what, error.hint, str(error.where))
+        return _report(plain, console, None, 0.0, damage)
+    overlay = scratch / "overlay.qcow2"
+    driver = DRIVERS[plain.format]
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", driver]
+    run([*argv, "-b", str(plain.image.absolute()), str(overlay)], timeout=60)
+    events.emit("boot-started", boot=plain.ident, config=str(plain.source))
+    command = _argv(plain, overlay, scratch, console, kvm=kvm)
+    errors = (kept / "qemu.log").open("wb")
+    with (
+        errors,
+        spawn(
+            command, env={"TMPDIR": str(scratch)}, stdout=subprocess.DEVNULL, stderr=errors
+        ) as child,
+    ):
+        verdict, took = _watch(child, Follower(console, rules.up), rules)
+    events.emit("boot-finished", boot=plain.ident, verdict=verdict, seconds=round(took, 1))
+    failure = None
+    if verdict != "up":
+        text = read_console(console)
+        failure = diagnose(
+            Evidence(
+                "bare",
+                verdict,
+                created=verdict != "ended",
+                console=text,
+                xl=read_console(kept / "qemu.log"),
+                bootloader="",
+                disks_connected=len(_found(_DISK, text)),
+                disks=1,
+            )
+        )
+    return _report(plain, console, took if verdict == "up" else None, took, failure)
+
+
+def _watch(child: subprocess.Popen[bytes], follower: Follower, rules: Rules) -> tuple[str, float]:
+    started = time.monotonic()
+    allowed = rules.timeout or rules.base_timeout
+    while True:
+        sign = follower.look()
+        passed = time.monotonic() - started
+        if sign == "up":
+            return "up", passed
+        if sign == "lost":
+            time.sleep(SETTLE)
+            return "lost", passed
+        if child.poll() is not None:
+            return ("gone" if follower.bytes_seen else "ended"), passed
+        if passed > allowed:
+            return "timeout", passed
+        time.sleep(0.1)
+
+
+def _argv(plain: Plain, overlay: Path, scratch: Path, console: Path, *, kvm: bool) -> list[str]:
+    accelerator = ["-accel", "kvm", "-cpu", "host"] if kvm else ["-accel", "tcg", "-cpu", "max"]
+    argv = [QEMU, *accelerator, "-machine", "q35" if plain.firmware == "uefi" else "pc"]
+    argv += ["-smp", "1", "-m", str(plain.memory_mib), "-nodefaults", "-no-user-config"]
+    argv += ["-display", "none", "-no-reboot"]
+    argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    if plain.firmware == "uefi":
+        code, variables = _ovmf()
+        own = scratch / "vars.fd"
+        shutil.copyfile(variables, own)
+        own.chmod(0o600)
+        for unit, path, mode in ((0, code, "on"), (1, own, "off")):
+            argv += [
+                "-drive",
+                f"if=pflash,format=raw,unit={unit},file={_quoted(path)},readonly={mode}",
+            ]
+    argv += ["-blockdev", json.dumps(_node(plain, overlay))]
+    device = "virtio-blk-pci" if plain.bus == "virtio" else "ide-hd"
+    argv += ["-device", f"{device},drive=disk,bootindex=1"]
+    # restrict=on: the guest reaches QEMU's own DHCP server and nothing else.
+    argv += ["-netdev", "user,id=net,restrict=on"]
+    argv += ["-device", f"{'virtio-net-pci' if plain.bus == 'virtio' else 'e1000'},netdev=net"]
+    argv += ["-chardev", f"file,id=serial,path={_quoted(console)}"]
+    return [*argv, "-serial", "chardev:serial"]
+
+
+def _node(plain: Plain, overlay: Path) -> dict[str, Any]:
+    base: dict[str, Any] = {"driver": "file", "filename": str(plain.image.absolute())}
+    if plain.image.is_block_device():
+        base["driver"] = "host_device"
+    base["read-only"] = True
+    return {
+        "driver": "qcow2",
+        "node-name": "disk",
+        "file": {"driver": "file", "filename": str(overlay)},
+        "backing": {"driver": DRIVERS[plain.format], "read-only": True, "file": base},
+    }
+
+
+def _ovmf() -> tuple[Path, Path]:
+    for code, variables in FIRMWARE:
+        if code.is_file() and variables.is_file():
+            return code, variables
+    raise HostError("no UEFI firmware is on this host", hint="apt-get install ovmf")
+
+
+def _report(
+    plain: Plain, console: Path, seconds: float | None, took: float, failure: Failure | None
+) -> Boot:
+    text = read_console(console)
+    mode = from_kernel_log(text)
+    return Boot(
+        ident=plain.ident,
+        name=plain.name,
+        mode=plain.firmware,
+        boot="firmware",
+        format=plain.format,
+        config=str(plain.source),
+        config_sha256=hashlib.sha256(plain.source.read_bytes()).hexdigest(),
+        ok=failure is None,
+        seconds=round(seconds, 1) if seconds is not None else None,
+        guest_type=KINDS[mode.kind] if mode else None,
+        evidence=mode.evidence if mode else (),
+        disks=_found(_DISK, text),
+        nics=_found(_NIC, text),
+        console=str(console),
+        failure=failure,
+    )
+
+
+def _found(pattern: re.Pattern[str], text: str) -> tuple[str, ...]:
+    return tuple(sorted(set(pattern.findall(text))))[:16]
+
+
+def _quoted(path: Path) -> str:
+    """A path inside one of QEMU's comma-separated options."""
+    return str(path).replace(",", ",,")

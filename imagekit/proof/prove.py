@@ -1,0 +1,236 @@
+"""Proves that guests boot: under a real Xen in an emulated machine, or as plain machines."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from imagekit.errors import HostError, ImageError, ProofError, SpecError, ToolError
+from imagekit.host.versions import package_versions
+from imagekit.pipeline.events import Events
+from imagekit.pipeline.workspace import Workspace, workspace
+from imagekit.proof import plain
+from imagekit.proof.boots import (
+    Trial,
+    Wanted,
+    check_trial,
+    manifest_of,
+    trial_of_config,
+    trials_of_build,
+)
+from imagekit.proof.console import expectation
+from imagekit.proof.lab import build_lab
+from imagekit.proof.machine import DOM0_MIB, LabFiles, Shape, machine
+from imagekit.proof.observed import boot_of
+from imagekit.proof.report import Boot, Failure, ProofReport
+from imagekit.proof.session import Rules, Session
+from imagekit.spec.model import Proof
+
+DIRECTORY = "proof"
+RESERVE_MIB = 320
+"""Beside dom0 and guest: Xen itself and what an HVM guest's device model maps."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to prove. ``timeout`` in seconds; ``fresh`` builds the lab again."""
+
+    wanted: Wanted = field(default_factory=Wanted)
+    under: str = "xen"
+    timeout: float | None = None
+    keep: bool = False
+    fresh: bool = False
+    proof: Proof = field(default_factory=Proof)
+
+
+def prove(build: Path, events: Events, options: Options = Options()) -> ProofReport:
+    """Prove the build in ``build`` and write ``proof.json`` and ``proof/`` there.
+
+    Raises SpecError or CapabilityError for what cannot be proven, HostError, ToolError. Whether
+    the guests came up is in the report.
+    """
+    options = _with_manifest(build, options)
+    if options.under == "qemu":
+        out = build / DIRECTORY
+        report = plain.prove_build(build, out, events, _rules(options), options.wanted.formats)
+    else:
+        trials = trials_of_build(build, options.wanted, build / DIRECTORY)
+        report = _under_xen(trials, build / DIRECTORY, events, options)
+    report.write(build)
+    return report
+
+
+def prove_image(
+    config: Path, image: Path | None, out: Path, events: Events, options: Options = Options()
+) -> ProofReport:
+    """Prove somebody else's config and image; the report goes to the directory ``out``."""
+    trials = trial_of_config(config, image)
+    if options.under == "qemu":
+        report = plain.prove_trials(trials, out / DIRECTORY, events, _rules(options))
+    else:
+        report = _under_xen(trials, out / DIRECTORY, events, options)
+    report.write(out)
+    return report
+
+
+def prove_build(
+    directory: Path, spec_proof: Proof | None, events: Events, **options: object
+) -> ProofReport:
+    """Prove a build as its spec asks; raises ProofError unless every guest comes up.
+
+    For ``build --prove``: call it before the build is published. ``options`` are fields of
+    :class:`Options`.
+    """
+    proof = spec_proof or Proof()
+    wanted = Wanted.checked(modes=proof.modes)
+    chosen = replace(Options(wanted=wanted, proof=proof), **options)  # type: ignore[arg-type]
+    report = prove(directory, events, chosen)
+    require_up(report)
+    return report
+
+
+def require_up(report: ProofReport) -> None:
+    """Raise ProofError naming the guests that did not come up."""
+    failed = [boot for boot in report.boots if not boot.ok]
+    if failed:
+        first = failed[0]
+        failure = first.failure
+        raise ProofError(
+            f"{len(failed)} of {len(report.boots)} boots failed; {first.ident}: "
+            f"{failure.message if failure else 'not up'}",
+            where=first.config,
+            hint=failure.hint if failure else None,
+        )
+
+
+def _with_manifest(build: Path, options: Options) -> Options:
+    """The spec's wishes travel in the manifest; what the user says now comes first."""
+    value = manifest_of(build).get("proof")
+    if options.proof != Proof() or not isinstance(value, dict):
+        return options
+    try:
+        proof = Proof.model_validate(value)
+    except ValueError:
+        raise SpecError("proof is not what a spec allows", where=f"{build}/manifest.json") from None
+    wanted = options.wanted
+    if not wanted.modes and proof.modes:
+        wanted = replace(wanted, modes=tuple(proof.modes))
+    return replace(options, proof=proof, wanted=wanted)
+
+
+def _rules(options: Options) -> Rules:
+    proof = options.proof
+    up = expectation(proof.expect)
+    return Rules(up, options.timeout, float(proof.timeout), proof.command)
+
+
+def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Options) -> ProofReport:
+    rules = _rules(options)
+    broken = {trial.ident: failure for trial in trials if (failure := _damage(trial))}
+    sound = [trial for trial in trials if trial.ident not in broken]
+    seconds: dict[str, float] = {}
+    boots: dict[str, Boot] = {}
+    if sound:
+        shape, state_is_useful = _shape(sound)
+        started = time.monotonic()
+        files, state = build_lab(shape, events, state=state_is_useful, fresh=options.fresh)
+        seconds["lab"] = round(time.monotonic() - started, 1)
+        with workspace(events) as space:
+            lab = _Lab(space, shape, files, state)
+            boots = lab.prove(sound, out, events, rules, seconds, keep=options.keep)
+    for trial in trials:
+        if trial.ident in broken:
+            boots[trial.ident] = _not_tried(trial, broken[trial.ident])
+    versions = package_versions(("qemu-system-x86",))
+    ordered = tuple(boots[trial.ident] for trial in trials)
+    return ProofReport("xen", ordered, seconds, {"accelerator": "tcg", **versions})
+
+
+@dataclass
+class _Lab:
+    space: Workspace
+    shape: Shape
+    files: LabFiles
+    state: Path | None
+
+    def prove(
+        self,
+        trials: Sequence[Trial],
+        out: Path,
+        events: Events,
+        rules: Rules,
+        seconds: dict[str, float],
+        *,
+        keep: bool,
+    ) -> dict[str, Boot]:
+        """Start the lab, run the trials in it, and report each."""
+        share = self.space.temporary("share")
+        read_only = self.space.temporary("files")
+        scratch = self.space.temporary("lab")
+        boots: dict[str, Boot] = {}
+        started = time.monotonic()
+        options = {"share": share, "read_only": read_only, "scratch": scratch}
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            with machine(self.shape, self.files, state=self.state, **options) as running:
+                if self.state is None:
+                    running.wait_for("LAB-READY", 300)
+                session = Session(running, share, read_only, scratch, events)
+                session.begin()
+                seconds["lab start"] = round(time.monotonic() - started, 1)
+                for number, trial in enumerate(trials):
+                    before = time.monotonic()
+                    boots[trial.ident] = boot_of(session.run(trial, number, rules), out)
+                    seconds[trial.ident] = round(time.monotonic() - before, 1)
+        finally:
+            if keep and (scratch / "lab.log").is_file():
+                shutil.copyfile(scratch / "lab.log", out / "lab.log")
+        return boots
+
+
+def _shape(trials: Sequence[Trial]) -> tuple[Shape, bool]:
+    """The machine that holds the largest guest, and whether the usual saved state fits it."""
+    usual = Shape()
+    needed = DOM0_MIB + max(trial.config.memory_mib for trial in trials) + RESERVE_MIB
+    memory = max(usual.memory_mib, -(-needed // 512) * 512)
+    free = _available_mib()
+    if memory > free:
+        raise HostError(
+            f"the proof needs {memory} MiB of memory and {free} MiB are free",
+            hint="prove a guest with less memory, or on a larger host",
+        )
+    return replace(usual, memory_mib=memory), memory == usual.memory_mib
+
+
+def _available_mib() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) >> 10
+    raise HostError("/proc/meminfo does not tell the free memory")
+
+
+def _damage(trial: Trial) -> Failure | None:
+    try:
+        check_trial(trial)
+    except (ImageError, ToolError) as error:
+        return Failure("image-damaged", error.what, error.hint, str(error.where or "") or None)
+    return None
+
+
+def _not_tried(trial: Trial, failure: Failure) -> Boot:
+    config = trial.config
+    return Boot(
+        ident=trial.ident,
+        name=config.name,
+        mode=config.mode,
+        boot=config.boot,
+        format=trial.format,
+        config=str(config.path),
+        config_sha256=config.sha256,
+        ok=False,
+        dhcp={nic.mac: None for nic in config.nics if nic.mac},
+        failure=failure,
+    )

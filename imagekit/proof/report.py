@@ -1,0 +1,132 @@
+"""What a proof found out, as data, as JSON and as a table."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+REPORT = "proof.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a guest is not up: the likely ``cause`` (a word, or "unknown") and the evidence."""
+
+    cause: str
+    message: str
+    hint: str | None = None
+    evidence: str | None = None
+    console: tuple[str, ...] = ()
+    bootloader: tuple[str, ...] = ()
+    xl: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Boot:
+    """One guest that was started, or was not.
+
+    ``seconds`` counts from the start of ``xl create`` (or of QEMU) to the login prompt. ``disks``
+    and ``nics`` are what the guest's own drivers connected to; ``dhcp`` maps a MAC to the address
+    it was given, None where it asked for none.
+    """
+
+    ident: str
+    name: str
+    mode: str
+    boot: str
+    format: str
+    config: str
+    config_sha256: str
+    ok: bool
+    seconds: float | None = None
+    create_seconds: float | None = None
+    guest_type: str | None = None
+    evidence: tuple[str, ...] = ()
+    disks: tuple[str, ...] = ()
+    nics: tuple[str, ...] = ()
+    dhcp: dict[str, str | None] = field(default_factory=dict)
+    restarts: int = 0
+    stolen_seconds: float = 0.0
+    console: str | None = None
+    command_output: tuple[str, ...] = ()
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class ProofReport:
+    """A whole proof; ``seconds`` says what each part took."""
+
+    under: str
+    boots: tuple[Boot, ...]
+    seconds: dict[str, float]
+    machine: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every guest came up."""
+        return bool(self.boots) and all(boot.ok for boot in self.boots)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        value = asdict(self)
+        value["boots"] = [asdict(boot) for boot in self.boots]
+        return {"proof_version": VERSION, "ok": self.ok, **value}
+
+    def write(self, directory: Path) -> Path:
+        """Write ``proof.json`` into ``directory``, whole or not at all."""
+        part = directory / f".imagekit-{REPORT}.{os.getpid()}.part"
+        try:
+            part.write_text(json.dumps(self.to_json(), indent=2) + "\n")
+            part.replace(directory / REPORT)
+        finally:
+            part.unlink(missing_ok=True)
+        return directory / REPORT
+
+
+def table(report: ProofReport) -> str:
+    """The report for a person."""
+    rows = [("guest", "mode", "boot", "disk", "result", "seconds", "inside", "disks", "nics")]
+    for boot in report.boots:
+        result = "up" if boot.ok else (boot.failure.cause if boot.failure else "not up")
+        leases = [a for a in boot.dhcp.values() if a]
+        rows.append(
+            (
+                *(boot.name, boot.mode, boot.boot, boot.format, result),
+                f"{boot.seconds:.0f}" if boot.seconds is not None else "-",
+                boot.guest_type or "-",
+                " ".join(boot.disks) or "-",
+                " ".join([*boot.nics, *leases]) or "-",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    for boot in report.boots:
+        if boot.failure is not None:
+            lines += ["", *_failure(boot, boot.failure)]
+    took = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
+    return "\n".join([*lines, "", f"took: {took}"])
+
+
+def _failure(boot: Boot, failure: Failure) -> list[str]:
+    lines = [f"{boot.ident}: {failure.message}"]
+    if failure.hint:
+        lines.append(f"  hint: {failure.hint}")
+    if failure.evidence:
+        lines.append(f"  evidence: {failure.evidence}")
+    for title, part in (
+        ("xl", failure.xl),
+        ("bootloader", failure.bootloader),
+        ("console", failure.console),
+    ):
+        if part:
+            lines += [f"  {title}:", *(f"  | {line}" for line in part)]
+    if boot.console:
+        lines.append(f"  the whole console is in {boot.console}")
+    return lines

@@ -1,0 +1,195 @@
+"""Starts one guest after another in a running lab and brings back what was seen of each."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imagekit.errors import ImagekitError, ToolError
+from imagekit.pipeline.events import Events
+from imagekit.proof.boots import LAB_PATHS, Trial
+from imagekit.proof.console import Follower
+from imagekit.proof.machine import Machine
+from imagekit.proof.overlay import block_node, make_overlay
+
+CREATE_TIMEOUT = 240.0
+"""Seconds for xl create: pygrub reads the disk, or the device model of an HVM guest starts."""
+
+LIMIT = 7200.0
+"""Seconds after which dom0 ends a guest by itself; the host does so long before."""
+
+MAX_RESULT = 1 << 20
+SETTLE = 1.5
+"""Seconds in which a lost guest may still say why."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What counts as up, and how long to wait (seconds), for every guest of a proof.
+
+    Time in which a busy host gave the machine no processor is not counted.
+    """
+
+    up: re.Pattern[str]
+    timeout: float | None = None
+    base_timeout: float = 300.0
+    command: str | None = None
+
+    def seconds(self, mode: str) -> float:
+        """How long a guest may take: as asked for, or longer for nested emulation (HVM)."""
+        if self.timeout is not None:
+            return self.timeout
+        return self.base_timeout * (4 if mode == "hvm" else 1)
+
+
+@dataclass
+class Seen:
+    """What is known of one guest after its trial; ``directory`` holds its logs."""
+
+    trial: Trial
+    directory: Path
+    verdict: str
+    seconds: float
+    stolen: float = 0.0
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+class Session:
+    """A lab that is up, with its shared directories."""
+
+    def __init__(
+        self, lab: Machine, share: Path, files: Path, scratch: Path, events: Events
+    ) -> None:
+        self._lab = lab
+        self._jobs = share / "jobs"
+        self._out = share / "out"
+        self._files = files
+        self._scratch = scratch
+        self._events = events
+        self._shipped: dict[Path, str] = {}
+        self._target = 0
+        self._jobs.mkdir(exist_ok=True)
+        self._out.mkdir(exist_ok=True)
+        self._awake = share / "awake"
+
+    def begin(self, timeout: float = 60) -> None:
+        """Wake dom0's agent; raises ToolError."""
+        self._lab.say(f"go {time.time():.3f}")
+        deadline = time.monotonic() + timeout
+        while not self._awake.exists():
+            if time.monotonic() > deadline or not self._lab.alive():
+                raise ToolError("the lab does not answer")
+            time.sleep(0.05)
+
+    def run(self, trial: Trial, number: int, rules: Rules) -> Seen:
+        """Start the guest of ``trial``, wait until it is up or lost, and end it."""
+        ident = f"{number:02d}-{trial.ident}"
+        targets: list[int] = []
+        try:
+            request = self._request(trial, ident, rules, targets)
+            (self._jobs / f"{ident}.cfg").write_bytes(trial.config.data)
+            part = self._jobs / f"{ident}.part"
+            part.write_text(json.dumps(request))
+            part.rename(self._jobs / f"{ident}.json")
+            return self._watch(trial, ident, rules)
+        finally:
+            if self._lab.alive():
+                for target in targets:
+                    self._lab.remove_disk(target)
+                    self._overlay(target).unlink(missing_ok=True)
+
+    def _request(
+        self, trial: Trial, ident: str, rules: Rules, targets: list[int]
+    ) -> dict[str, Any]:
+        config = trial.config
+        devices = []
+        for disk in config.disks:
+            if disk.path is None:
+                continue
+            host = trial.host_path(disk.path)
+            self._target += 1
+            overlay = self._overlay(self._target)
+            make_overlay(disk, host, overlay)
+            self._lab.add_disk(self._target, block_node(host, overlay), readonly=disk.readonly)
+            targets.append(self._target)
+            devices.append({"path": disk.path, "target": self._target, "readonly": disk.readonly})
+        files = [
+            {"path": name, "file": self._ship(trial.host_path(name))}
+            for name in (config.kernel, config.ramdisk)
+            if name and not name.startswith(LAB_PATHS)
+        ]
+        return {
+            "id": ident,
+            "name": config.name,
+            "type": config.mode,
+            "devices": devices,
+            "files": files,
+            "macs": [nic.mac for nic in config.nics if nic.mac],
+            "create_timeout": CREATE_TIMEOUT,
+            "timeout": LIMIT,
+            "command": rules.command,
+        }
+
+    def _overlay(self, target: int) -> Path:
+        return self._scratch / f"overlay-{target}.qcow2"
+
+    def _ship(self, source: Path) -> str:
+        """Put a kernel or initrd where dom0 can read it, once."""
+        known = self._shipped.get(source)
+        if known is None:
+            known = self._shipped[source] = f"file-{len(self._shipped)}"
+            shutil.copyfile(source, self._files / known)
+        return known
+
+    def _watch(self, trial: Trial, ident: str, rules: Rules) -> Seen:
+        out = self._out / ident
+        followers = [Follower(out / f"{name}.log", rules.up) for name in ("console", "serial")]
+        started, stolen = time.monotonic(), self._lab.stolen()
+        allowed = rules.seconds(trial.config.mode)
+        verdict, took = "", 0.0
+        self._events.emit("boot-started", boot=trial.ident, config=str(trial.config.path))
+        while not (out / "result.json").exists():
+            if not self._lab.alive():
+                raise ToolError("the lab ended while it ran a guest", where=trial.ident)
+            signs = [follower.look() for follower in followers]
+            passed = time.monotonic() - started
+            counted = passed - (self._lab.stolen() - stolen)
+            if not verdict and "up" in signs:
+                verdict, took = "up", passed
+                self._stop(ident, "up")
+            elif not verdict and ("lost" in signs or counted > allowed):
+                verdict, took = ("lost" if "lost" in signs else "timeout"), passed
+                time.sleep(SETTLE)
+                self._stop(ident, "down")
+            elif counted > allowed + CREATE_TIMEOUT + 120:
+                raise ToolError("the lab does not end a guest", where=trial.ident)
+            time.sleep(0.1)
+        result = _read_result(out / "result.json")
+        if not verdict:
+            verdict, took = str(result.get("ended", "create")), time.monotonic() - started
+        stolen = self._lab.stolen() - stolen
+        self._events.emit(
+            "boot-finished", boot=trial.ident, verdict=verdict, seconds=round(took, 1)
+        )
+        return Seen(trial, out, verdict, took, stolen, result)
+
+    def _stop(self, ident: str, word: str) -> None:
+        part = self._jobs / f"{ident}.stop-part"
+        part.write_text(word)
+        part.rename(self._jobs / f"{ident}.stop")
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            value = json.loads(stream.read(MAX_RESULT))
+    except (OSError, ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ImagekitError("the lab's agent left no result that can be read")
+    return value
