@@ -1,0 +1,196 @@
+"""``make bench``: build times beside other builders, with the same packages, in one run.
+
+Numbers of different machines or hours do not compare; the ratios of one run do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from imagekit.installs.stages.mirrors import mirrors_for  # noqa: E402
+from imagekit.installs.stages.packages import wanted_packages  # noqa: E402
+from imagekit.spec.load import load_spec  # noqa: E402
+
+SPEC = ROOT / "examples/web01.yaml"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: who, how long in seconds, and what came out."""
+
+    name: str
+    seconds: float | None
+    result: str
+
+
+def timed(run: Callable[[], str]) -> tuple[float | None, str]:
+    """Seconds of ``run`` and what it says; None when it failed."""
+    started = time.monotonic()
+    try:
+        result = run()
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr or error.stdout or "").strip().splitlines()[-1:]
+        return None, f"failed: {' '.join(last)[:60]}"
+    except FileNotFoundError as error:
+        return None, f"not installed: {error.filename}"
+    return time.monotonic() - started, result
+
+
+def sh(*argv: str | Path, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(
+        [*map(str, argv)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **(env or {})},
+    )
+    return done.stdout
+
+
+class Bench:
+    """The candidates, all building the package set of the demo image below one directory."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self.cache = work / "cache"
+        self.file = load_spec(SPEC)
+        self.packages = wanted_packages(self.file.spec)
+        mirrors = mirrors_for(self.file)
+        self.sources = work / "sources.list"
+        self.sources.write_text("\n".join(mirrors.lines()) + "\n")
+        self.mirror = [url for url, _suite in mirrors.sources[:1]]
+        self.suite = self.file.spec.os.suite
+
+    def imagekit(self, *args: str) -> str:
+        sh(
+            sys.executable,
+            "-m",
+            "imagekit",
+            "build",
+            SPEC,
+            "-o",
+            self.work / "out",
+            *args,
+            env={"IMAGEKIT_CACHE": str(self.cache)},
+        )
+        return "raw + qcow2 + VHD, bootable"
+
+    def changed(self) -> str:
+        return self.imagekit("--set", "files=[{target: /etc/motd, content: changed}]", "--force")
+
+    def mmdebstrap(self) -> str:
+        target = self.work / "mmdebstrap.tar"
+        sh(
+            "mmdebstrap",
+            "--variant=minbase",
+            f"--include={','.join(self.packages)}",
+            self.suite,
+            target,
+            self.sources,
+        )
+        target.unlink()
+        return "tar, not bootable"
+
+    def debootstrap(self) -> str:
+        target = self.work / "debootstrap"
+        sh(
+            "debootstrap",
+            "--variant=minbase",
+            f"--include={','.join(self.packages)}",
+            self.suite,
+            target,
+            *self.mirror,
+        )
+        shutil.rmtree(target)
+        return "directory, not bootable"
+
+    def diskimage_builder(self) -> str:
+        target = self.work / "dib"
+        bin_ = Path(sys.executable).parent
+        env = {
+            "PATH": f"{bin_}:{os.environ['PATH']}:/usr/sbin:/sbin",
+            "DIB_RELEASE": self.suite,
+            "TMPDIR": str(self.work),
+            "DIB_DEBIAN_COMPONENTS": "main",
+            **({"DIB_DISTRIBUTION_MIRROR": self.mirror[0]} if self.mirror else {}),
+        }
+        sh(
+            bin_ / "disk-image-create",
+            "-t",
+            "tar",
+            "-o",
+            target,
+            "-p",
+            ",".join(self.packages),
+            "debian-minimal",
+            env=env,
+        )
+        for path in self.work.glob("dib*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return "tar, not bootable"
+
+
+def stages(out: Path) -> list[Row]:
+    """The stage table of the build in ``out``."""
+    manifest = json.loads((out / "manifest.json").read_text())
+    return [Row(s["name"], s["seconds"], "") for s in manifest["stages"]]
+
+
+def table(title: str, rows: list[Row], base: float | None) -> str:
+    lines = [title]
+    for row in rows:
+        seconds = f"{row.seconds:8.2f} s" if row.seconds is not None else "         -"
+        ratio = f"{row.seconds / base:6.2f}" if row.seconds is not None and base else "     -"
+        lines.append(f"  {row.name:<34} {seconds} {ratio}  {row.result}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", action="append", help="run only candidates whose name has this")
+    options = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="imagekit-bench-"))
+    try:
+        bench = Bench(work)
+        candidates: list[tuple[str, Callable[[], str]]] = [
+            ("mmdebstrap to tar", bench.mmdebstrap),
+            ("imagekit, cold", bench.imagekit),
+            ("imagekit, unchanged", bench.imagekit),
+            ("imagekit, one file changed", bench.changed),
+            ("debootstrap", bench.debootstrap),
+            ("diskimage-builder", bench.diskimage_builder),
+        ]
+        rows: list[Row] = []
+        own: list[Row] = []
+        for name, run in candidates:
+            if options.only and not any(word in name for word in options.only):
+                continue
+            seconds, result = timed(run)
+            rows.append(Row(name, seconds, result))
+            print(f"{name}: {seconds if seconds is None else round(seconds, 2)}", flush=True)
+            if name == "imagekit, cold" and seconds is not None:
+                own = stages(work / "out")
+        base = next((r.seconds for r in rows if r.name == "mmdebstrap to tar"), None)
+        print(f"\n{len(bench.packages)} packages named, {bench.suite}; ratio to mmdebstrap")
+        print(table("builders", rows, base))
+        if own:
+            print(table("stages of imagekit, cold", own, sum(r.seconds or 0 for r in own)))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The documents name what the program has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import imagekit.errors
+from imagekit.cli.main import COMMANDS
+from imagekit.spec.model import json_schema
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_field_of_a_spec_is_in_the_reference() -> None:
+    text = (ROOT / "docs/spec.md").read_text()
+    schema = json_schema()
+    models: list[dict[str, Any]] = [schema, *schema["$defs"].values()]
+    missing = [
+        field
+        for model in models
+        for field in model.get("properties", {})
+        if f"| `{field}` |" not in text
+    ]
+    assert missing == []
+
+
+def test_every_exit_code_is_documented() -> None:
+    text = (ROOT / "docs/exit-codes.md").read_text()
+    documented = {(int(m[1]), m[2]) for m in re.finditer(r"^\| (\d+) \| (\w+) \|", text, re.M)}
+    tree = [imagekit.errors.ImagekitError, *imagekit.errors.ImagekitError.__subclasses__()]
+    assert {(e.exit_code, e.kind) for e in tree} == documented
+
+
+def test_every_command_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert [name for name in COMMANDS if f"`imagekit {name}" not in text] == []
