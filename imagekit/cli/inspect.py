@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from imagekit.guest.devices import partition_name
 from imagekit.guest.inspect import inspect as guest_inspect
 from imagekit.guest.inspection import Inspection
-from imagekit.guest.mounts import partition_name
 from imagekit.guest.working import named_format
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.workspace import workspace

@@ -16,7 +16,7 @@ from imagekit.guest.bootscan import (
     grub_result,
     pygrub_result,
 )
-from imagekit.guest.disks import Disk
+from imagekit.guest.disks import Disk, is_esp
 from imagekit.guest.kernels import GuestKernel
 from imagekit.kernel.capability import modes
 
@@ -119,7 +119,7 @@ def _bios(facts: BootFacts, mode: str) -> PathVerdict:
 
 
 def _uefi(facts: BootFacts, mode: str) -> PathVerdict:
-    numbers = {part.number for part in facts.disk.partitions if part.is_esp}
+    numbers = {part.number for part in facts.disk.partitions if is_esp(part)}
     if not numbers:
         return PathVerdict(False, "there is no EFI system partition")
     for found in facts.scans:

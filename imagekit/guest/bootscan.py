@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from imagekit.errors import GuestError, ImageError
 from imagekit.guest.appliance import Appliance, CallFailed
+from imagekit.guest.devices import partition_name
 from imagekit.guest.disks import Disk, FileSystem
 from imagekit.guest.files import GuestFiles
-from imagekit.guest.mounts import partition_name
 from imagekit.kernel.bootconfig import (
     CONFIG_PATHS,
     BootEntry,

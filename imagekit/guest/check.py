@@ -72,7 +72,7 @@ def check_and_fix(
             if before is None or not codes:
                 return Fixed((), tuple(found))
             app.call("umount_all")
-            root = mount_guest(app, None, readonly=False)
+            root = mount_guest(app, None, readonly=False, disk=before.inspection.disk)
             files = GuestFiles(app)
             subject = Subject(before.inspection, files, root, asked, golden)
             for code, fix in FIXES.items():

@@ -1,7 +1,6 @@
 """What is on the disk: partitions, file systems, logical volumes.
 
-Type codes: UEFI specification 2.10 table 5-7 (EFI system partition), GRUB manual "BIOS
-installation" (BIOS boot partition), MBR ids of sfdisk(8).
+Type codes: UEFI specification 2.10 table 5-7 (EFI system partition), MBR ids of sfdisk(8).
 """
 
 from __future__ import annotations
@@ -11,30 +10,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from imagekit.guest.appliance import Appliance, CallFailed
-from imagekit.guest.mounts import DISK, partition_number
+from imagekit.guest.devices import DISK, partition_number
+from imagekit.guest.table import SECTOR, ReadSectors, TableEntry, UnreadableTable, read_table
 
 ESP_GUID = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
-BIOS_BOOT_GUID = "21686148-6449-6E6F-744E-656564454649"
 ESP_MBR = "0xef"
 MAX_FILESYSTEMS = 64
-
-_TABLES = {"gpt": "gpt", "msdos": "mbr"}
-
-
-@dataclass(frozen=True)
-class Partition:
-    """One partition; ``start`` and ``size`` in bytes, ``type`` a GUID (GPT) or 0xNN (MBR)."""
-
-    number: int
-    start: int
-    size: int
-    type: str | None
-    name: str | None
-    bootable: bool
-
-    @property
-    def is_esp(self) -> bool:
-        return self.type is not None and self.type.upper() in (ESP_GUID, ESP_MBR.upper())
+NESTED = ("LVM2_member", "linux_raid_member", "crypto_LUKS", "btrfs", "zfs_member")
+"""Contents that hold further file systems."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +37,7 @@ class Disk:
     """The whole disk; ``table`` is gpt, mbr, none or another label's name."""
 
     table: str
-    partitions: tuple[Partition, ...]
+    partitions: tuple[TableEntry, ...]
     filesystems: tuple[FileSystem, ...]
     volume_groups: tuple[str, ...]
     boot_code: bool
@@ -88,52 +71,65 @@ class Disk:
 
 def read_disk(app: Appliance) -> Disk:
     """Look at the disk without mounting anything; raises GuestError."""
-    table, partitions = _partitions(app)
-    kinds = dict(list(app.call("list_filesystems").items())[:MAX_FILESYSTEMS])
-    filesystems = tuple(_filesystem(app, str(d), str(kind)) for d, kind in kinds.items())
+    names = [str(name) for name in app.call("list_partitions")][:MAX_FILESYSTEMS]
+    try:
+        table, entries = read_table(_reader(app))
+    except UnreadableTable:
+        table, entries = _by_parted(app)
+    numbers = {partition_number(name) for name in names}
+    entries = [entry for entry in entries if entry.number in numbers]
+    sizes = {entry.number: entry.size for entry in entries}
+    found = [_filesystem(app, name, sizes.get(partition_number(name) or 0)) for name in names]
+    if not names:
+        found = [_filesystem(app, DISK, None)]
     groups: tuple[str, ...] = ()
-    with contextlib.suppress(CallFailed):
-        groups = tuple(str(name) for name in app.call("vgs"))
+    if any(f.type in NESTED for f in found):
+        known = {f.device for f in found}
+        more = [str(d) for d in app.call("list_filesystems") if str(d) not in known]
+        found += [_filesystem(app, d, None) for d in more[:MAX_FILESYSTEMS] if ":" not in d]
+        with contextlib.suppress(CallFailed):
+            groups = tuple(str(name) for name in app.call("vgs"))
     sector = bytes(app.call("pread_device", DISK, 512, 0))
     # The 440 bytes before the disk signature hold the boot code (UEFI 2.10, 5.2.1).
     boot_code = sector[510:512] == b"\x55\xaa" and any(sector[:440])
-    return Disk(table, partitions, filesystems, groups, boot_code)
+    return Disk(table, tuple(entries), tuple(found), groups, boot_code)
 
 
-def _partitions(app: Appliance) -> tuple[str, tuple[Partition, ...]]:
+def is_esp(entry: TableEntry) -> bool:
+    """Whether a partition is an EFI system partition."""
+    return entry.type.upper() in (ESP_GUID, ESP_MBR.upper())
+
+
+def _reader(app: Appliance) -> ReadSectors:
+    def read(first: int, count: int) -> bytes:
+        try:
+            return bytes(app.call("pread_device", DISK, count * SECTOR, first * SECTOR))
+        except CallFailed:
+            return b""
+
+    return read
+
+
+def _by_parted(app: Appliance) -> tuple[str, list[TableEntry]]:
+    """Tables that parted knows and we do not, or whose first copy is damaged."""
     try:
         label = str(app.call("part_get_parttype", DISK))
         listed = app.call("part_list", DISK)
     except CallFailed:
-        return "none", ()
-    if label == "loop":  # parted's word for a file system without a table
-        return "none", ()
-    parts = [_partition(app, label, found) for found in listed]
-    return _TABLES.get(label, label), tuple(sorted(parts, key=lambda p: p.number))
+        return "none", []
+    entries = []
+    for part in listed:
+        start, size = int(part["part_start"]), int(part["part_size"])
+        entries.append(TableEntry(int(part["part_num"]), start, size, "", None, False, None))
+    return {"msdos": "mbr", "loop": "none"}.get(label, label), entries
 
 
-def _partition(app: Appliance, label: str, found: Any) -> Partition:
-    number = int(found["part_num"])
-    kind: str | None = None
-    name: str | None = None
-    bootable = False
+def _filesystem(app: Appliance, device: str, size: int | None) -> FileSystem:
+    tags: dict[str, str] = {}
     with contextlib.suppress(CallFailed):
-        if label == "gpt":
-            kind = str(app.call("part_get_gpt_type", DISK, number)).upper()
-            name = str(app.call("part_get_name", DISK, number)) or None
-        else:
-            kind = f"0x{int(app.call('part_get_mbr_id', DISK, number)):02x}"
-            bootable = bool(app.call("part_get_bootable", DISK, number))
-    size = int(found["part_size"])
-    return Partition(number, int(found["part_start"]), size, kind, name, bootable)
-
-
-def _filesystem(app: Appliance, device: str, kind: str) -> FileSystem:
-    uuid: str | None = None
-    label: str | None = None
-    size = 0
-    with contextlib.suppress(CallFailed):
-        size = int(app.call("blockdev_getsize64", device))
-        uuid = str(app.call("vfs_uuid", device)) or None
-        label = str(app.call("vfs_label", device)) or None
-    return FileSystem(device, partition_number(device), kind, uuid, label, size)
+        tags = app.call("blkid", device)
+        if size is None:
+            size = int(app.call("blockdev_getsize64", device))
+    kind = tags.get("TYPE") or "unknown"
+    uuid, label = tags.get("UUID") or None, tags.get("LABEL") or None
+    return FileSystem(device, partition_number(device), kind, uuid, label, size or 0)

@@ -10,8 +10,9 @@ from pathlib import Path
 from imagekit.guest.appliance import Drive, appliance
 from imagekit.guest.apply import apply
 from imagekit.guest.changes import Change
+from imagekit.guest.devices import partition_name
 from imagekit.guest.files import GuestFiles
-from imagekit.guest.mounts import mount_guest, partition_name
+from imagekit.guest.mounts import mount_guest
 from imagekit.guest.working import working_copy
 from imagekit.pipeline.workspace import Workspace
 

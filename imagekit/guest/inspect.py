@@ -18,7 +18,8 @@ from imagekit.guest.files import GuestFiles
 from imagekit.guest.inspection import Inspection
 from imagekit.guest.kernels import GuestKernel, KernelReader
 from imagekit.guest.mounts import GuestRoot, mount_guest
-from imagekit.guest.osinfo import parse_fstab, read_os
+from imagekit.guest.osfiles import parse_fstab
+from imagekit.guest.osinfo import read_os
 from imagekit.guest.working import readable_copy
 from imagekit.pipeline.workspace import Workspace
 
@@ -44,7 +45,7 @@ def survey(app: Appliance, image_format: str, virtual_size: int, scratch: Path) 
     warnings: list[str] = []
     root: GuestRoot | None = None
     try:
-        root = mount_guest(app, None, readonly=True)
+        root = mount_guest(app, None, readonly=True, disk=disk)
     except GuestError as error:
         warnings.append(error.what)
         root = _mount_boot_only(app, scans)

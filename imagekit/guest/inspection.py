@@ -7,10 +7,12 @@ from typing import Any
 
 from imagekit.guest.bootpaths import PathVerdict, paths_json
 from imagekit.guest.bootscan import BootScan, grub_result, pygrub_result
+from imagekit.guest.devices import partition_name
 from imagekit.guest.disks import Disk
 from imagekit.guest.kernels import GuestKernel
-from imagekit.guest.mounts import GuestRoot, partition_name
-from imagekit.guest.osinfo import FstabLine, OsInfo
+from imagekit.guest.mounts import GuestRoot
+from imagekit.guest.osfiles import FstabLine
+from imagekit.guest.osinfo import OsInfo
 from imagekit.kernel.bootconfig import BootEntry
 
 

@@ -7,14 +7,21 @@ from dataclasses import dataclass, field
 
 from imagekit.errors import GuestError, ImageError
 from imagekit.guest.appliance import Appliance, CallFailed
+from imagekit.guest.devices import DISK, partition_name, partition_number
+from imagekit.guest.disks import NESTED, Disk, read_disk
+from imagekit.guest.files import GuestFiles
+from imagekit.guest.osfiles import parse_fstab
 
-DISK = "/dev/sda"
+ROOT_TYPES = ("ext2", "ext3", "ext4", "xfs", "f2fs", "jfs", "reiserfs")
+MAX_MOUNTS = 16
 _UNKNOWN = "unknown"
+_PROGRAMS = ("/bin/sh", "/usr/bin/sh", "/bin/bash", "/bin/ls")
 
 
 @dataclass(frozen=True)
 class GuestRoot:
-    """A mounted guest. ``system`` says whether it looks like an operating system.
+    """A mounted guest. ``system`` says whether it looks like an operating system, ``inspected``
+    whether libguestfs was asked about it.
 
     ``mounts`` are (mount point, device) in mount order; ``warnings`` what could not be mounted.
     """
@@ -24,77 +31,119 @@ class GuestRoot:
     system: bool
     arch: str = _UNKNOWN
     warnings: tuple[str, ...] = field(default=())
-
-    def device_of(self, path: str) -> str:
-        """The device of the file system that holds the resolved ``path``."""
-        best = ("", self.device)
-        for point, device in self.mounts:
-            inside = path == point or path.startswith(point.rstrip("/") + "/")
-            if inside and len(point) > len(best[0]):
-                best = (point, device)
-        return best[1]
-
-    def point_of(self, path: str) -> str:
-        """The mount point of the file system that holds the resolved ``path``."""
-        points = [p for p, _ in self.mounts if path == p or path.startswith(p.rstrip("/") + "/")]
-        return max(points, key=len, default="/")
+    inspected: bool = False
 
 
-def mount_guest(app: Appliance, partition: int | None, *, readonly: bool) -> GuestRoot:
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be mounted where; ``arch`` None is still to be found out."""
+
+    root: str
+    points: dict[str, str]
+    system: bool
+    inspected: bool
+
+
+def mount_guest(
+    app: Appliance, partition: int | None, *, readonly: bool, disk: Disk | None = None
+) -> GuestRoot:
     """Mount the guest's file systems in ``app`` as its own fstab has them.
 
     ``partition`` takes that partition of the disk as the root (0: the disk itself is the file
-    system). Raises GuestError when there is no root, or several, ImageError when the root's file
-    system cannot be mounted.
+    system). ``disk`` is what :func:`read_disk` said, when it was asked before. Raises GuestError
+    when there is no root, or several, ImageError when the root's file system cannot be mounted.
     """
-    roots = [str(r) for r in app.call("inspect_os")]
-    root = _forced(app, partition) if partition is not None else _only(app, roots)
-    system = root in roots
-    points = {"/": root}
-    arch = _UNKNOWN
-    if system:
-        points = {str(k): str(v) for k, v in app.call("inspect_get_mountpoints", root).items()}
-        with contextlib.suppress(CallFailed):
-            arch = str(app.call("inspect_get_arch", root))
+    plan = _plan(app, disk or read_disk(app), partition)
     warnings = []
     mounted = []
-    for point, device in sorted(points.items(), key=lambda item: len(item[0])):
+    for point, device in sorted(plan.points.items(), key=lambda item: len(item[0])):
         try:
             app.call("mount_ro" if readonly else "mount", device, point)
             mounted.append((point, device))
         except CallFailed as error:
+            name = partition_name(device)
             if point == "/":
+                reason = error.message.splitlines()[0]
                 raise ImageError(
-                    f"the file system of {partition_name(device)} cannot be mounted: "
-                    f"{error.message.splitlines()[0]}",
-                    where=partition_name(device),
+                    f"the file system of {name} cannot be mounted: {reason}", where=name
                 ) from error
             if not readonly:
                 raise GuestError(
-                    f"{point} ({partition_name(device)}) cannot be mounted: {error.message}",
+                    f"{point} ({name}) cannot be mounted: {error.message}",
                     hint="--partition N mounts that partition alone",
                 ) from error
-            warnings.append(f"{point} ({partition_name(device)}) cannot be mounted")
-    return GuestRoot(root, tuple(mounted), system, arch, tuple(warnings))
+            warnings.append(f"{point} ({name}) cannot be mounted")
+    arch = _arch(app) if plan.system else _UNKNOWN
+    return GuestRoot(plan.root, tuple(mounted), plan.system, arch, tuple(warnings), plan.inspected)
 
 
-def partition_name(device: str) -> str:
-    """What users call an appliance's device: "partition 2", "the disk", "vg0/root"."""
-    if device == DISK:
-        return "the disk"
-    if device.startswith(DISK):
-        return f"partition {device.removeprefix(DISK)}"
-    return device.removeprefix("/dev/")
+def _plan(app: Appliance, disk: Disk, partition: int | None) -> _Plan:
+    """By our own look where the disk is simple, else by libguestfs's inspection (4 s and more)."""
+    wanted = None if partition is None else _forced(app, partition)
+    simple = not any(f.type in (*NESTED, "ntfs") for f in disk.filesystems)
+    if simple:
+        systems = _systems(app, disk)
+        if wanted in systems:
+            return _Plan(wanted, systems[wanted], True, False)
+        if wanted is None and len(systems) == 1:
+            root, points = next(iter(systems.items()))
+            return _Plan(root, points, True, False)
+    roots = [str(root) for root in app.call("inspect_os")]
+    chosen = wanted or _only(disk, roots)
+    if chosen not in roots:
+        return _Plan(chosen, {"/": chosen}, False, True)
+    points = app.call("inspect_get_mountpoints", chosen)
+    return _Plan(chosen, {str(k): str(v) for k, v in points.items()}, True, True)
 
 
-def partition_number(device: str) -> int | None:
-    """Number of a partition of the disk, 0 for the disk itself, None for anything else."""
-    rest = device.removeprefix(DISK)
-    if not device.startswith(DISK):
-        return None
-    if not rest:
-        return 0
-    return int(rest) if rest.isdigit() else None
+def _systems(app: Appliance, disk: Disk) -> dict[str, dict[str, str]]:
+    """Devices that hold a Linux with os-release(5), each with its mount points."""
+    found: dict[str, dict[str, str]] = {}
+    for filesystem in [f for f in disk.filesystems if f.type in ROOT_TYPES][:MAX_MOUNTS]:
+        try:
+            app.call("mount_ro", filesystem.device, "/")
+        except CallFailed:
+            continue
+        try:
+            files = GuestFiles(app)
+            release = any(files.stat(p) for p in ("/etc/os-release", "/usr/lib/os-release"))
+            if release and any(files.stat(p) for p in ("/bin", "/usr/bin")):
+                points = _fstab_points(disk, files.peek("/etc/fstab"))
+                found[filesystem.device] = {**points, "/": filesystem.device}
+        finally:
+            app.call("umount_all")
+    return found
+
+
+def _fstab_points(disk: Disk, text: str) -> dict[str, str]:
+    """Mount points of an fstab whose file system is on this disk."""
+    names: dict[str, str] = {}
+    for filesystem in disk.filesystems:
+        for key, value in (("UUID", filesystem.uuid), ("LABEL", filesystem.label)):
+            if value:
+                names.setdefault(f"{key}={value}".lower(), filesystem.device)
+        names[filesystem.device] = filesystem.device
+    for entry in disk.partitions:
+        if entry.part_uuid:
+            names[f"partuuid={entry.part_uuid}".lower()] = f"{DISK}{entry.number}"
+    points: dict[str, str] = {}
+    for line in parse_fstab(text):
+        plain = line.device.replace('"', "").lower()
+        for prefix in ("/dev/xvda", "/dev/vda", "/dev/hda", "/dev/nvme0n1p"):
+            if plain.startswith(prefix):
+                plain = DISK + plain.removeprefix(prefix)
+        device = names.get(plain)
+        absolute = line.mountpoint.startswith("/") and ".." not in line.mountpoint.split("/")
+        if device and absolute and len(points) < MAX_MOUNTS and line.type != "swap":
+            points.setdefault(line.mountpoint.rstrip("/") or "/", device)
+    return points
+
+
+def _arch(app: Appliance) -> str:
+    for program in _PROGRAMS:
+        with contextlib.suppress(CallFailed):
+            return str(app.call("file_architecture", program))
+    return _UNKNOWN
 
 
 def _forced(app: Appliance, partition: int) -> str:
@@ -113,7 +162,7 @@ def _forced(app: Appliance, partition: int) -> str:
     return wanted
 
 
-def _only(app: Appliance, roots: list[str]) -> str:
+def _only(disk: Disk, roots: list[str]) -> str:
     if len(roots) == 1:
         return roots[0]
     if roots:
@@ -121,8 +170,7 @@ def _only(app: Appliance, roots: list[str]) -> str:
             "the image holds several operating systems: " + ", ".join(map(partition_name, roots)),
             hint="choose one with --partition N",
         )
-    kinds = app.call("list_filesystems")
-    seen = [f"{partition_name(d)} ({kind})" for d, kind in kinds.items()]
+    seen = [f"{partition_name(f.device)} ({f.type})" for f in disk.filesystems]
     raise GuestError(
         "no operating system was found in the image; it holds " + (", ".join(seen) or "nothing"),
         hint="--partition N takes a partition as the root; was the --format right?",

@@ -9,8 +9,17 @@ from typing import Any
 from imagekit.guest.appliance import Appliance, CallFailed
 from imagekit.guest.files import GuestFiles
 from imagekit.guest.mounts import GuestRoot
+from imagekit.guest.osfiles import parse_os_release
 
-MAX_LINES = 500
+_PACKAGES = {
+    "debian": ("deb", "apt"),
+    "rhel": ("rpm", "dnf"),
+    "fedora": ("rpm", "dnf"),
+    "suse": ("rpm", "zypper"),
+    "alpine": ("apk", "apk"),
+    "arch": ("pacman", "pacman"),
+}
+"""Package format and tool by ID or ID_LIKE of os-release(5)."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +37,6 @@ class OsInfo:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class FstabLine:
-    """One line of fstab(5); ``number`` is its place in the file, from 1."""
-
-    number: int
-    device: str
-    mountpoint: str
-    type: str
-    options: str
-
-
 def read_os(app: Appliance, files: GuestFiles, root: GuestRoot) -> OsInfo | None:
     """The system on ``root``: os-release(5) first, libguestfs's inspection where it is silent."""
     release = parse_os_release(files.peek("/etc/os-release", 1 << 16))
@@ -46,42 +44,20 @@ def read_os(app: Appliance, files: GuestFiles, root: GuestRoot) -> OsInfo | None
         return None
 
     def inspected(what: str) -> str | None:
-        if not root.system:
+        if not root.inspected or not root.system:
             return None
         with contextlib.suppress(CallFailed):
             value = str(app.call(f"inspect_get_{what}", root.device))
             return None if value in ("", "unknown") else value
         return None
 
+    family = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
+    packages = next((_PACKAGES[name] for name in family if name in _PACKAGES), (None, None))
     return OsInfo(
         release.get("ID") or inspected("distro"),
         release.get("PRETTY_NAME") or inspected("product_name"),
         release.get("VERSION_ID") or inspected("major_version"),
         None if root.arch == "unknown" else root.arch,
-        inspected("package_format"),
-        inspected("package_management"),
+        packages[0] or inspected("package_format"),
+        packages[1] or inspected("package_management"),
     )
-
-
-def parse_os_release(text: str) -> dict[str, str]:
-    """Variables of os-release(5), quotes removed."""
-    values: dict[str, str] = {}
-    for line in text.splitlines()[:MAX_LINES]:
-        name, equals, value = line.strip().partition("=")
-        if equals and name.isidentifier():
-            value = value.strip()
-            if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
-                value = value[1:-1]
-            values[name] = value
-    return values
-
-
-def parse_fstab(text: str) -> tuple[FstabLine, ...]:
-    """Lines of an fstab that mount something; others are left out."""
-    lines = []
-    for number, line in enumerate(text.splitlines()[:MAX_LINES], 1):
-        fields = line.split()
-        if len(fields) >= 3 and not fields[0].startswith("#"):
-            options = fields[3] if len(fields) > 3 else "defaults"
-            lines.append(FstabLine(number, fields[0], fields[1], fields[2], options))
-    return tuple(lines)

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from imagekit.errors import SpecError
 from imagekit.guest import changes
 from imagekit.guest.accounts import parse_group, parse_passwd
+from imagekit.guest.from_spec import changes_from_spec
 from imagekit.guest.hostname import edit_hosts
 from imagekit.guest.sshkeys import add_keys, parse_key, parse_keys
 from imagekit.guest.working import named_format
+from imagekit.spec.model import Spec
 
 
 def make_key(name="ssh-ed25519", body=b"\1" * 32, comment="me@here"):
@@ -207,3 +209,29 @@ def test_a_raw_disk_that_claims_to_be_something_else_is_never_guessed(tmp_path, 
     (tmp_path / name).write_bytes(magic.ljust(1024, b"\0"))
     with pytest.raises(SpecError, match="--format"):
         named_format(tmp_path / name, None)
+
+
+def test_a_spec_becomes_the_same_changes(tmp_path):
+    (tmp_path / "motd").write_text("hi\n")
+    (tmp_path / "setup.sh").write_text("#!/bin/sh\n")
+    spec = Spec.model_validate(
+        {
+            "name": "web01",
+            "os": {"suite": "bookworm"},
+            "install": {"method": "debootstrap"},
+            "identity": {"domain": "example.org", "ssh_keys": [make_key()]},
+            "files": [
+                {"target": "/etc/motd", "source": "motd", "mode": "0640", "owner": "root:adm"},
+                {"target": "/etc/issue", "content": "hello"},
+            ],
+            "scripts": ["setup.sh"],
+        }
+    )
+    motd, issue, name, key, script = changes_from_spec(spec, tmp_path)
+    assert motd == changes.Copy(tmp_path / "motd", "/etc/motd", 0o640, "root:adm")
+    assert issue == changes.Write("/etc/issue", b"hello", 0o644, "root:root")
+    assert name == changes.Hostname("web01.example.org")
+    assert (key.user, len(key.keys)) == ("root", 1)
+    assert script.content == b"#!/bin/sh\n"
+    with pytest.raises(SpecError, match="motd"):
+        changes_from_spec(spec, tmp_path / "elsewhere")

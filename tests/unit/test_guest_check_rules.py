@@ -12,7 +12,7 @@ from imagekit.guest.checks.console import default_with_hvc0, with_hvc0
 from imagekit.guest.checks.fstab import named_partition
 from imagekit.guest.disks import Disk, FileSystem
 from imagekit.guest.kernels import _version
-from imagekit.guest.osinfo import parse_fstab, parse_os_release
+from imagekit.guest.osfiles import parse_fstab, parse_os_release
 from imagekit.kernel.bootconfig import PygrubRefusal, pygrub_view
 
 CONFIG = "menuentry 'A' {\n linux /vmlinuz ro\n initrd /initrd\n}\n"

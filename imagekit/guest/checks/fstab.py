@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from imagekit.guest.bootscan import GRUB_CONFIGS
 from imagekit.guest.disks import Disk, FileSystem
 from imagekit.guest.findings import Finding, Subject
-from imagekit.guest.osinfo import FstabLine
+from imagekit.guest.osfiles import FstabLine
 
 _DEVICE = re.compile(
     r"/dev/(?:(?P<kind>xvd|sd|hd|vd)a(?P<part>\d{0,3})|nvme0n1(?:p(?P<nvme>\d+))?)"
