@@ -176,6 +176,21 @@ def test_proxy_dhcp_beside_the_sites_own_server(lab, root, tmp_path):
         plain.wait(10)
 
 
+def test_configs_for_servers_that_exist_already(lab, root, tmp_path):
+    def printed(what: str) -> str:
+        words = ["serve", f"--root={root}", "--interface=eth0", *FULL, f"--print={what}"]
+        argv = lab.exec(lab.server, sys.executable, "-c", PROGRAM, *words)
+        return subprocess.run(argv, capture_output=True, check=True, text=True).stdout
+
+    config = tmp_path / "dnsmasq.conf"
+    config.write_text(printed("dnsmasq"))
+    (root / "dnsmasq.hosts").touch()
+    subprocess.run(["dnsmasq", "--test", f"--conf-file={config}"], check=True, capture_output=True)
+    assert f"# {MAC},192.0.2.150,web1" in config.read_text()
+    assert f"hardware ethernet {MAC}" in printed("dhcpd")
+    assert f"--root={root} --interface=eth0 --dhcp=full" in printed("unit")
+
+
 def test_serve_leaves_no_process_and_no_directory(lab, root):
     before = set(Path("/tmp").glob("imagekit-serve-*"))
     with serving(lab, root, *FULL):
