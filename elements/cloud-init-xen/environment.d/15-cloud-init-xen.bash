@@ -1,0 +1,1 @@
+export DIB_XEN_CLOUD_INIT_DATASOURCES=${DIB_XEN_CLOUD_INIT_DATASOURCES:-NoCloud, ConfigDrive, OpenNebula, None}

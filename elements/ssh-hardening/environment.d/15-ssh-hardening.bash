@@ -1,0 +1,2 @@
+export DIB_SSH_PERMIT_ROOT=${DIB_SSH_PERMIT_ROOT:-prohibit-password}
+export DIB_SSH_PASSWORDS=${DIB_SSH_PASSWORDS:-no}
