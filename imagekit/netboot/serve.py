@@ -62,15 +62,7 @@ def run(
         hosts, config = private / "hosts", private / "dnsmasq.conf"
         hosts.write_text(serve_config.dnsmasq_hosts(tree.load(service.root)))
         config.write_text(serve_config.dnsmasq_config(service, hosts))
-        try:
-            server = AnswerServer(service.root, (service.address, service.http_port), log)
-        except OSError as error:
-            where = f"{service.address}:{service.http_port}"
-            raise HostError(f"cannot serve HTTP: {error.strerror}", where=where) from error
-        stack.callback(server.server_close)
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        stack.callback(server.shutdown)
+        server = _start_http(service, log, stack)
         child = stack.enter_context(
             spawn(
                 [
@@ -100,6 +92,20 @@ def run(
                 hosts.write_text(serve_config.dnsmasq_hosts(tree.load(service.root)))
                 child.send_signal(signal.SIGHUP)
             time.sleep(POLL_SECONDS)
+
+
+def _start_http(
+    service: serve_config.Service, log: Callable[[str], None], stack: ExitStack
+) -> AnswerServer:
+    try:
+        server = AnswerServer(service.root, (service.address, service.http_port), log)
+    except OSError as error:
+        where = f"{service.address}:{service.http_port}"
+        raise HostError(f"cannot serve HTTP: {error.strerror}", where=where) from error
+    stack.callback(server.server_close)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    stack.callback(server.shutdown)
+    return server
 
 
 def _stamp(root: Path) -> tuple[int, int]:
