@@ -15,7 +15,6 @@ import secrets
 import signal
 import stat
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,7 +32,6 @@ CALL_TIMEOUT = 300.0
 
 _MARKER = "IMAGEKIT_APPLIANCE"
 _DRIVERS = {"raw": "raw", "qcow2": "qcow2"}
-_STALE_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,7 @@ def appliance(
     """
     guestfs = _library()
     _check_host()
-    _sweep_sockets()
+    sweep_sockets()
     verdict = kvm if kvm is not None else kvm_works(workspace.directory.parent.parent)
     handle = guestfs.GuestFS(python_return_dict=True)
     machine = Appliance(handle, secrets.token_hex(8))
@@ -268,7 +266,7 @@ def _check_host() -> None:
         )
 
 
-def _sweep_sockets() -> None:
+def sweep_sockets() -> None:
     """Remove the socket directories of appliances whose process was killed (SIGKILL).
 
     libguestfs makes them as /tmp/libguestfsXXXXXX for root, whatever the temporary directory is,
@@ -281,11 +279,12 @@ def _sweep_sockets() -> None:
     for directory in Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp").glob("libguestfs??????"):  # noqa: S108
         with contextlib.suppress(OSError):
             status = directory.lstat()
-            old = time.time() - status.st_mtime > _STALE_SECONDS
             entries = list(directory.iterdir())
             ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
             used = any(f" {entry}\n" in bound for entry in entries)
-            if old and ours and not used and all(entry.is_socket() for entry in entries):
+            # An empty one belongs to an appliance that is just starting.
+            stale = entries and not used and all(entry.is_socket() for entry in entries)
+            if ours and stale:
                 for entry in entries:
                     entry.unlink()
                 directory.rmdir()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagekit.guest.appliance import Drive, appliance
+from imagekit.guest.appliance import Drive, appliance, sweep_sockets
 from imagekit.guest.apply import apply
 from imagekit.guest.changes import Change
 from imagekit.guest.devices import partition_name
@@ -43,6 +43,7 @@ def inject(
     finished. Raises GuestError, ImageError, BusyError, HostError, SpecError.
     """
     outputs: list[tuple[str, str]] = []
+    sweep_sockets()
     with working_copy(image, image_format, workspace=workspace) as copy:
         if not changes:
             return Injected("", (), copy.notes)
