@@ -169,7 +169,15 @@ def _xfs(
     if region.size < 300 * MIB:
         raise SpecError("XFS needs at least 300MiB", where="disk", hint="use ext4 for small ones")
     apart = _apart(region, "xfs")
-    argv = ["mkfs.xfs", "-q", "-f", "-m", f"uuid={uuid}", "-d", f"file,name={apart}"]
+    argv = [
+        "mkfs.xfs",
+        "-q",
+        "-f",
+        "-m",
+        f"uuid={uuid}",
+        "-d",
+        f"file,name={apart},size={region.size}",
+    ]
     if label:
         argv += ["-L", label[:12]]
     if tree is not None:
