@@ -61,6 +61,7 @@ class Iso(_Method):
     packages: list[PackageName] = Field(default_factory=list)
     on_host: bool = Field(False, description="Emit the install for a Xen host; do not run it.")
     golden: bool = Field(True, description="Remove machine identity from the harvested image.")
+    firmware: Literal["bios", "uefi"] = Field("bios", description="What the installer runs on.")
     memory: int = Field(2048, ge=128, le=1 << 20, description="MiB while installing.")
     timeout: int = Field(7200, ge=60, le=172800, description="Seconds for the installation.")
     idle: int = Field(900, ge=30, le=86400, description="Seconds without console or disk activity.")

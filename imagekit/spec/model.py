@@ -44,7 +44,7 @@ class Model(BaseModel):
 class Os(Model):
     """Which operating system, and where its packages come from."""
 
-    distribution: Literal["debian", "ubuntu"] = "debian"
+    distribution: Literal["debian", "ubuntu", "rhel", "fedora"] = "debian"
     suite: Word
     arch: Literal["amd64", "i386"] = "amd64"
     mirror: Url | None = Field(
@@ -301,6 +301,10 @@ class Spec(Model):
             raise ValueError(
                 "boot.modes has hvm, and firmware cannot boot a disk without a partition table; "
                 "use disk.table: gpt, or boot.modes: [pv, pvh]"
+            )
+        if self.install.method == "debootstrap" and self.os.distribution in ("rhel", "fedora"):
+            raise ValueError(
+                f"install.method debootstrap makes no {self.os.distribution}; use iso or netboot"
             )
         macs = [n.mac for n in self.nics if n.mac]
         if len(set(macs)) != len(macs):
