@@ -181,7 +181,9 @@ def test_ipxe_script_named_by_dhcp(lab, tmp_path, disk):
     check_result(pxe_site.simple0(output.read_bytes()), directory, args)
 
 
-def test_options_209_and_210_lead_to_the_config(lab, tmp_path, disk):
+def test_options_209_and_210_lead_to_the_config_and_the_only_bridge_is_the_default(
+    lab, tmp_path, disk
+):
     root = pxe_site.fill(tmp_path / "tftp")
     (root / "site").mkdir()
     for name in ("images", "pxelinux.cfg"):
@@ -190,7 +192,7 @@ def test_options_209_and_210_lead_to_the_config(lab, tmp_path, disk):
     output, directory, options = pxe_site.libxl_place(tmp_path)
     extra = ("--dhcp-option-force=209,special.cfg", "--dhcp-option-force=210,site/")
     with pxe_site.dnsmasq(lab, root, *extra):
-        run = pxe_site.pypxeboot(lab, [*options, f"--mac={MAC}", "--interface=xenbr0", disk])
+        run = pxe_site.pypxeboot(lab, [*options, f"--mac={MAC}", disk])
     assert run.status == 0, run.err
     check_result(pxe_site.simple0(output.read_bytes()), directory)
 
