@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imagekit.domain import libvirt, opennebula, xapi, xl, xm, xva
+from imagekit.domain import glance, libvirt, opennebula, xapi, xl, xm, xva
 from imagekit.domain.output import Emitter
 from imagekit.errors import SpecError
 
@@ -13,6 +13,7 @@ EMITTERS: dict[str, Emitter] = {
         xm.EMITTER,
         libvirt.EMITTER,
         opennebula.EMITTER,
+        glance.EMITTER,
         xapi.EMITTER,
         xva.EMITTER,
     )

@@ -15,7 +15,10 @@ from typing import IO, Literal, Protocol
 
 from imagekit.disk.extents import BLOCK, data_extents, opened, read_exactly, size_of
 from imagekit.disk.image_info import probe
-from imagekit.errors import ImageError
+from imagekit.domain.facts import BuildFacts
+from imagekit.domain.model import Domain
+from imagekit.domain.output import OutputFile
+from imagekit.errors import CapabilityError, ImageError
 
 Handler = Literal["direct_vhd", "vdi_remote_stream", "vdi_local_dev"]
 """A value of ``[xenserver] image_handler`` in nova.conf."""
@@ -83,3 +86,34 @@ def copy_whole(fd: int, stream: Writable, size: int) -> None:
                 read_exactly(fd, piece, position)
                 stream.write(piece)
                 position += len(piece)
+
+
+def image_for(facts: BuildFacts, handler: Handler, position: int = 0) -> Path:
+    """The image of a disk that ``handler`` packs; raises CapabilityError when none was built."""
+    kind = FORMATS[handler]
+    for disk in facts.disks[position : position + 1]:
+        for built, path in disk.paths.items():
+            if built == kind:
+                return Path(path)
+    raise CapabilityError(
+        f"{handler} wants a {kind} image, and the build has none",
+        where="format",
+        hint=f"imagekit convert --to {kind} makes one",
+    )
+
+
+def tarball_file(
+    domain: Domain, facts: BuildFacts, handler: Handler, position: int = 0
+) -> dict[str, OutputFile]:
+    """A disk's tar.gz for an image handler, by name, streamed when it is written.
+
+    It is ``NAME.vhd.tgz`` or ``NAME.raw.tgz`` for the first disk, ``NAME-xvdb.vhd.tgz`` for
+    another. Raises CapabilityError when the handler's format was not built.
+    """
+    image = image_for(facts, handler, position)
+
+    def stream(target: IO[bytes]) -> None:
+        write_tarball(image, handler, target)
+
+    stem = f"{domain.name}-{domain.disks[position].vdev}" if position else domain.name
+    return {f"{stem}.{FORMATS[handler]}.tgz": OutputFile(stream)}

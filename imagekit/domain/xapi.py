@@ -9,14 +9,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
 
 from imagekit.disk.vhd import virtual_size_of
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import Disk, Domain
 from imagekit.domain.output import Line, OutputFile, joined
-from imagekit.domain.tarball import FORMATS, Handler, write_tarball
+from imagekit.domain.tarball import Handler, tarball_file
 from imagekit.domain.text import refuse
 from imagekit.domain.xapi_records import Machine, Member, Value, Vbd, Vif, machine
 from imagekit.errors import CapabilityError
@@ -208,27 +206,6 @@ class XapiEmitter:
         for handler in self.handlers or default:
             found |= tarball_file(domain, facts, handler)
         return found
-
-
-def tarball_file(domain: Domain, facts: BuildFacts, handler: Handler) -> dict[str, OutputFile]:
-    """The first disk's tar.gz for an image handler, streamed when it is written.
-
-    Raises CapabilityError when the handler's format was not built.
-    """
-    kind = FORMATS[handler]
-    path = next((p for disk in facts.disks[:1] for k, p in disk.paths.items() if k == kind), None)
-    if path is None:
-        raise CapabilityError(
-            f"{handler} wants a {kind} image, and the build has none",
-            where="format",
-            hint=f"imagekit convert --to {kind} makes one",
-        )
-    image = Path(path)
-
-    def stream(target: IO[bytes]) -> None:
-        write_tarball(image, handler, target)
-
-    return {f"{domain.name}.{kind}.tgz": OutputFile(stream)}
 
 
 EMITTER = XapiEmitter()

@@ -1,0 +1,160 @@
+"""Uploads through the real openstacksdk into a small Glance on loopback."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oracles import fake_glance
+from oracles.domain_facts import facts_for
+
+from imagekit.disk.vhd import write_vhd
+from imagekit.domain import model
+from imagekit.domain.facts import BuildFacts
+from imagekit.domain.glance import Options
+from imagekit.domain.glance_upload import upload
+from imagekit.errors import ExistsError, HostError, SpecError, ToolError
+
+UUID = "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11"
+needs_sdk = pytest.mark.skipif(
+    find_spec("openstack") is None, reason="the Python package openstacksdk is not installed"
+)
+
+
+@pytest.fixture
+def cloud(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[fake_glance.FakeGlance], str]:
+    """Enters a Glance into clouds.yaml, and gives the entry's name."""
+
+    def enter(fake: fake_glance.FakeGlance) -> str:
+        path = tmp_path / "clouds.yaml"
+        path.write_text(
+            f"clouds:\n  test:\n    auth_type: none\n    image_api_version: '2'\n"
+            f"    image_endpoint_override: {fake.url}/v2\n    auth: {{endpoint: '{fake.url}'}}\n"
+        )
+        monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(path))
+        return "test"
+
+    return enter
+
+
+Enter = Callable[[fake_glance.FakeGlance], str]
+
+
+@pytest.fixture
+def ami(tmp_path: Path) -> tuple[model.Domain, BuildFacts]:
+    """A guest of a kernel, an initrd and a raw disk."""
+    for name in ("kernel", "initrd", "disk"):
+        (tmp_path / name).write_bytes(name.encode() * 5000)
+    boot = model.DirectKernel(str(tmp_path / "kernel"), str(tmp_path / "initrd"), "root=/dev/xvda")
+    disks = (model.Disk(str(tmp_path / "disk")),)
+    domain = model.Domain("web1", UUID, "pv", 512, 1, boot, disks)
+    return domain, facts_for(domain)
+
+
+def digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@needs_sdk
+def test_images_arrive_with_their_bytes_and_properties(
+    cloud: Enter, ami: tuple[model.Domain, BuildFacts]
+) -> None:
+    domain, facts = ami
+    with fake_glance.running() as fake:
+        ids = upload(domain, facts, Options(ami=True), cloud=cloud(fake))
+    assert list(ids) == ["kernel", "initrd", "disk0"]
+    boot = domain.boot
+    assert isinstance(boot, model.DirectKernel) and boot.initrd
+    for role, path in (
+        ("kernel", boot.kernel),
+        ("initrd", boot.initrd),
+        ("disk0", domain.disks[0].target),
+    ):
+        assert path is not None
+        assert fake.uploads[ids[role]] == (digest(path), Path(path).stat().st_size)
+    disk = fake.images[ids["disk0"]]
+    assert (disk["name"], disk["disk_format"], disk["container_format"]) == ("web1", "ami", "ami")
+    assert (disk["kernel_id"], disk["ramdisk_id"]) == (ids["kernel"], ids["initrd"])
+    assert (disk["vm_mode"], disk["hw_vm_mode"], disk["min_ram"]) == ("xen", "xen", 512)
+    assert disk["os_command_line"] == "root=/dev/xvda"
+
+
+@needs_sdk
+def test_a_tarball_is_made_uploaded_and_removed(cloud: Enter, tmp_path: Path) -> None:
+    raw, vhd, work = tmp_path / "a.raw", tmp_path / "a.vhd", tmp_path / "work"
+    raw.write_bytes(b"x" * 4096)
+    write_vhd(raw, vhd)
+    work.mkdir()
+    disks = (model.Disk(str(vhd), "vhd"),)
+    domain = model.Domain("web1", UUID, "pv", 512, 1, model.Pygrub(), disks)
+    with fake_glance.running() as fake:
+        options = Options(target="nova-xenapi")
+        ids = upload(domain, facts_for(domain), options, cloud=cloud(fake), workdir=work)
+    assert fake.images[ids["disk0"]]["container_format"] == "ovf"
+    assert 0 < fake.uploads[ids["disk0"]][1] < vhd.stat().st_size
+    assert list(work.iterdir()) == []
+
+
+@needs_sdk
+def test_a_failed_upload_deletes_what_came_before(
+    cloud: Enter, ami: tuple[model.Domain, BuildFacts]
+) -> None:
+    with fake_glance.running(refuse_upload="ami") as fake, pytest.raises(ToolError) as caught:
+        upload(*ami, Options(ami=True), cloud=cloud(fake))
+    assert fake.images == {} and caught.value.hint
+
+
+@needs_sdk
+def test_a_taken_name_is_refused_before_anything_is_made(
+    cloud: Enter, ami: tuple[model.Domain, BuildFacts]
+) -> None:
+    with fake_glance.running() as fake:
+        fake.images["1"] = {"id": "1", "name": "web1", "status": "active"}
+        with pytest.raises(ExistsError):
+            upload(*ami, Options(ami=True), cloud=cloud(fake))
+    assert set(fake.images) == {"1"}
+
+
+@needs_sdk
+def test_errors_name_the_cloud_the_file_and_the_service(
+    cloud: Enter, ami: tuple[model.Domain, BuildFacts]
+) -> None:
+    domain, facts = ami
+    with fake_glance.running(status=403) as fake:
+        name = cloud(fake)
+        with pytest.raises(ToolError):
+            upload(domain, facts, Options(), cloud=name)
+        with pytest.raises(SpecError) as caught:
+            upload(domain, facts, Options(), cloud="nosuch")
+        assert caught.value.where == "cloud"
+    with pytest.raises(ToolError):
+        upload(domain, facts, Options(), cloud=name)
+    gone = dataclasses.replace(
+        domain, disks=(model.Disk("/nonexistent/disk"),), boot=model.Pygrub()
+    )
+    with fake_glance.running() as fake, pytest.raises(SpecError, match="/nonexistent/disk"):
+        upload(gone, facts_for(gone), Options(), cloud=cloud(fake))
+
+
+def test_without_the_package_the_error_names_it(
+    ami: tuple[model.Domain, BuildFacts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "openstack":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(HostError) as caught:
+        upload(*ami, Options())
+    assert caught.value.hint == "pip install openstacksdk"
