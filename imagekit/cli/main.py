@@ -30,6 +30,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("imagekit.cli.config", "config"),
     "check": ("imagekit.cli.check", "check"),
     "inspect": ("imagekit.cli.inspect", "inspect"),
+    "prove": ("imagekit.cli.prove", "prove"),
+    "mode": ("imagekit.cli.mode", "mode"),
+    "netboot": ("imagekit.cli.netboot", "app"),
+    "guests": ("imagekit.cli.guests", "app"),
     "doctor": ("imagekit.cli.doctor", "doctor"),
     "cache": ("imagekit.cli.cache", "app"),
 }

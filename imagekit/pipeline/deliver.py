@@ -195,7 +195,8 @@ def _copy_all(
         target, source, sha256 = jobs[index]
         part = parts[index][0]
         part.unlink(missing_ok=True)
-        copy(source, part)
+        if not (target.role == "disk" and _linked(source, part)):
+            copy(source, part)
         part.chmod(target.mode)
         return {
             "role": target.role,
@@ -207,6 +208,24 @@ def _copy_all(
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(one, range(len(jobs))))
+
+
+def _linked(source: Path, part: Path) -> bool:
+    """Deliver a stored disk without copying it, to one build directory at most.
+
+    A guest that writes to its disk then changes the stored result as well; the store notices by
+    the time of change and makes it anew. A second directory must not share it, so it gets a copy.
+    """
+    try:
+        if source.stat().st_nlink != 1:
+            return False
+        part.hardlink_to(source)
+        if source.stat().st_nlink == 2:
+            return True
+        part.unlink()  # another build linked it in the same moment
+    except OSError:
+        part.unlink(missing_ok=True)
+    return False
 
 
 def _remove_if_empty(root: Path) -> None:

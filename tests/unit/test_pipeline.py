@@ -193,9 +193,24 @@ def test_a_directory_with_other_things_is_not_written_to(tmp_path: Path) -> None
     assert [p.name for p in (tmp_path / "b").iterdir()] == ["letter.txt"]
 
 
+def test_two_directories_never_share_a_disk_and_a_written_one_is_made_anew(
+    tmp_path: Path,
+) -> None:
+    deliver_to(tmp_path / "one", stages())
+    deliver_to(tmp_path / "two", stages())
+    first, second = tmp_path / "one/out/three.txt", tmp_path / "two/out/three.txt"
+    assert first.stat().st_ino != second.stat().st_ino
+    first.write_text("written by the guest")
+    assert second.read_text() == "abac"
+    again = stages()
+    deliver_to(tmp_path / "three", again)
+    assert (tmp_path / "three/out/three.txt").read_text() == "abac"
+    assert {s.name: s.runs for s in again} == {"three": 1, "one": 0, "two": 0}
+
+
 def test_a_failing_copy_leaves_no_half_artefact(tmp_path: Path) -> None:
     made = stages()
-    plan = plan_of(made)
+    plan = make_plan(made, [Target("three.txt", "out/three.txt", "kernel")])
     results = execute(plan, Store(), Events(), guest="g", fresh=False, digest=digest)
 
     def broken(source: Path, target: Path) -> None:
