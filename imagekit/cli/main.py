@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "netboot": ("imagekit.cli.netboot", "app"),
     "guests": ("imagekit.cli.guests", "app"),
     "doctor": ("imagekit.cli.doctor", "doctor"),
+    "elements": ("imagekit.cli.elements", "app"),
     "cache": ("imagekit.cli.cache", "app"),
 }
 

@@ -137,7 +137,7 @@ def _manifest(file: SpecFile, plan: Plan, results: Mapping[str, StageResult]) ->
         "os": {"distribution": file.spec.os.distribution, "suite": file.spec.os.suite},
         "kernel": artefact("kernel.json"),
         "facts": artefact("facts.json"),
-        "packages": artefact("packages.json"),
+        "packages": artefact(next(t.artefact for t in plan.targets if t.role == "package-list")),
         "stages": stages,
         "tools": {"host": host.get("PRETTY_NAME", "unknown"), **tool_versions(RECORDED_TOOLS)},
     }

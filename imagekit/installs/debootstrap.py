@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from imagekit.errors import SpecError
+from imagekit.installs.elements.planning import plan_elements
 from imagekit.installs.stages.capability import KernelCheck
 from imagekit.installs.stages.configs import Configs, disk_path
+from imagekit.installs.stages.elements import CleanupPhase, element_stages
 from imagekit.installs.stages.formats import Qcow2, Vhd
 from imagekit.installs.stages.image import Image, effective_disk
 from imagekit.installs.stages.mirrors import mirrors_for
@@ -27,9 +29,19 @@ def plan(file: SpecFile, out: Path) -> Plan:
     if spec.os.arch == "i386" and "pvh" in spec.boot.modes and spec.os.distribution == "ubuntu":
         raise SpecError("Ubuntu has no i386 kernel", where=file.where("os", "arch"))
     configs = Configs(file, out)
-    stages: list[Stage] = [
-        Rootfs(file, mirrors_for(file), wanted_packages(spec)),
-        System(file),
+    mirrors = mirrors_for(file)
+    elements = plan_elements(file, mirrors)
+    wanted = sorted({*wanted_packages(spec), *(elements.packages if elements else ())})
+    stages: list[Stage] = []
+    tree, packages = "rootfs.tar", "packages.json"
+    if elements is None or not elements.provided:
+        stages.append(Rootfs(file, mirrors, wanted))
+    if elements is not None:
+        phases = element_stages(file, elements, "" if elements.provided else tree)
+        tree, packages = phases[-1].tree_artefact, CleanupPhase.PACKAGES
+        stages += phases
+    stages += [
+        System(file, tree),
         KernelCheck(file),
         Image(file),
         configs,
@@ -55,7 +67,7 @@ def plan(file: SpecFile, out: Path) -> Plan:
         Target("initrd", f"{spec.name}-initrd.img", "initrd", 0o600),
         *configs.targets(),
         Target("kernel.json", "kernel.json", "kernel-report"),
-        Target("packages.json", "packages.json", "package-list"),
+        Target(packages, "packages.json", "package-list"),
         Target("facts.json", "facts.json", "facts"),
     ]
     return make_plan(stages, targets)

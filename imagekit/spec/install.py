@@ -42,6 +42,12 @@ class Debootstrap(_Method):
     element_environment: dict[str, Text] = Field(
         default_factory=dict, description="Variables the elements read (DIB_...)."
     )
+    element_network: bool = Field(
+        False, description="Let elements use this host's network; without, they have none."
+    )
+    element_timeout: int = Field(
+        1800, ge=10, le=86400, description="Seconds for each phase of the elements."
+    )
 
 
 class Iso(_Method):

@@ -36,10 +36,11 @@ class System(Stage):
 
     name: ClassVar[str] = "system"
     title: ClassVar[str] = "running scripts and making the initrd"
-    needs = ("rootfs.tar",)
     makes = ("tree.tar", "kernel", "initrd", "kernel.config", "release")
 
-    def __init__(self, file: SpecFile) -> None:
+    def __init__(self, file: SpecFile, tree: str = "rootfs.tar") -> None:
+        """``tree`` names the artefact to work on: a tar file of packages, not yet a system."""
+        self.needs = (tree,)
         self._file = file
         self._spec = file.spec
         install = file.spec.debootstrap
@@ -98,7 +99,7 @@ class System(Stage):
         }
 
     def run(self, run: StageRun) -> None:
-        tree = open_tree(run, "rootfs.tar")
+        tree = open_tree(run, self.needs[0])
         log = run.logs / "chroot.log"
         services = ["systemd-networkd.service", "systemd-resolved.service"]
         chroot(tree, ["systemctl", "enable", *services], log=log, what="enabling services")

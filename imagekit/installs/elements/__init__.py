@@ -1,0 +1,1 @@
+"""diskimage-builder elements: finding, checking and preparing them to be run."""

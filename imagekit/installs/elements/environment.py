@@ -1,0 +1,115 @@
+"""The environment that disk-image-create gives to elements, as it gives it.
+
+Source: lib/disk-image-create, lib/common-defaults, lib/img-defaults and ``arg_to_elements`` of
+lib/common-functions in diskimage-builder 3.x.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+
+from imagekit.errors import SpecError
+from imagekit.installs.elements.catalogue import Element, library_path
+from imagekit.installs.elements.hooks import TRACE
+
+BUILD = "/imagekit/build"
+ELEMENTS = "/imagekit/elements"
+CACHE = "/imagekit/cache"
+OUTPUT = "/imagekit/output"
+HOOKS = f"{BUILD}/hooks"
+TREE = f"{BUILD}/mnt"
+IN_TARGET = "/tmp/in_target.d"  # noqa: S108 - where disk-image-create shows the hooks in a tree
+OUTSIDE_PATH = "/imagekit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+INSIDE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+OURS = {
+    *("PATH", "HOME", "BASH_ENV", "ENV", "TMP_BUILD_DIR", "TMP_HOOKS_PATH", "TMP_MOUNT_PATH"),
+    *("TARGET_ROOT", "ELEMENTS_PATH", "IMAGE_ELEMENT", "IMAGE_ELEMENT_YAML", "_LIB", "ARCH"),
+}
+"""Variables that a spec may not set, because what we set them to is where things are."""
+
+
+def base_environment(
+    elements: Sequence[Element],
+    *,
+    named: Sequence[str],
+    image: str,
+    distribution: str,
+    suite: str,
+    arch: str,
+    filesystem: str,
+    extra: Mapping[str, str],
+) -> dict[str, str]:
+    """Variables of every phase; ``extra`` is the spec's own and wins over defaults.
+
+    Raises SpecError for a variable in ``extra`` that is ours to set.
+    """
+    refused = sorted(name for name in extra if name in OURS or not name.isidentifier())
+    if refused:
+        raise SpecError(f"{refused[0]} is not a variable that a spec may set")
+    names = [e.name for e in elements]
+    array = " ".join(f"[{name}]={ELEMENTS}/{name}" for name in names)
+    declared = "\n".join(
+        f"declare -x {name}={shlex.quote(value)}"
+        for name, value in sorted(extra.items())
+        if name.startswith("DIB_")
+    )
+    return {
+        "LC_ALL": "C",
+        "HOME": "/root",
+        "USER": "root",
+        "TZ": "UTC",
+        "DEBIAN_FRONTEND": "noninteractive",
+        "DISTRO_NAME": distribution,
+        "DIB_RELEASE": suite,
+        "DIB_INIT_SYSTEM": "systemd",
+        "DIB_ARGS": " ".join(named),
+        "DIB_ENV": declared,
+        "DIB_CHECKSUM": "0",
+        "DIB_DEBUG_TRACE": "0",
+        "DIB_DEFAULT_INSTALLTYPE": "source",
+        "DIB_NO_TMPFS": "1",
+        "DIB_MIN_TMPFS": "2",
+        "DIB_OFFLINE": "",
+        "DIB_IMAGE_CACHE": CACHE,
+        "DIB_LOCKFILES": f"{CACHE}/lockfiles",
+        "DIB_PYTHON_EXEC": sys.executable,
+        "DIB_ROOT_FSTYPE": filesystem,
+        "DIB_ROOT_LABEL": "root",
+        "DIB_BOOT_LABEL": "",
+        "DIB_MOUNTPOINTS": "/",
+        # A bind mount of the host's package cache: imagekit has its own cache of whole stages.
+        "DIB_APT_LOCAL_CACHE": "0",
+        # imagekit makes the initrd, once, when all elements have run.
+        "DIB_INITRD_LATER": "1",
+        "FS_TYPE": filesystem,
+        "IMAGE_TYPE": "raw",
+        "IMAGE_NAME": image,
+        **extra,
+        "ARCH": arch,
+        "ELEMENTS_PATH": ELEMENTS,
+        "IMAGE_ELEMENT": " ".join(names),
+        "IMAGE_ELEMENT_YAML": "".join(f"{name}: {ELEMENTS}/{name}\n" for name in names),
+        "TMP_BUILD_DIR": BUILD,
+        "TMP_IMAGE_DIR": OUTPUT,
+        "TMP_HOOKS_PATH": HOOKS,
+        "TMP_MOUNT_PATH": TREE,
+        "TARGET_ROOT": TREE,
+        "_LIB": str(library_path("lib")),
+        # Functions that disk-image-create exports, in bash's own wording of them.
+        "BASH_FUNC_get_image_element_array%%": f'() {{ echo "{array}"\n}}',
+        "BASH_FUNC_die%%": '() { local code=$?; echo "$@"; exit $code\n}',
+    }
+
+
+def outside(base: Mapping[str, str]) -> dict[str, str]:
+    """The environment of scripts that run beside the tree."""
+    return {**base, "PATH": OUTSIDE_PATH, "BASH_ENV": f"{HOOKS}/{TRACE}"}
+
+
+def inside(base: Mapping[str, str]) -> dict[str, str]:
+    """The environment of scripts that run in the tree (``run_in_target``)."""
+    left_out = ("TMPDIR", "VIRTUAL_ENV")
+    kept = {k: v for k, v in base.items() if k not in left_out}
+    return {**kept, "PATH": INSIDE_PATH, "BASH_ENV": f"{IN_TARGET}/{TRACE}"}

@@ -1,0 +1,314 @@
+"""Runs diskimage-builder elements in a tree: one stage for each of their phases.
+
+The order and the place of each phase are those of lib/disk-image-create: root.d, extra-data.d,
+post-root.d, pre-finalise.d and cleanup.d beside the tree, the others in it, each by
+diskimage-builder's own dib-run-parts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from imagekit.errors import ToolError
+from imagekit.host.sandbox import Sandbox
+from imagekit.installs.elements import environment as env
+from imagekit.installs.elements import hooks as hook_files
+from imagekit.installs.elements.catalogue import dib_version
+from imagekit.installs.elements.failures import explain
+from imagekit.installs.elements.planning import ElementPlan
+from imagekit.installs.stages.trees import hand_over, open_tree, pack
+from imagekit.pipeline.stage import Stage, StageRun
+from imagekit.spec.load import SpecFile
+
+# What create_base and finalise_base of lib/img-functions do around the phases, in the tree, where
+# no link can lead out of it. /etc/resolv.conf.ORIG is an interface that elements may use.
+BEGIN = """set -eu
+if [ -L /etc/resolv.conf ] || [ -f /etc/resolv.conf ]; then
+    mv /etc/resolv.conf /etc/resolv.conf.ORIG
+fi
+printf '%s' "$RESOLV_CONF" > /etc/resolv.conf
+"""
+FINISH = """set -eu
+if [ -L /etc/resolv.conf ]; then
+    rm -f /etc/resolv.conf.ORIG
+else
+    rm -f /etc/resolv.conf
+    if [ -L /etc/resolv.conf.ORIG ] || [ -f /etc/resolv.conf.ORIG ]; then
+        mv /etc/resolv.conf.ORIG /etc/resolv.conf
+    fi
+fi
+find /tmp -xdev -mindepth 1 -delete
+find /var/log -xdev -type f -exec truncate -s 0 {} +
+find /root -xdev -name '*.log' -type f -delete
+"""
+
+
+class ElementPhase(Stage):
+    """One phase of all elements, on the tree that the phase before left."""
+
+    title: ClassVar[str] = "running elements"
+    phase: ClassVar[str]
+    outside: ClassVar[bool] = False
+
+    def __init__(self, file: SpecFile, plan: ElementPlan, tree: str, hooks: str) -> None:
+        """``tree`` and ``hooks`` name the artefacts of the stage before; "" where there is none."""
+        self._file = file
+        self._plan = plan
+        self._tree = tree
+        self._hooks = hooks
+        self.needs = tuple(name for name in (tree, hooks) if name)
+        self.makes = (self.tree_artefact, self.hooks_artefact)
+
+    @property
+    def tree_artefact(self) -> str:
+        """The name of the tree that this stage makes."""
+        return f"{self.name}.tar"
+
+    @property
+    def hooks_artefact(self) -> str:
+        """The name of what scripts changed in the hooks directory."""
+        return f"{self.name}-hooks.tar"
+
+    def key(self) -> Mapping[str, Any]:
+        named = dict(self._plan.environment)
+        for name in ("DIB_PYTHON_EXEC", "_LIB"):
+            named.pop(name)
+        return {
+            "code": 1,
+            "elements": [e.name for e in self._plan.elements],
+            "scripts": self._plan.phase_digest(self.phase),
+            "element files": self._plan.shared_digest(),
+            "environment": named,
+            "network": self._plan.network,
+            "diskimage-builder": dib_version(),
+        }
+
+    def run(self, run: StageRun) -> None:
+        tree = self._open(run)
+        work = run.workspace.temporary(self.name)
+        hooks = work / "hooks"
+        hooks.mkdir()
+        earlier = run.inputs[self._hooks].read_bytes() if self._hooks else None
+        hook_files.generate(self._plan.elements, hooks)
+        if earlier is not None:
+            hook_files.apply_difference(hooks, earlier)
+        before = hook_files.snapshot(hooks)
+        self._before(tree, run)
+        if (hooks / self.phase).is_dir():
+            self._run_parts(tree, work, hooks, run)
+        self._after(tree, run)
+        hook_files.save_difference(
+            hooks,
+            before,
+            earlier if earlier is not None else hook_files.no_difference(),
+            run.output / self.hooks_artefact,
+        )
+        pack(tree, run.output / self.tree_artefact, run.logs / "tar.log")
+        hand_over(run.workspace, run.output / self.tree_artefact, tree)
+
+    def _open(self, run: StageRun) -> Path:
+        if self._tree:
+            return open_tree(run, self._tree)
+        tree = run.workspace.temporary("rootfs") / "tree"
+        tree.mkdir(mode=0o755)
+        return tree
+
+    def _before(self, tree: Path, run: StageRun) -> None:
+        """What comes before the scripts."""
+
+    def _after(self, tree: Path, run: StageRun) -> None:
+        """What comes after the scripts."""
+
+    def _run_parts(self, tree: Path, work: Path, hooks: Path, run: StageRun) -> None:
+        plan = self._plan
+        if self.outside:
+            sandbox = self._beside(tree, work, hooks)
+            argv = [f"{env.HOOKS}/dib-run-parts", f"{env.HOOKS}/{self.phase}"]
+            variables, cwd = env.outside(plan.environment), env.OUTPUT
+        else:
+            sandbox = Sandbox(tree, read_only={hooks: env.IN_TARGET}, network=plan.network)
+            argv = [f"{env.IN_TARGET}/dib-run-parts", f"{env.IN_TARGET}/{self.phase}"]
+            variables, cwd = env.inside(plan.environment), "/"
+        if plan.network and self._file.spec.os.proxy:
+            variables |= dict.fromkeys(("http_proxy", "https_proxy"), self._file.spec.os.proxy)
+        log = run.logs / f"{self.phase}.log"
+        count = sum(len(e.scripts(self.phase)) for e in plan.elements)
+        done = 0
+
+        def line(text: str) -> None:
+            nonlocal done
+            if text.startswith("dib-run-parts Running "):
+                run.progress(done, count)
+                done += 1
+
+        try:
+            sandbox.run(
+                argv,
+                env=variables,
+                cwd=cwd,
+                timeout=plan.timeout,
+                log=log,
+                on_line=line,
+                what=f"the phase {self.phase}",
+            )
+        except ToolError as error:
+            told = explain(error, log, plan.elements, self.phase, network=plan.network)
+            told.where = self._file.where("install", "elements")
+            raise told from None
+
+    def _beside(self, tree: Path, work: Path, hooks: Path) -> Sandbox:
+        elements, root = work / "elements", work / "root"
+        for name in ("elements", "root", "cache", "output"):
+            (work / name).mkdir()
+        hook_files.stage_elements(self._plan.elements, elements)
+        return Sandbox(
+            root,
+            host_programs=True,
+            read_only={elements: env.ELEMENTS},
+            writable={
+                hooks: env.HOOKS,
+                tree: env.TREE,
+                work / "cache": env.CACHE,
+                work / "output": env.OUTPUT,
+            },
+            network=self._plan.network,
+            mounting=self._plan.provided and self.phase == "root.d",
+        )
+
+    def _in_tree(self, tree: Path, argv: Sequence[str], run: StageRun, **more: str) -> str:
+        variables = {"PATH": env.INSIDE_PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", **more}
+        log = run.logs / f"{self.name}.log"
+        done = Sandbox(tree).run(
+            argv, env=variables, timeout=600, log=log, what="tidying up around the elements"
+        )
+        return done.text
+
+
+class RootPhase(ElementPhase):
+    """root.d; then the tree gets the resolver of this host for as long as elements run."""
+
+    name = "elements-root"
+    title = "preparing the tree for elements"
+    phase = "root.d"
+    outside = True
+
+    def _after(self, tree: Path, run: StageRun) -> None:
+        path = Path("/etc/resolv.conf")
+        text = path.read_text(errors="replace") if self._plan.network and path.is_file() else ""
+        self._in_tree(tree, ["sh", "-c", BEGIN], run, RESOLV_CONF=text)
+
+
+class ExtraDataPhase(ElementPhase):
+    """extra-data.d: data and lists are put into tree and hooks."""
+
+    name = "elements-extra-data"
+    title = "gathering the data of elements"
+    phase = "extra-data.d"
+    outside = True
+
+
+class PreInstallPhase(ElementPhase):
+    """pre-install.d, in the tree."""
+
+    name = "elements-pre-install"
+    title = "running elements before the installation"
+    phase = "pre-install.d"
+
+
+class InstallPhase(ElementPhase):
+    """install.d, in the tree."""
+
+    name = "elements-install"
+    title = "running the installation of elements"
+    phase = "install.d"
+
+
+class PostInstallPhase(ElementPhase):
+    """post-install.d, in the tree."""
+
+    name = "elements-post-install"
+    title = "running elements after the installation"
+    phase = "post-install.d"
+
+
+class PostRootPhase(ElementPhase):
+    """post-root.d, beside the tree."""
+
+    name = "elements-post-root"
+    title = "running elements on the whole tree"
+    phase = "post-root.d"
+    outside = True
+
+
+class PreFinalisePhase(ElementPhase):
+    """pre-finalise.d, beside the tree."""
+
+    name = "elements-pre-finalise"
+    title = "running elements before the end"
+    phase = "pre-finalise.d"
+    outside = True
+
+
+class FinalisePhase(ElementPhase):
+    """finalise.d, in the tree."""
+
+    name = "elements-finalise"
+    title = "running the last elements in the tree"
+    phase = "finalise.d"
+
+
+class CleanupPhase(ElementPhase):
+    """cleanup.d; then what the elements needed is taken out again, and packages are listed."""
+
+    name = "elements-cleanup"
+    title = "cleaning up after elements"
+    phase = "cleanup.d"
+    outside = True
+    PACKAGES: ClassVar[str] = "elements-packages.json"
+
+    def __init__(self, file: SpecFile, plan: ElementPlan, tree: str, hooks: str) -> None:
+        super().__init__(file, plan, tree, hooks)
+        self.makes = (*self.makes, self.PACKAGES)
+
+    def _after(self, tree: Path, run: StageRun) -> None:
+        self._in_tree(tree, ["sh", "-c", FINISH], run)
+        show = "${Package}\t${Version}\t${Architecture}\t${db:Status-Abbrev}\n"
+        rows = [
+            line.split("\t")
+            for line in self._in_tree(tree, ["dpkg-query", "-W", "-f", show], run).splitlines()
+        ]
+        packages = [
+            {"name": row[0], "version": row[1], "architecture": row[2]}
+            for row in rows
+            if len(row) == 4 and row[3].startswith("ii")
+        ]
+        (run.output / self.PACKAGES).write_text(json.dumps(packages, indent=1))
+
+
+STAGES: tuple[type[ElementPhase], ...] = (
+    RootPhase,
+    ExtraDataPhase,
+    PreInstallPhase,
+    InstallPhase,
+    PostInstallPhase,
+    PostRootPhase,
+    PreFinalisePhase,
+    FinalisePhase,
+    CleanupPhase,
+)
+
+
+def element_stages(file: SpecFile, plan: ElementPlan, tree: str) -> list[ElementPhase]:
+    """The stages that run ``plan`` on the artefact ``tree`` ("" where an element makes it)."""
+    stages: list[ElementPhase] = []
+    hooks = ""
+    wanted = plan.phases()
+    for kind in STAGES:
+        if kind.phase in wanted:
+            stage = kind(file, plan, tree, hooks)
+            stages.append(stage)
+            tree, hooks = stage.tree_artefact, stage.hooks_artefact
+    return stages
