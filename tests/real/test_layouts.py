@@ -1,0 +1,165 @@
+"""Other disks than the demo's: file systems, tables, LVM; other kernels; the other installer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oracles import kernel_maker
+from oracles.builds import ROOT, Build, Run
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+# One set of packages for all layouts, so that they share the stored tree.
+SPEC = """\
+name: db01
+os: {suite: bookworm}
+install: {method: debootstrap, packages: [xfsprogs, btrfs-progs, lvm2]}
+disk: {size: 2GiB, swap: 64MiB}
+"""
+
+
+@pytest.fixture(scope="module")
+def layout(build: Callable[..., Build], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Builds SPEC with overrides."""
+    spec = tmp_path_factory.mktemp("spec") / "db01.yaml"
+    spec.write_text(SPEC)
+
+    def run(*overrides: str) -> Build:
+        return build(spec, *(word for o in overrides for word in ("--set", o)))
+
+    return run
+
+
+def partitions(image: Path) -> list[dict[str, Any]]:
+    done = subprocess.run(["/sbin/sfdisk", "--json", str(image)], capture_output=True, check=True)
+    return list(json.loads(done.stdout)["partitiontable"]["partitions"])
+
+
+def extract(image: Path, part: dict[str, Any], target: Path) -> Path:
+    with image.open("rb") as source, target.open("xb") as out:
+        source.seek(part["start"] * 512)
+        left = part["size"] * 512
+        while left:
+            block = source.read(min(left, 1 << 20))
+            if block.strip(b"\0"):
+                out.write(block)
+            else:
+                out.seek(len(block), 1)
+            left -= len(block)
+        out.truncate(part["size"] * 512)
+    return target
+
+
+def check(*argv: str | Path) -> None:
+    done = subprocess.run([*map(str, argv)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("filesystem", "checker"),
+    [("xfs", ["/sbin/xfs_repair", "-n", "-f"]), ("btrfs", ["/sbin/btrfs", "check"])],
+)
+def test_other_root_file_systems_are_sound_and_leave_boot_to_ext4(
+    layout: Any, tmp_path: Path, filesystem: str, checker: list[str]
+) -> None:
+    made = layout(f"disk.filesystem={filesystem}")
+    parts = partitions(made.disk("raw"))
+    root = extract(made.disk("raw"), parts[-1], tmp_path / "root")
+    check(*checker, root)
+    boot = f"{made.disk('raw')}?offset={parts[2]['start'] * 512}"
+    check("/sbin/e2fsck", "-fn", boot)
+    listing = subprocess.run(
+        ["/sbin/debugfs", "-R", "cat /grub/grub.cfg", boot], capture_output=True, text=True
+    ).stdout
+    assert "\tlinux /vmlinuz-" in listing
+    assert made.manifest["facts"]["pygrub"]["ok"] is True
+
+
+def test_an_mbr_disk_has_a_partition_for_each_mount(layout: Any) -> None:
+    made = layout("disk.table=mbr", "disk.partitions=[{mount: /var, size: 600MiB}]")
+    parts = partitions(made.disk("raw"))
+    assert [p["type"] for p in parts] == ["82", "83", "83"]
+    for part in parts[1:]:
+        check("/sbin/e2fsck", "-fn", f"{made.disk('raw')}?offset={part['start'] * 512}")
+    var = f"{made.disk('raw')}?offset={parts[1]['start'] * 512}"
+    listing = subprocess.run(
+        ["/sbin/debugfs", "-R", "ls -p /lib/dpkg", var], capture_output=True, text=True
+    ).stdout
+    assert "/status/" in listing
+
+
+def test_a_root_on_lvm_boots(layout: Any, tmp_path: Path) -> None:
+    made = layout("disk.lvm=true")
+    log = tmp_path / "console.log"
+    argv = ["qemu-system-x86_64", "-accel", "tcg", "-m", "512", "-nographic", "-no-reboot"]
+    argv += ["-nic", "none", "-drive", f"file={made.disk('raw')},format=raw,if=virtio,snapshot=on"]
+    with log.open("wb") as stream:
+        machine = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
+    try:
+        deadline = time.monotonic() + 400
+        while time.monotonic() < deadline and machine.poll() is None:
+            if b"db01 login:" in log.read_bytes():
+                break
+            time.sleep(1)
+        assert b"db01 login:" in log.read_bytes(), log.read_bytes()[-2000:]
+    finally:
+        machine.kill()
+        machine.wait()
+
+
+def own_kernel_spec(tmp_path: Path, kernel: Path, initrd: Path) -> Path:
+    spec = tmp_path / "own.yaml"
+    spec.write_text(
+        "name: own01\n"
+        "os: {suite: bookworm}\n"
+        f"install: {{method: debootstrap, kernel: {kernel}, initrd: {initrd}}}\n"
+        "disk: {size: 1GiB}\n"
+        "boot: {modes: [pv, pvh]}\n"
+    )
+    return spec
+
+
+def test_a_kernel_given_as_a_file_is_the_one_that_boots(
+    demo: Build, build: Callable[..., Build], tmp_path: Path
+) -> None:
+    spec = own_kernel_spec(tmp_path, demo.one("kernel"), demo.one("initrd"))
+    made = build(spec)
+    assert made.one("kernel").read_bytes() == demo.one("kernel").read_bytes()
+    assert made.one("initrd").read_bytes() == demo.one("initrd").read_bytes()
+    assert not [p for p in made.manifest["packages"] if p["name"].startswith("linux-image")]
+
+
+def test_a_mode_the_kernel_lacks_stops_the_build_before_an_image_is_written(
+    demo: Build, imagekit: Run, tmp_path: Path
+) -> None:
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes(
+        kernel_maker.bzimage(
+            kernel_maker.elf(kernel_maker.note(kernel_maker.PHYS32_ENTRY, bytes(8))),
+            release=demo.manifest["kernel"]["release"],
+        )
+    )
+    spec = own_kernel_spec(tmp_path, kernel, demo.one("initrd"))
+    out = tmp_path / "out"
+    done = imagekit("build", spec, "-o", out, "--json", check=False)
+    assert done.returncode == 8, done.stderr
+    assert "boot.modes" in done.stderr
+    assert "ENTRY" in done.stderr
+    assert '"stage": "image"' not in done.stdout
+    assert not out.exists()
+
+
+def test_debootstrap_builds_the_same_guest(build: Callable[..., Build], demo: Build) -> None:
+    made = build(
+        ROOT / "examples/web01.yaml",
+        *("--set", "install.tool=debootstrap", "--set", "disk.formats=[raw]"),
+    )
+    names = {p["name"] for p in made.manifest["packages"]}
+    assert {p["name"] for p in demo.manifest["packages"]} <= names
+    assert made.manifest["kernel"]["release"] == demo.manifest["kernel"]["release"]
