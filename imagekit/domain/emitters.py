@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imagekit.domain import glance, libvirt, opennebula, xapi, xl, xm, xva
+from imagekit.domain import glance, libvirt, opennebula, quattor, xapi, xl, xm, xva
 from imagekit.domain.output import Emitter
 from imagekit.errors import SpecError
 
@@ -16,6 +16,7 @@ EMITTERS: dict[str, Emitter] = {
         glance.EMITTER,
         xapi.EMITTER,
         xva.EMITTER,
+        quattor.EMITTER,
     )
 }  # fmt: skip
 
