@@ -11,6 +11,7 @@ import typer
 from imagekit.cli import console
 from imagekit.installs.build import build as build_spec
 from imagekit.installs.build import outlook
+from imagekit.installs.locking import read_lock
 from imagekit.pipeline.store import Store
 from imagekit.spec.load import load_spec
 
@@ -34,13 +35,18 @@ def build(
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite what no build of this guest made.")
     ] = False,
+    locked: Annotated[
+        Path | None,
+        typer.Option("--locked", metavar="LOCK", help="Install exactly what this lock names."),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Build a guest image from a spec: disk images, kernel, initrd, configs and a manifest."""
     file = load_spec(spec, set_ or [])
     directory = out or Path("build") / file.spec.name
+    lock = read_lock(locked) if locked else None
     with console.events_for(json_output) as events:
-        manifest = build_spec(file, directory, events, fresh=no_cache, force=force)
+        manifest = build_spec(file, directory, events, fresh=no_cache, force=force, lock=lock)
     if json_output:
         return
     cached = sum(stage["cached"] for stage in manifest["stages"])
@@ -75,8 +81,16 @@ def plan(
         print(f"{stage.name:<10} {state:<7} {stage.key[:12]}  {stage.title} ({stage.why})")
 
 
-def schema() -> None:
+def schema(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="The reference of all fields, for people.")
+    ] = False,
+) -> None:
     """Print the JSON schema of a spec, for editors."""
     from imagekit.spec.model import json_schema
+    from imagekit.spec.reference import markdown as reference
 
+    if markdown:
+        print(reference(), end="")
+        return
     print(json.dumps(json_schema(), indent=2))

@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("imagekit.cli.build", "schema"),
     "plan": ("imagekit.cli.build", "plan"),
     "build": ("imagekit.cli.build", "build"),
+    "verify-reproducible": ("imagekit.cli.lock", "verify_reproducible"),
+    "lock": ("imagekit.cli.lock", "app"),
     "kernel": ("imagekit.cli.kernel", "kernel"),
     "convert": ("imagekit.cli.convert", "convert"),
     "inject": ("imagekit.cli.inject", "inject"),

@@ -1,6 +1,7 @@
 # Read by sh from standard input, inside private mount and process namespaces.
 # $1 is the tree, the rest is the command. Nothing here is mounted on the host.
 set -eu
+umask 022
 root=$1
 shift
 for name in proc sys dev run; do

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 from imagekit import __version__
 from imagekit.disk.extents import copy_sparse, sha256_sparse
+from imagekit.errors import SpecError
 from imagekit.host.apt_sources import os_release
 from imagekit.host.versions import tool_versions
 from imagekit.installs import debootstrap
+from imagekit.installs.locking import Lock
 from imagekit.pipeline.deliver import BuildDirectory, deliver, plan_digest, rewrite_manifest
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import StageResult, execute, needed
@@ -37,8 +40,21 @@ class PlannedStage:
     why: str
 
 
-def plan_for(file: SpecFile, out: Path) -> Plan:
-    """The plan of ``file`` by its install method."""
+def plan_for(file: SpecFile, out: Path, lock: Lock | None = None, debs: Path | None = None) -> Plan:
+    """The plan of ``file`` by its install method; with ``lock``, of exactly what that names."""
+    if lock is not None:
+        if file.spec.install.method != "debootstrap":
+            raise SpecError(
+                f"{file.spec.install.method} builds have no locked packages",
+                where=file.where("install", "method"),
+            )
+        if lock.spec_sha256 != file.sha256:
+            raise SpecError(
+                "the spec is not the one the lock was made for",
+                where=str(file.path),
+                hint="build without --locked to make a new lock, and compare: imagekit lock diff",
+            )
+        return debootstrap.plan(file, out, lock, debs)
     return METHODS[file.spec.install.method](file, out)
 
 
@@ -67,15 +83,20 @@ def build(
     *,
     fresh: bool = False,
     force: bool = False,
+    lock: Lock | None = None,
+    debs: Path | None = None,
 ) -> dict[str, Any]:
     """Build ``file`` into the directory ``out`` and return the manifest.
 
     ``fresh`` runs every stage again; ``force`` allows overwriting what no build of this guest
-    made. Raises ImagekitError; then ``out`` is as it was.
+    made. With ``lock`` exactly its packages are installed, with its SOURCE_DATE_EPOCH; the
+    directory ``debs``, if given, holds them. Raises ImagekitError; then ``out`` is as it was.
     """
     name = file.spec.name
     directory = BuildDirectory(out.absolute())
-    plan = plan_for(file, out)
+    if lock is not None:
+        os.environ["SOURCE_DATE_EPOCH"] = str(lock.source_date_epoch)
+    plan = plan_for(file, out, lock, debs)
     with directory.locked():
         if not fresh and directory.intact(plan_digest(plan)):
             return _untouched(plan, directory, file, events)

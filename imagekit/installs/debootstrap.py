@@ -6,12 +6,14 @@ from pathlib import Path
 
 from imagekit.errors import SpecError
 from imagekit.installs.elements.planning import plan_elements
+from imagekit.installs.locking import Lock
 from imagekit.installs.stages.capability import KernelCheck
 from imagekit.installs.stages.configs import Configs, disk_path
 from imagekit.installs.stages.elements import CleanupPhase, element_stages
 from imagekit.installs.stages.formats import Qcow2, Vhd
 from imagekit.installs.stages.image import Image, effective_disk
-from imagekit.installs.stages.mirrors import mirrors_for
+from imagekit.installs.stages.lockfile import LockFile
+from imagekit.installs.stages.mirrors import Mirrors, mirrors_for
 from imagekit.installs.stages.packages import wanted_packages
 from imagekit.installs.stages.rootfs import Rootfs
 from imagekit.installs.stages.system import System
@@ -20,22 +22,26 @@ from imagekit.pipeline.stage import Stage, Target
 from imagekit.spec.load import SpecFile
 
 
-def plan(file: SpecFile, out: Path) -> Plan:
+def plan(file: SpecFile, out: Path, lock: Lock | None = None, debs: Path | None = None) -> Plan:
     """The stages that build ``file`` into ``out``. Reads inputs, downloads and writes nothing.
 
+    With ``lock`` exactly its packages are installed, from the directory ``debs`` if one is given.
     Raises SpecError or HostError for inputs that are not there.
     """
     spec = file.spec
     if spec.os.arch == "i386" and "pvh" in spec.boot.modes and spec.os.distribution == "ubuntu":
         raise SpecError("Ubuntu has no i386 kernel", where=file.where("os", "arch"))
     configs = Configs(file, out)
-    mirrors = mirrors_for(file)
+    offline = lock is not None and debs is not None
+    mirrors = Mirrors((), tuple(spec.os.components), Path()) if offline else mirrors_for(file)
     elements = plan_elements(file, mirrors)
     wanted = sorted({*wanted_packages(spec), *(elements.packages if elements else ())})
     stages: list[Stage] = []
+    targets: list[Target] = []
     tree, packages = "rootfs.tar", "packages.json"
     if elements is None or not elements.provided:
-        stages.append(Rootfs(file, mirrors, wanted))
+        stages += [Rootfs(file, mirrors, wanted, lock, debs), LockFile(file)]
+        targets.append(Target("lock.yaml", f"{spec.name}.lock", "lock"))
     if elements is not None:
         phases = element_stages(file, elements, "" if elements.provided else tree)
         tree, packages = phases[-1].tree_artefact, CleanupPhase.PACKAGES
@@ -47,7 +53,6 @@ def plan(file: SpecFile, out: Path) -> Plan:
         configs,
     ]
     size = effective_disk(spec.disk).size
-    targets = []
     for image_format in spec.disk.formats:
         if image_format == "qcow2":
             stages.append(Qcow2(file))

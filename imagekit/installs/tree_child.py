@@ -232,6 +232,7 @@ def _remove(root: Path, pattern: str) -> None:
 def main() -> int:
     """Read the job, do it, and tell a failure by status 1 and one line."""
     job = json.load(sys.stdin)
+    os.umask(0o022)  # directories it makes must not depend on who runs it
     try:
         apply(Path(job["root"]), job["operations"])
     except (TreeError, OSError, StopIteration) as error:

@@ -176,7 +176,7 @@ def test_changing_an_injected_file_reruns_only_the_image(
 ) -> None:
     again = build(ROOT / "examples/web01.yaml", "--set", "files=[{target: /etc/motd, content: hi}]")
     ran = {s["name"] for s in again.manifest["stages"] if not s["cached"]}
-    assert ran == {"image", "configs", "qcow2", "vhd"}
+    assert ran == {"image", "configs", "lock", "qcow2", "vhd"}
     assert tree_file(again, "/etc/motd") == "hi"
 
 

@@ -7,3 +7,8 @@ rm -f "$root/usr/sbin/update-initramfs" "$root/usr/sbin/policy-rc.d"
 chroot "$root" dpkg-divert --quiet --local --rename \
 	--divert /usr/sbin/update-initramfs.imagekit --remove /usr/sbin/update-initramfs
 rm -f "$root/etc/apt/apt.conf.d/99mmdebstrap" "$root/etc/dpkg/dpkg.cfg.d/99mmdebstrap"
+# apt's lists tell which archive vouched for each package.
+if [ -n "${IMAGEKIT_LISTS:-}" ] && [ -d "$root/var/lib/apt/lists" ]; then
+	find "$root/var/lib/apt/lists" -maxdepth 1 -type f -name '*_dists_*' \
+		-exec mv -t "$IMAGEKIT_LISTS" {} +
+fi

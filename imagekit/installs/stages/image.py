@@ -53,7 +53,7 @@ class Image(Stage):
         tools += {"xfs": ["mkfs.xfs"], "btrfs": ["mkfs.btrfs"]}.get(self._disk.filesystem, [])
         template = bootloader.__file__
         return {
-            "code": 1,
+            "code": 2,
             "disk": self._disk.model_dump(mode="json", exclude={"formats", "vhd"}),
             "boot": self._spec.boot.model_dump(mode="json", exclude={"modes"}),
             "tools": tool_versions(tools),
@@ -183,7 +183,8 @@ def _set_aside(tree: Path, part: Part, aside: Path) -> Path:
     if inside.is_symlink() or any(p.is_symlink() for p in inside.parents if tree in p.parents):
         raise SpecError(f"{part.mount} is a symbolic link in the guest", where="disk.partitions")
     inside.rename(aside)
-    inside.mkdir(mode=0o755)
+    inside.mkdir()
+    inside.chmod(0o755)
     return aside
 
 

@@ -15,7 +15,10 @@ from imagekit.host import userns
 from imagekit.host.chroot import chroot
 from imagekit.host.run import run
 from imagekit.host.versions import tool_versions
+from imagekit.installs.locking import Lock
+from imagekit.installs.stages.archive import collect, make_repository
 from imagekit.installs.stages.mirrors import Mirrors
+from imagekit.installs.stages.provenance import provenance
 from imagekit.installs.stages.trees import hand_over, pack
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.spec.load import SpecFile
@@ -30,22 +33,37 @@ class Rootfs(Stage):
 
     name: ClassVar[str] = "rootfs"
     title: ClassVar[str] = "installing packages into a tree"
-    makes = ("rootfs.tar", "packages.json")
+    makes = ("rootfs.tar", "packages.json", "sources.json")
 
-    def __init__(self, file: SpecFile, mirrors: Mirrors, packages: list[str]) -> None:
+    def __init__(
+        self,
+        file: SpecFile,
+        mirrors: Mirrors,
+        packages: list[str],
+        lock: Lock | None = None,
+        debs: Path | None = None,
+    ) -> None:
         self._file = file
         self._install = file.spec.debootstrap
         self._mirrors = mirrors
         self._packages = packages
+        self._lock = lock
+        self._debs = debs
+        if lock is not None and self._install.tool != "mmdebstrap":
+            raise SpecError(
+                "a locked build needs install.tool: mmdebstrap",
+                where=file.where("install", "tool"),
+            )
 
     def key(self) -> Mapping[str, Any]:
         os_ = self._file.spec.os
         hooks = {p.name: digest_file(p) for p in sorted(HOOKS.iterdir()) if p.is_file()}
         return {
-            "code": 1,
+            "code": 2,
             "suite": [os_.distribution, os_.suite, os_.arch],
-            "mirrors": self._mirrors.public(),
-            "keyring": digest_file(self._mirrors.keyring),
+            "mirrors": self._guest_sources(),
+            "keyring": None if self._lock else digest_file(self._mirrors.keyring),
+            "lock": self._lock.digest if self._lock else None,
             "packages": self._packages,
             "tool": [self._install.tool, self._install.variant],
             "tool version": tool_versions([self._install.tool]),
@@ -59,6 +77,7 @@ class Rootfs(Stage):
         tree = parent / "tree"
         tree.mkdir(mode=0o755)
         log = run.logs / f"{self._install.tool}.log"
+        (parent / "lists").mkdir()
         if self._install.tool == "mmdebstrap":
             self._mmdebstrap(tree, parent, log, run)
         else:
@@ -72,19 +91,52 @@ class Rootfs(Stage):
         packages = [{"name": n, "version": v, "architecture": a} for n, v, a in rows]
         (run.output / "packages.json").write_text(json.dumps(packages, indent=1))
         self._settle_sources(tree)
+        own = (tree / "etc/apt/sources.list").read_text().splitlines()
+        sources = self._provenance(parent / "lists", packages, [x for x in own if x.strip()])
+        (run.output / "sources.json").write_text(json.dumps(sources, indent=1))
+        # Every instance makes its own; a rebuild must not differ by what nobody uses.
+        for key in (tree / "etc/ssh").glob("ssh_host_*"):
+            key.unlink()
         pack(tree, run.output / "rootfs.tar", run.logs / "tar.log")
         hand_over(space, run.output / "rootfs.tar", tree)
 
     def _settle_sources(self, tree: Path) -> None:
         """The guest keeps the mirrors of the build, without the credentials they may hold."""
-        if not self._mirrors.sources:
+        wanted = self._guest_sources()
+        if not wanted and self._lock is None:
             return
         for path in (tree / "etc/apt/sources.list.d").iterdir():
             path.unlink()
-        (tree / "etc/apt/sources.list").write_text("\n".join(self._mirrors.public()) + "\n")
+        sources = tree / "etc/apt/sources.list"
+        sources.write_text("".join(f"{line}\n" for line in wanted))
+        sources.chmod(0o644)
+
+    def _guest_sources(self) -> list[str]:
+        return self._lock.sources if self._lock else self._mirrors.public()
+
+    def _provenance(
+        self, lists: Path, packages: list[dict[str, str]], own_sources: list[str]
+    ) -> dict[str, Any]:
+        """Where the packages came from; of a locked build, what the lock says, once checked."""
+        if self._lock is None:
+            return {
+                **provenance(lists, packages),
+                "sources": self._mirrors.public() or own_sources,
+                "keyring_sha256": digest_file(self._mirrors.keyring),
+            }
+        wanted = {(p.name, p.version, p.architecture) for p in self._lock.packages}
+        made = {(p["name"], p["version"], p["architecture"]) for p in packages}
+        if wanted != made:
+            odd = sorted(f"{name} {version}" for name, version, _arch in wanted ^ made)
+            raise VerificationError(
+                f"the tree does not hold the lock's packages: {', '.join(odd[:5])}",
+                hint="the spec and its lock do not belong together; imagekit lock update",
+            )
+        include = {"packages", "releases", "sources", "keyring_sha256"}
+        return self._lock.model_dump(mode="json", include=include)
 
     def _environment(self, tmp: Path) -> dict[str, str]:
-        env = {"TMPDIR": str(tmp)}
+        env = {"TMPDIR": str(tmp), "IMAGEKIT_LISTS": str(tmp / "lists")}
         if self._file.spec.os.proxy:
             # By the environment: an option would show in the process list and stay in the guest.
             env |= dict.fromkeys(("http_proxy", "https_proxy"), self._file.spec.os.proxy)
@@ -94,7 +146,8 @@ class Rootfs(Stage):
         os_ = self._file.spec.os
         argv = ["mmdebstrap", "--mode=root", "--format=directory"]
         argv += [f"--variant={self._install.variant}", f"--architectures={os_.arch}"]
-        argv += [f"--include={','.join(self._packages)}", f"--keyring={self._mirrors.keyring}"]
+        argv += [f"--include={','.join(self._packages)}"]
+        argv += [] if self._lock else [f"--keyring={self._mirrors.keyring}"]
         argv += ["--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Retries "3"']
         argv += [f"--essential-hook={HOOKS / 'essential.sh'}"]
         argv += [f"--customize-hook={HOOKS / 'customize.sh'}"]
@@ -108,7 +161,13 @@ class Rootfs(Stage):
                 stage_run.progress(min(done, 2 * total), 2 * total)
 
         where = [os_.suite, str(tree)]
-        if self._mirrors.sources:
+        if self._lock is not None:
+            repository = tmp / "packages"
+            repository.mkdir()
+            env = self._environment(tmp)
+            collect(self._lock, repository, self._mirrors, self._debs, env)
+            where.append(make_repository(self._lock, repository, os_.suite, os_.arch))
+        elif self._mirrors.sources:
             # In a file: a mirror's password would show in the process list.
             directory = stage_run.workspace.temporary("sources")
             keyring = directory / f"archive{self._mirrors.keyring.suffix or '.gpg'}"
@@ -178,7 +237,7 @@ class Rootfs(Stage):
             ["apt-get", "clean"],
         ):
             chroot(tree, argv, network=True, env=proxy, log=log, timeout=7200, what="apt-get")
-        run([*userns.isolated(), str(HOOKS / "customize.sh"), str(tree)], log=log)
+        run([*userns.isolated(), str(HOOKS / "customize.sh"), str(tree)], env=env, log=log)
         trusted.unlink()
         list_file.chmod(0o644)
         resolv.unlink(missing_ok=True)

@@ -89,7 +89,7 @@ class System(Stage):
                 if p.is_file()
             ]
         return {
-            "code": 1,
+            "code": 2,
             "scripts": [digest_file(s) for s in self._scripts],
             "drivers": self.drivers(),
             "kernel": digest_file(self._kernel_file) if self._kernel_file else None,
@@ -171,6 +171,7 @@ class System(Stage):
                 hint="name a bzImage as make bzImage builds it",
             )
         shutil.copyfile(self._kernel_file, tree / f"boot/vmlinuz-{release}")
+        (tree / f"boot/vmlinuz-{release}").chmod(0o644)
         if self._modules is not None:
             target = tree / "usr/lib/modules" / release
             if not target.exists():
@@ -178,6 +179,7 @@ class System(Stage):
             chroot(tree, ["depmod", release], what="indexing the kernel's modules")
         if self._initrd_file is not None:
             shutil.copyfile(self._initrd_file, tree / f"boot/initrd.img-{release}")
+            (tree / f"boot/initrd.img-{release}").chmod(0o644)
         return release
 
     def _make_initrd(self, tree: Path, release: str, log: Path) -> None:
@@ -186,6 +188,7 @@ class System(Stage):
         # MODULES=list keeps the initrd small and the same wherever it is made; it is the guest's
         # own setting from now on, so that its kernel upgrades keep Xen's drivers.
         (config / "conf.d/imagekit").write_text("MODULES=list\nRESUME=none\n")
+        (config / "conf.d/imagekit").chmod(0o644)
         (config / "modules").write_text(
             "# Written by imagekit: what this guest boots with under Xen, and elsewhere.\n"
             + "".join(f"{name}\n" for name in self.drivers())

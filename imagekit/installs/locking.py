@@ -1,0 +1,119 @@
+"""The lock of a build: what it was made of, exactly, in a YAML file fit for review and git."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from imagekit.errors import SpecError
+from imagekit.spec.install import Sha256
+
+MAX_LOCK_BYTES = 16 << 20
+_PART = r"[A-Za-z0-9_+~:%-][A-Za-z0-9_.+~:%-]*"
+PoolPath = Annotated[str, Field(pattern=rf"^({_PART}/)*{_PART}$", max_length=512)]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+:~-]{1,200}$")]
+PackageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]{1,127}$")]
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{0,1000}$")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LockedPackage(_Model):
+    """One package file: ``path`` is below the archive's root, ``size`` in bytes."""
+
+    name: PackageName
+    version: Version
+    architecture: Annotated[str, Field(pattern=r"^[a-z0-9-]{2,32}$")]
+    priority: Annotated[str, Field(pattern=r"^[a-z]{0,20}$")] = "optional"
+    suite: Line = ""
+    path: PoolPath
+    size: int = Field(ge=0, le=8 << 30)
+    sha256: Sha256
+
+    @property
+    def filename(self) -> str:
+        """A file name that no other package of the lock has."""
+        version = self.version.replace(":", "%3a")
+        return f"{self.name}_{version}_{self.architecture}.deb"
+
+
+class LockedRelease(_Model):
+    """The Release file that vouched for packages; ``date`` in seconds since 1970."""
+
+    suite: Line
+    origin: Line = ""
+    date: int = Field(0, ge=0, le=1 << 40)
+    sha256: Sha256
+
+
+class Lock(_Model):
+    """Everything outside the spec that decides what a build gives."""
+
+    lock: Literal[1] = 1
+    name: Line
+    spec_sha256: Sha256
+    method: Line
+    source_date_epoch: int = Field(ge=0, le=1 << 34)
+    epoch_from: Literal["environment", "releases", "packages"] = "environment"
+    kernel: Line = ""
+    keyring_sha256: Sha256 | None = None
+    sources: list[Line] = Field(default_factory=list, max_length=64)
+    releases: list[LockedRelease] = Field(default_factory=list, max_length=64)
+    inputs: dict[Line, Sha256] = Field(default_factory=dict, max_length=100_000)
+    tools: dict[Line, Line] = Field(default_factory=dict, max_length=100)
+    packages: list[LockedPackage] = Field(default_factory=list, max_length=100_000)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what decides the tree: packages, sources, epoch."""
+        value = self.model_dump_json(include={"source_date_epoch", "sources", "packages"})
+        return hashlib.sha256(value.encode()).hexdigest()
+
+
+def lock_text(lock: Lock) -> str:
+    """``lock`` as YAML: one line per package, so that a diff shows what changed."""
+    yaml = YAML(typ="rt", pure=True)
+    yaml.width = 100_000
+    yaml.default_flow_style = None
+    data: dict[str, Any] = lock.model_dump(mode="json", exclude_none=True)
+    stream = io.StringIO()
+    stream.write("# Written by imagekit: what this build was made of.\n")
+    yaml.dump(data, stream)
+    return stream.getvalue()
+
+
+def read_lock(path: Path) -> Lock:
+    """The lock in ``path``; raises SpecError for anything else."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_LOCK_BYTES + 1)
+    except OSError as error:
+        raise SpecError(
+            f"cannot read the lock: {error.strerror}",
+            where=str(path),
+            hint="every build writes NAME.lock into its directory",
+        ) from None
+    return parse_lock(data, str(path))
+
+
+def parse_lock(data: bytes, where: str) -> Lock:
+    """The lock in ``data`` (YAML); raises SpecError naming ``where``."""
+    if len(data) > MAX_LOCK_BYTES:
+        raise SpecError("the lock is larger than 16 MiB", where=where)
+    try:
+        value = YAML(typ="safe", pure=True).load(data.decode())
+        return Lock.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise SpecError(f"is no lock: {place}: {first['msg']}", where=where) from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise SpecError(f"is no lock: {str(error).splitlines()[0]}", where=where) from None

@@ -1,0 +1,84 @@
+"""Two builds of one spec give the same disks, whoever builds, where, and when."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from oracles.builds import ROOT, Build, Run
+
+pytestmark = pytest.mark.real
+
+
+def digests(build: Path) -> dict[str, str]:
+    manifest = json.loads((build / "manifest.json").read_text())
+    return {a["path"]: a["sha256"] for a in manifest["artefacts"] if a["role"] == "disk"}
+
+
+def test_a_locked_build_elsewhere_gives_the_same_disks_byte_by_byte(
+    imagekit: Run, tmp_path: Path
+) -> None:
+    """Another directory, host name, umask and time zone; packages by the lock, not by the suite."""
+    spec = tmp_path / "tiny.yaml"
+    spec.write_text(
+        "name: tiny\nos: {distribution: debian, suite: bookworm}\ninstall: {method: debootstrap}\n"
+        "disk: {size: 1536MiB, formats: [raw, qcow2, vhd]}\n"
+    )
+    first = tmp_path / "first"
+    epoch = {"SOURCE_DATE_EPOCH": "1700000000"}
+    imagekit("build", spec, "-o", first, env={**epoch, "IMAGEKIT_CACHE": str(tmp_path / "one")})
+    second = tmp_path / "a second place"
+    script = 'umask 077; hostname elsewhere; exec "$@"'
+    argv = ["unshare", "--uts", "sh", "-c", script, "sh", sys.executable, "-m", "imagekit"]
+    argv += ["build", str(spec), "-o", str(second), "--locked", str(first / "tiny.lock")]
+    env = {**os.environ, "TZ": "Pacific/Kiritimati", "IMAGEKIT_CACHE": str(tmp_path / "two/x")}
+    env.pop("SOURCE_DATE_EPOCH", None)
+    done = subprocess.run(argv, env=env, cwd="/", capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert digests(first) == digests(second)
+    assert set(digests(first)) == {"tiny.raw", "tiny.qcow2", "tiny.vhd"}
+    for path in digests(first):
+        subprocess.run(["cmp", first / path, second / path], check=True)
+
+
+def test_a_script_that_uses_the_clock_is_found_out(imagekit: Run, tmp_path: Path) -> None:
+    script = tmp_path / "clock.sh"
+    script.write_text("#!/bin/sh\ndate +%s%N > /etc/built-at\n")
+    script.chmod(0o755)
+    spec = tmp_path / "odd.yaml"
+    spec.write_text(
+        "name: odd\nos: {distribution: debian, suite: bookworm}\ninstall: {method: debootstrap}\n"
+        "disk: {size: 1536MiB, formats: [raw]}\nscripts: [./clock.sh]\n"
+    )
+    done = imagekit("verify-reproducible", spec, check=False)
+    assert done.returncode == 9, done.stdout + done.stderr
+    assert "/etc/built-at" in done.stderr
+    assert "content differs at byte" in done.stderr
+
+
+def test_a_locked_build_says_which_package_is_gone(
+    demo: Build, imagekit: Run, tmp_path: Path
+) -> None:
+    lock = tmp_path / "old.lock"
+    text = demo.one("lock").read_text()
+    assert "adduser_" in text
+    lock.write_text(text.replace("adduser_", "adduser_0.0.0.is.gone_"))
+    done = imagekit(
+        "build", ROOT / "examples/web01.yaml", "-o", tmp_path / "out", "--locked", lock, check=False
+    )
+    assert done.returncode == 6, done.stdout + done.stderr
+    assert "adduser" in done.stderr
+
+
+def test_a_lock_of_another_spec_is_refused(demo: Build, imagekit: Run, tmp_path: Path) -> None:
+    done = imagekit(
+        *("build", ROOT / "examples/web01.yaml", "-o", tmp_path / "out", "--set", "memory=777"),
+        *("--locked", demo.one("lock")),
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "not the one the lock was made for" in done.stderr
