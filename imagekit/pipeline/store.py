@@ -47,6 +47,7 @@ class Store:
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or cache_root() / "store"
+        self._held: dict[str, int] = {}
         try:
             for name in ("objects", "locks", "last", "tmp"):
                 (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -57,8 +58,14 @@ class Store:
             ) from None
 
     def get(self, key: str, makes: Iterator[str] | tuple[str, ...] | list[str]) -> Entry | None:
-        """The result under ``key``, if it is whole and its files are as they were stored."""
+        """The result under ``key``, if it is whole and its files are as they were stored.
+
+        What was given out is not pruned by anybody as long as this Store lives.
+        """
         directory = self.root / "objects" / key
+        if not directory.is_dir():
+            return None
+        self._hold(key)
         try:
             info = json.loads((directory / "object.json").read_text())
             files = {name: directory / entry["file"] for name, entry in info["files"].items()}
@@ -72,6 +79,18 @@ class Store:
         with contextlib.suppress(OSError):
             os.utime(directory / "object.json")
         return Entry(key, directory, files, info.get("info", {}))
+
+    def _hold(self, key: str) -> None:
+        if key not in self._held:
+            path = self.root / "locks" / f"{key}.use"
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            self._held[key] = fd
+
+    def __del__(self) -> None:
+        for fd in getattr(self, "_held", {}).values():
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
     @contextlib.contextmanager
     def locked(self, key: str, *, wait_seconds: float = 3600) -> Iterator[None]:
@@ -141,7 +160,7 @@ class Store:
     def prune(self, max_bytes: int) -> tuple[int, int]:
         """Remove the least recently used results until at most ``max_bytes`` remain.
 
-        Results that a running build holds locked stay. Returns (removed, bytes left).
+        Results that a running build uses stay. Returns (removed, bytes left).
         """
         entries = []
         for directory in (self.root / "objects").iterdir():
@@ -152,11 +171,15 @@ class Store:
         for _used_at, directory, size in sorted(entries, key=lambda e: e[0]):
             if total <= max_bytes:
                 break
+            use = self.root / "locks" / f"{directory.name}.use"
+            fd = os.open(use, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                with self.locked(directory.name, wait_seconds=0):
-                    shutil.rmtree(directory, ignore_errors=True)
-            except BusyError:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory, ignore_errors=True)
+            except OSError:
                 continue
+            finally:
+                os.close(fd)
             total -= size
             removed += 1
         return removed, total

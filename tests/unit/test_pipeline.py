@@ -242,6 +242,18 @@ def test_prune_removes_the_least_recently_used_first() -> None:
     assert store.prune(0)[1] == 0
 
 
+def test_prune_leaves_what_a_running_build_uses() -> None:
+    run(stages())
+    plan = plan_of(stages())
+    user = Store()
+    entry = user.get(plan.maker("one.txt").key, ["one.txt"])
+    assert entry is not None
+    assert Store().prune(0)[0] == 2
+    assert entry.files["one.txt"].read_text() == "a"
+    del user
+    assert Store().prune(0) == (1, 0)
+
+
 def test_secrets_are_masked_in_every_event() -> None:
     seen: list[Event] = []
     events = Events([seen.append])
