@@ -20,6 +20,8 @@ from imagekit.host import userns
 from imagekit.host.run import Completed, run
 
 CHILD = Path(__file__).parent / "sandbox_child.py"
+SUDO = Path(__file__).parent / "sudo.sh"
+"""A sudo for those who are root already."""
 # linux/capability.h
 KEPT = {
     "chown": 0,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from imagekit.errors import SpecError
 from imagekit.installs.elements.catalogue import Element, library_path
-from imagekit.installs.elements.hooks import TRACE
+from imagekit.installs.elements.hooks import PROGRAMS, TRACE
 
 BUILD = "/imagekit/build"
 ELEMENTS = "/imagekit/elements"
@@ -22,7 +22,7 @@ HOOKS = f"{BUILD}/hooks"
 TREE = f"{BUILD}/mnt"
 IN_TARGET = "/tmp/in_target.d"  # noqa: S108 - where disk-image-create shows the hooks in a tree
 OUTSIDE_PATH = "/imagekit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-INSIDE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+INSIDE_PATH = f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{IN_TARGET}/{PROGRAMS}"
 OURS = {
     *("PATH", "HOME", "BASH_ENV", "ENV", "TMP_BUILD_DIR", "TMP_HOOKS_PATH", "TMP_MOUNT_PATH"),
     *("TARGET_ROOT", "ELEMENTS_PATH", "IMAGE_ELEMENT", "IMAGE_ELEMENT_YAML", "_LIB", "ARCH"),

@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imagekit.errors import ImageError, SpecError
+from imagekit.host.sandbox import SUDO
 from imagekit.installs.elements.catalogue import Element, library_path
 
 TRACE = ".imagekit-trace"
+PROGRAMS = ".imagekit-programs"
 # Bash reads the file that BASH_ENV names before every script (bash(1)); descriptor 9 is the log.
 TRACE_TEXT = """\
 set -E
@@ -51,6 +53,10 @@ def generate(elements: Sequence[Element], hooks: Path) -> None:
                 shutil.copy2(path, hooks / path.name)
     shutil.copy2(library_path("lib") / "dib-run-parts", hooks / "dib-run-parts")
     (hooks / TRACE).write_text(TRACE_TEXT)
+    # Last in the tree's PATH: many elements call sudo, which minimal systems lack.
+    (hooks / PROGRAMS).mkdir()
+    (hooks / PROGRAMS / "sudo").write_bytes(SUDO.read_bytes())
+    (hooks / PROGRAMS / "sudo").chmod(0o755)
 
 
 def _merge(element: Element, source: Path, target: Path) -> None:

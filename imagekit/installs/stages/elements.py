@@ -132,8 +132,7 @@ class ElementPhase(Stage):
             sandbox = Sandbox(tree, read_only={hooks: env.IN_TARGET}, network=plan.network)
             argv = [f"{env.IN_TARGET}/dib-run-parts", f"{env.IN_TARGET}/{self.phase}"]
             variables, cwd = env.inside(plan.environment), "/"
-        if plan.network and self._file.spec.os.proxy:
-            variables |= dict.fromkeys(("http_proxy", "https_proxy"), self._file.spec.os.proxy)
+        variables |= self._proxy()
         log = run.logs / f"{self.phase}.log"
         count = sum(len(e.scripts(self.phase)) for e in plan.elements)
         done = 0
@@ -159,6 +158,10 @@ class ElementPhase(Stage):
             told.where = self._file.where("install", "elements")
             raise told from None
 
+    def _proxy(self) -> dict[str, str]:
+        proxy = self._file.spec.os.proxy if self._plan.network else None
+        return dict.fromkeys(("http_proxy", "https_proxy"), proxy) if proxy else {}
+
     def _beside(self, tree: Path, work: Path, hooks: Path) -> Sandbox:
         elements, root = work / "elements", work / "root"
         for name in ("elements", "root", "cache", "output"):
@@ -181,8 +184,8 @@ class ElementPhase(Stage):
     def _in_tree(self, tree: Path, argv: Sequence[str], run: StageRun, **more: str) -> str:
         variables = {"PATH": env.INSIDE_PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", **more}
         log = run.logs / f"{self.name}.log"
-        done = Sandbox(tree).run(
-            argv, env=variables, timeout=600, log=log, what="tidying up around the elements"
+        done = Sandbox(tree, network=self._plan.network).run(
+            argv, env=variables, timeout=600, log=log, what="preparing or tidying up the tree"
         )
         return done.text
 
@@ -199,6 +202,9 @@ class RootPhase(ElementPhase):
         path = Path("/etc/resolv.conf")
         text = path.read_text(errors="replace") if self._plan.network and path.is_file() else ""
         self._in_tree(tree, ["sh", "-c", BEGIN], run, RESOLV_CONF=text)
+        if self._plan.network and not self._plan.provided:
+            # As the elements that make a Debian root do: package lists are there from the start.
+            self._in_tree(tree, ["apt-get", "update"], run, **self._proxy())
 
 
 class ExtraDataPhase(ElementPhase):
