@@ -1,0 +1,1 @@
+"""Installer ISOs made to run by themselves."""

@@ -1,0 +1,77 @@
+"""The answers of an installation, rendered from the spec and checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from imagekit.answers.context import Context, mirror_of, target_of
+from imagekit.answers.render import Kind, render, shipped_template
+from imagekit.answers.validate import validate
+from imagekit.errors import SpecError
+from imagekit.host.apt_sources import host_archive, without_credentials
+from imagekit.installs.stages.overlay import mac_of, secrets_of
+from imagekit.pipeline.stage import Stage, StageRun
+from imagekit.spec.install import Iso, Netboot
+from imagekit.spec.load import SpecFile
+
+
+def render_answers(file: SpecFile, install: Iso | Netboot) -> tuple[str, list[str]]:
+    """The answers file of a spec, and what is doubtful in it. Raises SpecError with the place."""
+    kind: Kind = install.answers
+    spec = file.spec
+    template = file.resolve(install.template) if install.template else None
+    if template is not None and not template.is_file():
+        raise SpecError(f"there is no template {template}", where=file.where("install", "template"))
+    try:
+        target = target_of(kind, install.release, spec.os.suite, spec.os.distribution)
+    except SpecError as error:
+        error.where = file.where("install", "release")
+        raise
+    context = Context(
+        spec,
+        target,
+        tuple(install.packages),
+        secrets_of(file),
+        mirror_of(_mirror(file, kind)),
+        mac_of(spec, 0) if spec.nics else "",
+    )
+    text = render(kind, context, template)
+    where = str(template or shipped_template(kind))
+    return text, validate(kind, text, target=target, where=where)
+
+
+def _mirror(file: SpecFile, kind: Kind) -> str | None:
+    """The spec's mirror; for Debian's installer else the host's own, which has to be told one."""
+    os_ = file.spec.os
+    if os_.mirror or kind != "preseed":
+        return os_.mirror
+    found = host_archive(os_.distribution).mirror
+    plain = without_credentials(found) if found else None
+    return plain if plain and plain.startswith(("http://", "https://")) else None
+
+
+class Answers(Stage):
+    """Renders and checks the answers while planning, so that a wrong spec fails at once."""
+
+    name: ClassVar[str] = "answers"
+    title: ClassVar[str] = "writing the installer's answers"
+    makes = ("answers",)
+
+    def __init__(self, file: SpecFile, install: Iso | Netboot) -> None:
+        self._text, self._warnings = render_answers(file, install)
+        self._secrets = list(secrets_of(file).values())
+
+    def key(self) -> Mapping[str, Any]:
+        return {"code": 1, "text": hashlib.sha256(self._text.encode()).hexdigest()}
+
+    def run(self, run: StageRun) -> None:
+        for secret in self._secrets:
+            run.workspace.events.hide(secret)
+        for warning in self._warnings:
+            run.note(warning)
+        path: Path = run.output / "answers"
+        path.touch(mode=0o600)
+        path.write_text(self._text)

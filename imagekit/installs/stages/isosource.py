@@ -1,0 +1,186 @@
+"""The installer ISO: fetched or copied, and verified along its whole chain before any use."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from imagekit.disk.extents import copy_sparse
+from imagekit.errors import ImageError, SpecError, VerificationError
+from imagekit.host.download import download, shown
+from imagekit.host.run import run
+from imagekit.pipeline.stage import Stage, StageRun, digest_file
+from imagekit.pipeline.workspace import cache_root
+from imagekit.spec.install import Iso
+from imagekit.spec.load import SpecFile
+
+MAX_CHECKSUMS = 4 << 20
+_URL = re.compile(r"https?://")
+_CLEARSIGNED = "-----BEGIN PGP SIGNED MESSAGE-----"
+
+
+class IsoSource(Stage):
+    """Brings the ISO into the store; keyring, signature, checksum file and digest are checked."""
+
+    name: ClassVar[str] = "iso"
+    title: ClassVar[str] = "fetching and verifying the installer ISO"
+    makes = ("source.iso",)
+
+    def __init__(self, file: SpecFile, install: Iso) -> None:
+        self._file = file
+        self._install = install
+        self._check()
+
+    def _check(self) -> None:
+        install, file = self._install, self._file
+        remote = bool(_URL.match(install.iso))
+        if not remote and not file.resolve(install.iso).is_file():
+            raise SpecError(
+                f"there is no ISO {file.resolve(install.iso)}", where=file.where("install", "iso")
+            )
+        if install.signature and not install.keyring:
+            raise SpecError(
+                "a signature needs the keyring it is checked with",
+                where=file.where("install", "signature"),
+                hint="name install.keyring",
+            )
+        if install.keyring and not file.resolve(install.keyring).is_file():
+            raise SpecError(
+                f"there is no keyring {file.resolve(install.keyring)}",
+                where=file.where("install", "keyring"),
+            )
+        if remote and not install.sha256 and not install.keyring:
+            raise SpecError(
+                "a downloaded ISO is used only when it can be verified",
+                where=file.where("install", "iso"),
+                hint="name install.sha256, or install.checksums, signature and keyring",
+            )
+
+    def key(self) -> Mapping[str, Any]:
+        install = self._install
+        local = None
+        if not _URL.match(install.iso):
+            status = self._file.resolve(install.iso).stat()
+            local = [status.st_size, status.st_mtime_ns, status.st_ino]
+        keyring = self._file.resolve(install.keyring) if install.keyring else None
+        return {
+            "code": 1,
+            "iso": install.iso if local is None else local,
+            "sha256": (install.sha256 or "").lower(),
+            "checksums": install.checksums,
+            "signature": install.signature,
+            "keyring": digest_file(keyring) if keyring else None,
+        }
+
+    def run(self, run: StageRun) -> None:
+        install = self._install
+        scratch = run.workspace.temporary("verify")
+        if _URL.match(install.iso):
+            iso = self._fetched(install.iso, run)
+        else:
+            iso = self._file.resolve(install.iso)
+        where = self._file.where("install", "iso")
+        verified = False
+        if install.sha256:
+            check_digest(iso, install.sha256, where)
+            verified = True
+        if install.checksums:
+            text = self._signed_text(install.checksums, scratch)
+            name = install.iso.rpartition("/")[2]
+            check_digest(iso, digest_of(text, name, install.checksums), where)
+            verified = True
+        elif install.signature:
+            check_signature(iso, self._small(install.signature, scratch), self._keyring())
+            verified = True
+        if not verified:
+            run.note(f"{iso.name} was not verified: the spec names no digest and no signature")
+        copy_sparse(iso, run.output / "source.iso")
+
+    def _fetched(self, url: str, run: StageRun) -> Path:
+        directory = cache_root() / "downloads"
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        target = directory / hashlib.sha256(url.encode()).hexdigest()
+        download(url, target, progress=run.progress)
+        run.workspace.callback(lambda: target.unlink(missing_ok=True))
+        return target
+
+    def _small(self, name: str, scratch: Path) -> Path:
+        if not _URL.match(name):
+            return self._file.resolve(name)
+        target = scratch / hashlib.sha256(name.encode()).hexdigest()
+        download(name, target, max_bytes=MAX_CHECKSUMS)
+        return target
+
+    def _keyring(self) -> Path:
+        return self._file.resolve(self._install.keyring or "")
+
+    def _signed_text(self, name: str, scratch: Path) -> str:
+        """The checksum file's text: only what a signature covers, where there is one."""
+        path = self._small(name, scratch)
+        try:
+            if path.stat().st_size > MAX_CHECKSUMS:
+                raise ImageError("a checksum file of more than 4 MiB", where=shown(name))
+            text = path.read_text("utf-8", "replace")
+        except OSError as error:
+            raise SpecError(
+                f"cannot read {path}: {error.strerror}",
+                where=self._file.where("install", "checksums"),
+            ) from None
+        if self._install.signature:
+            check_signature(path, self._small(self._install.signature, scratch), self._keyring())
+        elif self._install.keyring:
+            if not text.startswith(_CLEARSIGNED):
+                raise VerificationError("the checksum file is not signed", where=shown(name))
+            plain = scratch / "plain"
+            check_signature(None, path, self._keyring(), plain)
+            text = plain.read_text("utf-8", "replace")
+        return text
+
+
+def check_digest(path: Path, sha256: str, where: str) -> None:
+    """Raise VerificationError unless the file has this SHA-256 (hex)."""
+    found = digest_file(path)
+    if found != sha256.lower():
+        raise VerificationError(
+            f"the ISO's SHA-256 is {found}, not {sha256.lower()}",
+            where=where,
+            hint="it is damaged, another version, or not what it claims to be",
+        )
+
+
+def digest_of(text: str, name: str, where: str) -> str:
+    """The SHA-256 of ``name`` in a checksum file, in GNU's or BSD's form."""
+    for line in text.splitlines():
+        gnu = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)", line.strip())
+        bsd = re.fullmatch(r"SHA256 \((.+)\) = ([0-9a-fA-F]{64})", line.strip())
+        if gnu and gnu[2] == name:
+            return gnu[1]
+        if bsd and bsd[1] == name:
+            return bsd[2]
+    raise VerificationError(f"there is no SHA-256 of {name} in it", where=shown(where))
+
+
+def check_signature(
+    data: Path | None, signature: Path, keyring: Path, plain: Path | None = None
+) -> None:
+    """Raise VerificationError unless a key of ``keyring`` signed ``data``.
+
+    Without ``data`` the signature is of the inline kind, and what it covers goes to ``plain``.
+    """
+    argv: list[str | Path] = ["gpgv", "--status-fd", "1", "--keyring", keyring.absolute()]
+    argv += ["--output", plain] if plain else []
+    argv += [signature.absolute(), *([data.absolute()] if data else [])]
+    done = run(argv, check=False, timeout=600)
+    states = {w[1] for w in (line.split() for line in done.text.splitlines()) if len(w) > 1}
+    # A file may carry signatures of other keys too; one good one is needed, and no bad one.
+    if "VALIDSIG" in states and not states & {"BADSIG", "EXPSIG", "REVKEYSIG", "EXPKEYSIG"}:
+        return
+    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    raise VerificationError(
+        "the signature is not good" + (f": {said[-1][:200]}" if said else ""),
+        where=str(data or signature),
+        hint=f"the keyring is {keyring}",
+    )
