@@ -63,7 +63,7 @@ def check(*argv: str | Path) -> None:
 
 @pytest.mark.parametrize(
     ("filesystem", "checker"),
-    [("xfs", ["/sbin/xfs_repair", "-n", "-f"]), ("btrfs", ["/sbin/btrfs", "check"])],
+    [("xfs", ["/sbin/xfs_repair", "-n", "-f"]), ("btrfs", ["/usr/bin/btrfs", "check"])],
 )
 def test_other_root_file_systems_are_sound_and_leave_boot_to_ext4(
     layout: Any, tmp_path: Path, filesystem: str, checker: list[str]

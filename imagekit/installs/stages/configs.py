@@ -4,34 +4,43 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.disk.bootloader import grub_prefix
-from imagekit.disk.layout import Layout, Part
+from imagekit.disk.layout import Ids, Layout, Part, plan_layout
 from imagekit.domain.bootpath import domain_for
-from imagekit.domain.emitters import EMITTERS
+from imagekit.domain.emitters import emitter_for
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
-from imagekit.domain.model import Nic, Rate
-from imagekit.errors import SpecError
+from imagekit.domain.model import Mode, Nic, Rate
+from imagekit.errors import CapabilityError, ImagekitError, SpecError
 from imagekit.installs.stages.image import effective_disk
 from imagekit.installs.stages.overlay import mac_of, uuid_of
 from imagekit.pipeline.stage import Stage, StageRun, Target
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec, StaticNetwork
 
-SUFFIX = {"libvirt": "xml", "quattor": "pan", "opennebula": "one", "glance": "sh", "xapi": "sh"}
-SUFFIXES = {"raw": "raw", "qcow2": "qcow2", "vhd": "vhd"}
+NAMES = {
+    "xl": "xl.cfg",
+    "xm": "xm.cfg",
+    "libvirt": "xml",
+    "opennebula": "one.vm",
+    "glance": "glance.sh",
+    "xapi": "xe.sh",
+    "quattor": "pan",
+}
+"""How a toolstack's main config is called after NAME.MODE; ``imagekit config`` makes XVAs."""
 
 
 def disk_path(spec: Spec, image_format: str) -> str:
     """Name of the disk in the build directory."""
-    return f"{spec.name}.{SUFFIXES[image_format]}"
+    return f"{spec.name}.{image_format}"
 
 
 def config_path(spec: Spec, toolstack: str, mode: str) -> str:
     """Name of a domain config in the build directory."""
-    return f"{spec.name}-{mode}.{toolstack}.{SUFFIX.get(toolstack, 'cfg')}"
+    return f"{spec.name}.{mode}.{NAMES[toolstack]}"
 
 
 class Configs(Stage):
@@ -39,7 +48,7 @@ class Configs(Stage):
 
     name: ClassVar[str] = "configs"
     title: ClassVar[str] = "writing domain configs"
-    needs = ("kernel.json", "layout.json")
+    needs = ("kernel.json", "layout.json", "kernel", "initrd")
 
     def __init__(self, file: SpecFile, out: Path) -> None:
         self._file = file
@@ -52,15 +61,37 @@ class Configs(Stage):
                 where=str(self._out),
                 hint="choose another directory with -o",
             )
+        self._wording = self._find_wording()
         self.makes = ("facts.json", *(name for name, _t, _m in self._texts()))
 
-    def _texts(self) -> list[tuple[str, str, str]]:
+    def _texts(self) -> list[tuple[str, str, Mode]]:
         return [
             (config_path(self._spec, toolstack, mode), toolstack, mode)
-            for toolstack in self._spec.toolstacks
-            if toolstack != "xva"
-            for mode in self._spec.boot.modes
+            for toolstack, modes in self._wording.items()
+            for mode in modes
         ]
+
+    def _find_wording(self) -> dict[str, list[Mode]]:
+        """The modes each toolstack has words for, tried before anything is built.
+
+        xend knows no PVH, for example. Raises what a toolstack says that can word none of them.
+        """
+        facts = facts_for(self._spec, _ABLE, _trial_image(self._spec)).located(str(self._out))
+        wording: dict[str, list[Mode]] = {}
+        for toolstack in self._spec.toolstacks:
+            if toolstack not in NAMES:
+                continue
+            refusals: list[ImagekitError] = []
+            for mode in self._spec.boot.modes:
+                try:
+                    _word(facts, toolstack, mode)
+                    wording.setdefault(toolstack, []).append(mode)
+                except (SpecError, CapabilityError) as error:
+                    refusals.append(error)
+            if toolstack not in wording:
+                refusals[0].where = self._file.where("toolstacks")
+                raise refusals[0]
+        return wording
 
     def targets(self) -> list[Target]:
         """The configs, as they are delivered."""
@@ -72,7 +103,8 @@ class Configs(Stage):
     def key(self) -> Mapping[str, Any]:
         spec = self._spec
         return {
-            "code": 1,
+            "code": 3,
+            "origins": origins(self._file),
             "directory": str(self._out),
             "spec": spec.model_dump(
                 mode="json",
@@ -86,16 +118,58 @@ class Configs(Stage):
     def run(self, run: StageRun) -> None:
         kernel = json.loads(run.inputs["kernel.json"].read_text())
         image = json.loads(run.inputs["layout.json"].read_text())
-        facts = facts_for(self._spec, kernel, image)
+        facts = replace(
+            facts_for(self._spec, kernel, image),
+            kernel_bytes=run.inputs["kernel"].stat().st_size,
+            initrd_bytes=run.inputs["initrd"].stat().st_size,
+            origins=origins(self._file),
+        )
         (run.output / "facts.json").write_text(json.dumps(facts.to_json(), indent=1))
         located = facts.located(str(self._out))
         for name, toolstack, mode in self._texts():
-            if toolstack not in EMITTERS:
-                raise SpecError(
-                    f"there is no emitter for {toolstack}", where=self._file.where("toolstacks")
-                )
-            domain = domain_for(located, mode=mode, toolstack=toolstack)  # type: ignore[arg-type]
-            (run.output / name).write_text(EMITTERS[toolstack].text(domain, located))
+            (run.output / name).write_text(_word(located, toolstack, mode))
+
+
+def origins(file: SpecFile) -> dict[str, str]:
+    """Where the spec says what: a field of the facts to "web01.yaml:3 memory"; no defaults."""
+    fields: dict[str, tuple[str | int, ...]] = {
+        "name": ("name",),
+        "uuid": ("uuid",),
+        "memory_mib": ("memory",),
+        "maxmem_mib": ("maxmem",),
+        "vcpus": ("vcpus",),
+        "modes": ("boot", "modes"),
+        "cmdline": ("boot", "cmdline"),
+        "nics": ("nics",),
+        "disks": ("disk",),
+    }
+    found = {}
+    for name, loc in fields.items():
+        node: Any = file.tree
+        for part in loc:
+            node = node.get(part) if isinstance(node, dict) else None
+        if node is not None:
+            place, _, field = file.where(*loc).partition(" ")
+            line = place.rsplit(":", 2)[-2]
+            found[name] = f"{file.path.name}:{line} {field}"
+    return found
+
+
+_ABLE: dict[str, Any] = {
+    **{mode: {"capable": True, "evidence": []} for mode in ("pv", "pvh", "hvm")},
+    "release": "0",
+}
+"""A kernel that can do everything, for trying the words before there is a kernel."""
+
+
+def _trial_image(spec: Spec) -> dict[str, Any]:
+    layout = plan_layout(effective_disk(spec.disk), Ids("trial"))
+    cmdline = f"root=UUID={layout.parts[-1].fs_uuid} ro {spec.boot.cmdline}"
+    return {"layout": json.loads(json.dumps(layout.to_json())), "cmdline": cmdline.strip()}
+
+
+def _word(facts: BuildFacts, toolstack: str, mode: Mode) -> str:
+    return emitter_for(toolstack).text(domain_for(facts, mode=mode, toolstack=toolstack), facts)
 
 
 def facts_for(spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any]) -> BuildFacts:
