@@ -130,7 +130,7 @@ def _renamed(item: Property, names: Names) -> list[Property]:
 
 
 def _check(item: Property) -> None:
-    one_line(item.value, item.field)
+    one_line(item.value, item.field, tab=True)
     if any(ord(character) > 0xFFFF for character in item.value):
         refuse(
             "holds a character beyond U+FFFF, which Glance does not store",

@@ -19,7 +19,7 @@ from imagekit.domain.text import refuse
 from imagekit.errors import CapabilityError
 
 _VIF = "vif[0]"
-_UNSAFE = re.compile(r"['\"\\()\[\]{}*?|^$]")
+_UNSAFE = re.compile(r"['\"\\()\[\]{}*?|^$\t]")
 _VOLUME = re.compile(r"/dev/([A-Za-z0-9_.+-]+)/([A-Za-z0-9_.+-]+)")
 _NOT_GROUPS = ("block", "cciss", "disk", "loop", "mapper", "md", "shm", "zvol")
 """Directories of /dev that are no LVM volume groups."""
@@ -107,7 +107,7 @@ def safe(value: str, where: str) -> str:
     found = _UNSAFE.search(value)
     if found:
         refuse(
-            f"{value!r} holds {found[0]}, and ncm-xen escapes values neither for Python nor for "
+            f"{value!r} holds {found[0]!r}, and ncm-xen escapes values neither for Python nor for "
             f"its own search patterns",
             where,
             "leave that character out, or use another toolstack",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from oracles import domain_strategies as some
 from oracles import shell_calls
 from oracles.domain_facts import facts_for
@@ -72,10 +73,26 @@ def parsed(call: tuple[str, ...]) -> dict[str, Any]:
     return result
 
 
+def tame(domain: model.Domain) -> model.Domain:
+    """The domain in a mode and by a boot path that nova has, so that more than a few pass."""
+    boot = domain.boot
+    if domain.mode == "hvm":
+        boot = model.Firmware("bios", "c")
+    elif isinstance(boot, model.Pygrub | model.Netboot):
+        boot = model.Pygrub()
+    nics = tuple(dataclasses.replace(nic, model=None, type=None) for nic in domain.nics)
+    mode: model.Mode = "hvm" if domain.mode == "hvm" else "pv"
+    return dataclasses.replace(domain, mode=mode, boot=boot, nics=nics)
+
+
 @pytest.mark.parametrize("target", ["nova-libvirt", "nova-xenapi"])
-@given(domain=some.domains())
+@given(domain=some.domains(), simple=st.sampled_from([False, True, True]))
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
-def test_commands_carry_the_domain_or_it_is_refused(target: Any, domain: model.Domain) -> None:
+def test_commands_carry_the_domain_or_it_is_refused(
+    target: Any, domain: model.Domain, simple: bool
+) -> None:
+    if simple:
+        domain = tame(domain)
     try:
         found = created(domain, target=target)
     except ImagekitError as error:
