@@ -199,7 +199,7 @@ def _btrfs(
     if region.size < 128 * MIB:
         raise SpecError("btrfs needs at least 128MiB", where="disk", hint="use ext4 for small ones")
     apart = _apart(region, "btrfs")
-    argv = ["mkfs.btrfs", "-q", "-f", "-U", uuid]
+    argv = ["mkfs.btrfs", "-q", "-f", "-U", uuid, "-b", str(region.size)]
     if label:
         argv += ["-L", label]
     if tree is not None:
@@ -210,6 +210,9 @@ def _btrfs(
         if "No space left" in error.output or "not enough space" in error.output:
             raise _too_small(tree, region) from None
         raise
+    if apart.stat().st_size != region.size:
+        # mkfs.btrfs --rootdir makes the file as large as it thinks the tree needs.
+        raise _too_small(tree, region)
     _join(region, apart)
 
 

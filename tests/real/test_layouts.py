@@ -20,7 +20,7 @@ SPEC = """\
 name: db01
 os: {suite: bookworm}
 install: {method: debootstrap, packages: [xfsprogs, btrfs-progs, lvm2]}
-disk: {size: 2GiB, swap: 64MiB}
+disk: {size: 3GiB, swap: 64MiB}
 """
 
 
@@ -79,6 +79,18 @@ def test_other_root_file_systems_are_sound_and_leave_boot_to_ext4(
     ).stdout
     assert "\tlinux /vmlinuz-" in listing
     assert made.manifest["facts"]["pygrub"]["ok"] is True
+
+
+def test_a_tree_that_btrfs_would_enlarge_the_disk_for_is_refused(
+    layout: Any, imagekit: Run, tmp_path: Path
+) -> None:
+    spec = tmp_path / "db01.yaml"
+    spec.write_text(SPEC.replace("3GiB", "2GiB"))
+    out = tmp_path / "out"
+    done = imagekit("build", spec, "-o", out, "--set", "disk.filesystem=btrfs", check=False)
+    assert done.returncode == 3
+    assert "disk.size" in done.stderr
+    assert not out.exists()
 
 
 def test_an_mbr_disk_has_a_partition_for_each_mount(layout: Any) -> None:
