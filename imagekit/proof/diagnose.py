@@ -7,13 +7,15 @@ pygrub, initramfs-tools, dracut and the Linux kernel.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagekit.proof.console import clean, read_console, tail
 from imagekit.proof.report import Failure
 
 MAX_LOG_BYTES = 1 << 20
+MAX_LINE = 400
+MAX_LINES = 20000
 
 
 @dataclass(frozen=True)
@@ -51,62 +53,66 @@ CREATE_CAUSES = (
     _cause(
         "pygrub-no-entry",
         "bootloader",
-        r"Unable to find partition containing kernel[^\n]*",
+        r"Unable to find partition containing kernel",
         "pygrub found no bootloader config with a kernel on the disk",
         "imagekit inspect shows what pygrub can read; --boot direct or pvgrub does not need it",
     ),
     _cause(
         "pygrub-failed",
         "bootloader",
-        r"^\w*(?:Error|Exception)\b[^\n]*",
+        r"^\w{0,40}(?:Error|Exception)\b",
         "pygrub failed",
         "the bootloader's log below has its last words",
     ),
     _cause(
         "bridge-missing",
         "all",
-        r"Could not find bridge device ?([^\s;]*)[^\n]*|bridge \S+ does not exist[^\n]*",
+        r"Could not find bridge device",
         "the config names a bridge that dom0 does not have; the lab has xenbr0",
         "name the bridge that the dom0 has, or make it there",
     ),
     _cause(
         "kernel-without-note",
         "xl",
-        r"[^\n]*(?:no loader found|[Nn]o ELF notes|image not capable of booting inside a HVM"
+        r"(?:no loader found|[Nn]o ELF notes|image not capable of booting inside a HVM"
         r"|not a Xen-ELF image|Not a Xen|is not a xen-|Missing 'LOADER|No PVH ELF note"
         r"|xc_dom_find_loader|unsupported ELF note|PVH only requires one ELF note"
-        r"|ERROR: Unknown|will only boot in)[^\n]*",
+        r"|ERROR: Unknown|will only boot in)",
         "the kernel has no entry point (ELF note) for this mode",
         "imagekit kernel shows which modes it can boot in",
     ),
     _cause(
         "memory",
         "xl",
-        r"[^\n]*(?:not enough memory|failed to free memory|Cannot allocate memory)[^\n]*",
+        r"not enough memory|failed to free memory|Cannot allocate memory",
         "dom0 has too little memory for the guest",
         "give the guest less memory",
     ),
     _cause(
         "image-damaged",
         "all",
-        r"[^\n]*(?:Image is corrupt|Could not open '|qcow2: |does not support reading)[^\n]*",
+        r"Image is corrupt|Could not open '|qcow2: |does not support reading",
         "dom0's QEMU cannot read the disk image",
         "qemu-img check tells more",
     ),
 )
+_ALERT = re.compile(r"ALERT! ")
 _ROOT_LOST = re.compile(
-    r"ALERT!\s+\S+ does not exist[^\n]*|Gave up waiting for root[^\n]*"
-    r"|Unable to mount root fs[^\n]*|Cannot open root device[^\n]*"
-    r"|Warning: /dev/\S+ does not exist[^\n]*"
+    r"Gave up waiting for root|Unable to mount root fs|Cannot open root device"
+    r"|Warning: /dev/\S+ does not exist"
 )
-_PANIC = re.compile(r"Kernel panic - not syncing[^\n]*")
-_SHELL = re.compile(r"You are in (?:emergency|rescue) mode[^\n]*|Entering emergency mode[^\n]*")
-_CMDLINE_ROOT = re.compile(r"(?:Kernel command line|Command line):[^\n]*?\broot=(\S+)")
+_PANIC = re.compile(r"Kernel panic - not syncing")
+_SHELL = re.compile(r"You are in (?:emergency|rescue) mode|Entering emergency mode")
+_CMDLINE_ROOT = re.compile(r"ommand line:[^\n]*?\broot=(\S+)")
 _BLKFRONT = re.compile(r"blkfront: (\w+):|\bxvd[a-z]+\d*: ")
 
 
 def diagnose(evidence: Evidence) -> Failure:
     """The failure of a guest that is not up."""
+    evidence = replace(
+        evidence,
+        **{name: bounded(getattr(evidence, name)) for name in ("console", *_TEXTS)},
+    )
     found = _created(evidence) if evidence.created else _refused(evidence)
     word, message, hint, line = found
     return Failure(
@@ -116,8 +122,23 @@ def diagnose(evidence: Evidence) -> Failure:
         line.strip()[:300] if line else None,
         console=tuple(tail(evidence.console)),
         bootloader=tuple(tail(evidence.bootloader, 8)) if not evidence.created else (),
-        xl=tuple(_complaints(evidence.xl)),
+        xl=tuple(_complaints(evidence.xl) or ([] if evidence.created else tail(evidence.xl, 5))),
     )
+
+
+_TEXTS = ("xl", "bootloader", "others")
+
+
+def bounded(text: str) -> str:
+    """``text`` with its last lines only, none of them long: hostile logs cost no time then."""
+    lines = (line[:MAX_LINE] for line in text.splitlines()[-MAX_LINES:])
+    return "\n".join(lines)
+
+
+def _line(text: str, match: re.Match[str]) -> str:
+    """The whole line in which ``match`` begins."""
+    start = text.rfind("\n", 0, match.start()) + 1
+    return text[start:].split("\n", 1)[0]
 
 
 _Found = tuple[str, str, str | None, str | None]
@@ -132,7 +153,7 @@ def _refused(evidence: Evidence) -> _Found:
     for cause in CREATE_CAUSES:
         match = cause.pattern.search(texts[cause.source])
         if match:
-            return cause.word, cause.message, cause.hint, match[0]
+            return cause.word, cause.message, cause.hint, _line(texts[cause.source], match)
     if evidence.error:
         return "lab", f"the guest could not be tried: {evidence.error}", None, None
     return "create-failed", "xl refused to start the guest", "xl's own words are below", None
@@ -140,14 +161,14 @@ def _refused(evidence: Evidence) -> _Found:
 
 def _created(evidence: Evidence) -> _Found:
     console = evidence.console
-    lost = _ROOT_LOST.search(console)
+    lost = _ALERT.search(console) or _ROOT_LOST.search(console)
     if lost:
         if not evidence.disks_connected and not _BLKFRONT.search(console):
             return (
                 "no-blkfront",
                 "the guest's kernel has no driver for its disk: xen-blkfront is not in the initrd",
                 "add xen-blkfront to the initrd (install.initrd_modules), or rebuild it",
-                lost[0],
+                _line(console, lost),
             )
         root = _CMDLINE_ROOT.search(console)
         named = f"root={root[1]}" if root else "its root="
@@ -155,18 +176,18 @@ def _created(evidence: Evidence) -> _Found:
             "root-not-found",
             f"the guest sees its disk but not its root file system: {named} names none on it",
             "compare it with the UUIDs on the disk (imagekit inspect)",
-            lost[0],
+            _line(console, lost),
         )
     panic = _PANIC.search(console)
     if panic:
-        return "kernel-panic", "the guest's kernel panicked", None, panic[0]
+        return "kernel-panic", "the guest's kernel panicked", None, _line(console, panic)
     shell = _SHELL.search(console)
     if shell:
         return (
             "emergency-mode",
             "the guest stopped in its emergency shell",
             "a file system in /etc/fstab, or a service needed for booting, failed",
-            shell[0],
+            _line(console, shell),
         )
     if evidence.error:
         return "lab", f"the guest could not be watched: {evidence.error}", None, None
@@ -191,19 +212,19 @@ def _silent(evidence: Evidence) -> _Found:
             'the config needs serial="pty" and the guest console=ttyS0',
             None,
         )
-    crash = re.search(r"[^\n]*(?:domain_crash|Unhandled|Triple fault)[^\n]*", evidence.others)
+    crash = re.search(r"domain_crash|Unhandled|Triple fault", evidence.others)
     return (
         "silent",
         "nothing came over the guest's console",
         "the guest's kernel needs console=hvc0",
-        crash[0] if crash else None,
+        _line(evidence.others, crash) if crash else None,
     )
 
 
 def _complaints(text: str) -> list[str]:
     """The lines of xl's log that are complaints, the last ones."""
-    lines = re.findall(r"^(?:libxl|xc|xl|xencall)[^\n]*(?:error|panic|warning)[^\n]*$", text, re.M)
-    return [line[:300] for line in lines][:8] or tail(text, 5)
+    lines = [x for x in text.splitlines() if re.match(r"\w+: (?:error|panic|warning):", x)]
+    return lines[:8]
 
 
 def read_logs(directory: Path, prefix: str) -> str:

@@ -30,7 +30,7 @@ from imagekit.proof.console import Follower, read_console
 from imagekit.proof.diagnose import Evidence, diagnose
 from imagekit.proof.guestmode import KINDS, from_kernel_log
 from imagekit.proof.report import Boot, Failure, ProofReport
-from imagekit.proof.session import SETTLE, Rules
+from imagekit.proof.session import SETTLE, Rules, announce, conclude
 
 QEMU = "qemu-system-x86_64"
 DRIVERS = {"raw": "raw", "qcow2": "qcow2", "vhd": "vpc"}
@@ -142,7 +142,7 @@ def _boot(
     driver = DRIVERS[plain.format]
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", driver]
     run([*argv, "-b", str(plain.image.absolute()), str(overlay)], timeout=60)
-    events.emit("boot-started", boot=plain.ident, config=str(plain.source))
+    announce(events, plain.ident, f"booting {plain.name} with {plain.firmware.upper()}")
     command = _argv(plain, overlay, scratch, console, kvm=kvm)
     errors = (kept / "qemu.log").open("wb")
     with (
@@ -152,7 +152,7 @@ def _boot(
         ) as child,
     ):
         verdict, took = _watch(child, Follower(console, rules.up), rules)
-    events.emit("boot-finished", boot=plain.ident, verdict=verdict, seconds=round(took, 1))
+    conclude(events, plain.ident, verdict, took)
     failure = None
     if verdict != "up":
         text = read_console(console)

@@ -46,7 +46,10 @@ class Options:
     proof: Proof = field(default_factory=Proof)
 
 
-def prove(build: Path, events: Events, options: Options = Options()) -> ProofReport:
+DEFAULTS = Options()
+
+
+def prove(build: Path, events: Events, options: Options = DEFAULTS) -> ProofReport:
     """Prove the build in ``build`` and write ``proof.json`` and ``proof/`` there.
 
     Raises SpecError or CapabilityError for what cannot be proven, HostError, ToolError. Whether
@@ -64,7 +67,7 @@ def prove(build: Path, events: Events, options: Options = Options()) -> ProofRep
 
 
 def prove_image(
-    config: Path, image: Path | None, out: Path, events: Events, options: Options = Options()
+    config: Path, image: Path | None, out: Path, events: Events, options: Options = DEFAULTS
 ) -> ProofReport:
     """Prove somebody else's config and image; the report goes to the directory ``out``."""
     trials = trial_of_config(config, image)

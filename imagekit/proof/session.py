@@ -152,7 +152,7 @@ class Session:
         started, stolen = time.monotonic(), self._lab.stolen()
         allowed = rules.seconds(trial.config.mode)
         verdict, took = "", 0.0
-        self._events.emit("boot-started", boot=trial.ident, config=str(trial.config.path))
+        announce(self._events, trial.ident, f"booting {trial.config.name}")
         while not (out / "result.json").exists():
             if not self._lab.alive():
                 raise ToolError("the lab ended while it ran a guest", where=trial.ident)
@@ -173,15 +173,26 @@ class Session:
         if not verdict:
             verdict, took = str(result.get("ended", "create")), time.monotonic() - started
         stolen = self._lab.stolen() - stolen
-        self._events.emit(
-            "boot-finished", boot=trial.ident, verdict=verdict, seconds=round(took, 1)
-        )
+        conclude(self._events, trial.ident, verdict, took)
         return Seen(trial, out, verdict, took, stolen, result)
 
     def _stop(self, ident: str, word: str) -> None:
         part = self._jobs / f"{ident}.stop-part"
         part.write_text(word)
         part.rename(self._jobs / f"{ident}.stop")
+
+
+def announce(events: Events, ident: str, title: str) -> None:
+    """Say that a boot begins; it is shown as stages are."""
+    events.emit("stage-started", stage=ident, title=title, key="")
+
+
+def conclude(events: Events, ident: str, verdict: str, seconds: float) -> None:
+    """Say how a boot ended, after ``seconds``."""
+    if verdict == "up":
+        events.emit("stage-finished", stage=ident, cached=False, seconds=round(seconds, 3), key="")
+    else:
+        events.emit("stage-failed", stage=ident, error=verdict, logs="")
 
 
 def _read_result(path: Path) -> dict[str, Any]:

@@ -122,6 +122,7 @@ class _Reader:
         self._text = text
         self._path = path
         self._at = 0
+        self._start = 0
         self._kind, self._word = "", ""
         self._next()
 
@@ -195,6 +196,7 @@ class _Reader:
 
     def _next(self) -> None:
         while self._at < len(self._text):
+            self._start = self._at
             match = _TOKEN.match(self._text, self._at)
             if match is None:
                 raise self._wrong("a character that has no place here")
@@ -205,7 +207,7 @@ class _Reader:
         self._kind, self._word = "eof", ""
 
     def _wrong(self, what: str) -> SpecError:
-        line = self._text.count("\n", 0, self._at) + 1
+        line = self._text.count("\n", 0, self._start) + 1
         return SpecError(f"not an xl config: {what}", where=f"{self._path}:{line}")
 
 
@@ -268,7 +270,8 @@ def parse_disk(item: str, where: str) -> XlDisk:
         elif positions:
             name = positions.pop(0)
             prefix = re.match(r"([a-z0-9]+):", word)
-            if name == "target" and prefix and prefix[1] in _PREFIXES:
+            old = name == "target" and prefix and prefix[1] in _PREFIXES
+            if old or (name == "format" and word and word not in _FORMATS):
                 return _old_disk(item, where)
             if word:
                 fields[name] = word
@@ -288,12 +291,16 @@ def _old_disk(item: str, where: str) -> XlDisk:
     fields["vdev"] = vdev
     if kind == "cdrom":
         fields["cdrom"] = "1"
+    if not fields["target"]:
+        fields["format"] = "empty"
     return _disk(fields, item, where)
 
 
 def _disk(fields: dict[str, str], item: str, where: str) -> XlDisk:
     cdrom = "cdrom" in fields or fields.get("devtype") == "cdrom"
     kind = fields.get("format", "raw")
+    if fields.get("access", "rw") not in ("r", "ro", "w", "rw"):
+        raise SpecError(f"{item!r} is not a disk", where=where)
     if kind not in _FORMATS:
         raise SpecError(f"{kind!r} is not a format that xl knows", where=where)
     if not fields.get("vdev"):

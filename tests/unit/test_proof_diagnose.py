@@ -1,0 +1,122 @@
+"""Causes, told from what Xen 4.17, pygrub, initramfs-tools and Linux really said."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagekit.proof.console import clean
+from imagekit.proof.diagnose import Evidence, diagnose
+
+NO_BRIDGE = """libxl: error: libxl_exec.c:117:libxl_report_child_exitstatus: \
+/etc/xen/scripts/vif-bridge online [242] exited with error status 1
+libxl: error: libxl_device.c:1337:device_hotplug_child_death_cb: script: \
+Could not find bridge device xenbr9
+libxl: error: libxl_create.c:1921:domcreate_attach_devices: Domain 1:unable to add vif devices
+"""
+NO_NOTE = """xc: error: panic: xg_dom_core.c:689: xc_dom_find_loader: \
+no loader found: Invalid kernel
+libxl: error: libxl_dom.c:571:libxl__build_dom: xc_dom_parse_image failed
+libxl: error: libxl_create.c:1640:domcreate_rebuild_done: Domain 2:cannot (re-)build domain: -3
+"""
+BOOTLOADER_FAILED = """libxl: error: libxl_bootloader.c:767:bootloader_finished: Domain 3:\
+bootloader failed - consult logfile /var/log/xen/bootloader.3.log
+libxl: error: libxl_exec.c:117:libxl_report_child_exitstatus: bootloader [318] exited with \
+error status 1
+"""
+PYGRUB = """Using <class 'grub.GrubConf.Grub2ConfigFile'> to parse /boot/grub/grub.cfg
+WARNING:root:Unknown directive menuentry
+Traceback (most recent call last):
+  File "/usr/lib/xen-4.17/bin/pygrub", line 1032, in <module>
+    raise RuntimeError("Unable to find partition containing kernel")
+RuntimeError: Unable to find partition containing kernel
+"""
+GAVE_UP = """[    0.0] Command line: root=UUID=de8d8e97-5704-4875-94af-27fecf794d4e ro console=hvc0
+Begin: Running /scripts/local-block ... done.
+Gave up waiting for root file system device.  Common problems:
+ - Boot args (cat /proc/cmdline)
+ALERT!  UUID=de8d8e97-5704-4875-94af-27fecf794d4e does not exist.  Dropping to a shell!
+(initramfs) """
+PANIC = """[    5.1] VFS: Cannot open root device "UUID=x" or unknown-block(0,0): error -6
+[    5.2] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)
+"""
+INIT_DIED = "[    7.2] Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b\n"
+EMERGENCY = 'You are in emergency mode. After logging in, type "journalctl -xb" to view\n'
+
+
+def evidence(**changes: Any) -> Evidence:
+    values: dict[str, Any] = {
+        "mode": "pv", "verdict": "lost", "created": True, "console": "", "xl": "",
+        "bootloader": "",
+    }  # fmt: skip
+    return Evidence(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("given_evidence", "cause", "word"),
+    [
+        (evidence(created=False, xl=NO_BRIDGE), "bridge-missing", "xenbr9"),
+        (evidence(created=False, xl=NO_NOTE), "kernel-without-note", "no loader found"),
+        (
+            evidence(created=False, xl=BOOTLOADER_FAILED, bootloader=PYGRUB),
+            "pygrub-no-entry",
+            "Unable to find partition",
+        ),
+        (
+            evidence(created=False, bootloader="Traceback\nOSError: [Errno 95] no\n"),
+            "pygrub-failed",
+            "OSError",
+        ),
+        (evidence(created=False, xl="libxl: error: something new"), "create-failed", None),
+        (evidence(created=False, error="TimeoutError: no disk"), "lab", None),
+        (evidence(console=GAVE_UP), "no-blkfront", "does not exist|Gave up"),
+        (evidence(console=GAVE_UP, disks_connected=1), "root-not-found", "does not exist|Gave up"),
+        (evidence(console="blkfront: xvda: flush\n" + GAVE_UP), "root-not-found", None),
+        (evidence(console=PANIC, disks_connected=1), "root-not-found", "root"),
+        (evidence(console=INIT_DIED, disks_connected=1), "kernel-panic", "kill init"),
+        (evidence(console=EMERGENCY, disks_connected=1), "emergency-mode", "emergency"),
+        (evidence(verdict="timeout"), "silent", None),
+        (evidence(verdict="timeout", mode="hvm"), "silent", None),
+        (evidence(verdict="gone", console="[ 0.1] Linux\n"), "guest-ended", None),
+        (evidence(verdict="timeout", console="[ 0.1] Linux\n"), "timeout", None),
+    ],
+)
+def test_each_known_failure_gets_its_cause(
+    given_evidence: Evidence, cause: str, word: str | None
+) -> None:
+    failure = diagnose(given_evidence)
+    assert failure.cause == cause
+    if word is not None:
+        assert failure.evidence is not None
+        assert any(part in failure.evidence for part in word.split("|"))
+
+
+def test_the_wrong_root_is_named() -> None:
+    failure = diagnose(evidence(console=GAVE_UP, disks_connected=1))
+    assert "root=UUID=de8d8e97-5704-4875-94af-27fecf794d4e" in failure.message
+
+
+def test_a_failure_brings_the_last_lines_of_every_log() -> None:
+    failure = diagnose(evidence(created=False, xl=BOOTLOADER_FAILED, bootloader=PYGRUB))
+    assert "RuntimeError: Unable to find partition containing kernel" in failure.bootloader
+    assert any("bootloader failed" in line for line in failure.xl)
+
+
+@given(st.binary(max_size=400), st.booleans())
+def test_any_output_whatever_gets_some_diagnosis(data: bytes, created: bool) -> None:
+    text = clean(data)
+    failure = diagnose(evidence(created=created, console=text, xl=text, bootloader=text))
+    assert failure.cause
+    assert failure.message
+
+
+@pytest.mark.parametrize("text", ["x" * (1 << 20), "error " * (1 << 17), "\n" * (1 << 20)])
+def test_a_hostile_log_does_not_take_long(text: str) -> None:
+    started = time.monotonic()
+    diagnose(evidence(created=False, xl=text, bootloader=text, others=text))
+    diagnose(evidence(console=text, others=text))
+    assert time.monotonic() - started < 5
