@@ -1,4 +1,4 @@
-"""The plan of a debootstrap build: packages, system, kernel check, image, formats, configs."""
+"""The plan of a debootstrap build: packages, elements, system, kernel check, image, configs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from pathlib import Path
 from imagekit.errors import SpecError
 from imagekit.installs.elements.planning import plan_elements
 from imagekit.installs.locking import Lock
-from imagekit.installs.stages.capability import KernelCheck
-from imagekit.installs.stages.configs import Configs, disk_path
+from imagekit.installs.stages.delivery import delivery
 from imagekit.installs.stages.elements import CleanupPhase, element_stages
-from imagekit.installs.stages.formats import Qcow2, Vhd
-from imagekit.installs.stages.image import Image, effective_disk
 from imagekit.installs.stages.lockfile import LockFile
 from imagekit.installs.stages.mirrors import Mirrors, mirrors_for
 from imagekit.installs.stages.packages import wanted_packages
 from imagekit.installs.stages.rootfs import Rootfs
-from imagekit.installs.stages.system import System
 from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Stage, Target
 from imagekit.spec.load import SpecFile
@@ -31,48 +27,19 @@ def plan(file: SpecFile, out: Path, lock: Lock | None = None, debs: Path | None 
     spec = file.spec
     if spec.os.arch == "i386" and "pvh" in spec.boot.modes and spec.os.distribution == "ubuntu":
         raise SpecError("Ubuntu has no i386 kernel", where=file.where("os", "arch"))
-    configs = Configs(file, out)
     offline = lock is not None and debs is not None
     mirrors = Mirrors((), tuple(spec.os.components), Path()) if offline else mirrors_for(file)
     elements = plan_elements(file, mirrors)
     wanted = sorted({*wanted_packages(spec), *(elements.packages if elements else ())})
     stages: list[Stage] = []
-    targets: list[Target] = []
+    locked: list[Target] = []
     tree, packages = "rootfs.tar", "packages.json"
     if elements is None or not elements.provided:
         stages += [Rootfs(file, mirrors, wanted, lock, debs), LockFile(file)]
-        targets.append(Target("lock.yaml", f"{spec.name}.lock", "lock"))
+        locked.append(Target("lock.yaml", f"{spec.name}.lock", "lock"))
     if elements is not None:
         phases = element_stages(file, elements, "" if elements.provided else tree)
         tree, packages = phases[-1].tree_artefact, CleanupPhase.PACKAGES
         stages += phases
-    stages += [
-        System(file, tree),
-        KernelCheck(file),
-        Image(file),
-        configs,
-    ]
-    size = effective_disk(spec.disk).size
-    for image_format in spec.disk.formats:
-        if image_format == "qcow2":
-            stages.append(Qcow2(file))
-        elif image_format == "vhd":
-            stages.append(Vhd(file))
-        targets.append(
-            Target(
-                f"disk.{image_format}",
-                disk_path(spec, image_format),
-                "disk",
-                0o600,
-                {"format": image_format, "virtual_size": size},
-            )
-        )
-    targets += [
-        Target("kernel", f"{spec.name}-vmlinuz", "kernel"),
-        Target("initrd", f"{spec.name}-initrd.img", "initrd", 0o600),
-        *configs.targets(),
-        Target("kernel.json", "kernel.json", "kernel-report"),
-        Target(packages, "packages.json", "package-list"),
-        Target("facts.json", "facts.json", "facts"),
-    ]
-    return make_plan(stages, targets)
+    more, targets = delivery(file, out, tree, packages)
+    return make_plan([*stages, *more], [*targets, *locked])

@@ -35,6 +35,8 @@ PHASES = (
 """Phases of disk-image-create in the order in which it runs them (lib/disk-image-create)."""
 ENVIRONMENT = "environment.d"
 ROOT_ELEMENT = "imagekit-root"
+SYSTEM_ELEMENT = "imagekit-system"
+NO_DISK_ELEMENT = "imagekit-no-disk"
 ROOT_DIRECTORY = Path(__file__).parent / "root"
 RUN_PARTS_NAME = re.compile(r"[0-9A-Za-z_-]+")
 """File names that dib-run-parts runs; all others it passes over."""
@@ -160,21 +162,25 @@ def _words(path: Path) -> list[str]:
     return sorted({w for line in path.read_text().splitlines() if (w := line.strip())})
 
 
-def resolve(names: Sequence[str], extra: Sequence[Path]) -> tuple[list[Element], bool]:
+def resolve(
+    names: Sequence[str], extra: Sequence[Path], added: Sequence[str] = (SYSTEM_ELEMENT,)
+) -> tuple[list[Element], bool]:
     """The elements ``names`` and all they depend on, sorted by name.
 
-    The flag tells whether one of them provides the operating system; if none does, our own
-    placeholder for a tree that is there already is among them. Raises SpecError.
+    The flag tells whether one of them provides the operating system; then ``added``, elements of
+    our own, are among them. If none does, our placeholder for a tree that is there already is.
+    Raises SpecError.
     """
-    directories = search_path(extra)
+    directories = [*search_path(extra), ("imagekit", ROOT_DIRECTORY)]
     dependencies = _dependencies()
     where = ":".join(str(path) for _origin, path in directories)
     provided = True
     try:
-        pairs = dependencies.get_elements(names, where)
-    except dependencies.MissingOSException:
-        provided = False
-        pairs = _expand(dependencies, [*names, ROOT_ELEMENT], f"{where}:{ROOT_DIRECTORY}")
+        try:
+            pairs = dependencies.get_elements([*names, *added], where)
+        except dependencies.MissingOSException:
+            provided = False
+            pairs = dependencies.get_elements([*names, ROOT_ELEMENT], where)
     except (
         dependencies.MissingElementException,
         dependencies.AlreadyProvidedException,
@@ -183,16 +189,6 @@ def resolve(names: Sequence[str], extra: Sequence[Path]) -> tuple[list[Element],
     origins = {path.resolve(): origin for origin, path in directories}
     elements = [load(Path(p), origins.get(Path(p).parent, "imagekit")) for _name, p in pairs]
     return sorted(elements, key=lambda e: e.name), provided
-
-
-def _expand(dependencies: Any, names: list[str], where: str) -> list[tuple[str, str]]:
-    try:
-        pairs: list[tuple[str, str]] = dependencies.get_elements(names, where)
-    except Exception as error:
-        if type(error).__module__ != dependencies.__name__:
-            raise
-        raise SpecError(f"elements: {error}") from None
-    return pairs
 
 
 def _refusal(error: Exception, extra: Sequence[Path]) -> SpecError:

@@ -66,6 +66,8 @@ def base_environment(
         "DIB_INIT_SYSTEM": "systemd",
         "DIB_ARGS": " ".join(named),
         "DIB_ENV": declared,
+        # The element dib-python would ask for Python 2 on Debian, which has had none since 11.
+        "DIB_PYTHON_VERSION": "3",
         "DIB_CHECKSUM": "0",
         "DIB_DEBUG_TRACE": "0",
         "DIB_DEFAULT_INSTALLTYPE": "source",
@@ -101,6 +103,13 @@ def base_environment(
         "BASH_FUNC_get_image_element_array%%": f'() {{ echo "{array}"\n}}',
         "BASH_FUNC_die%%": '() { local code=$?; echo "$@"; exit $code\n}',
     }
+
+
+def for_disk_image_create(base: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the whole of disk-image-create, which sets the rest by itself."""
+    own = ("IMAGE_ELEMENT", "IMAGE_ELEMENT_YAML", "TARGET_ROOT", "IMAGE_NAME", "IMAGE_TYPE")
+    kept = {k: v for k, v in base.items() if not k.startswith(("TMP_", "BASH_FUNC_", *own))}
+    return {**kept, "PATH": OUTSIDE_PATH, "TMP_DIR": BUILD, "DIB_NO_TIMESTAMP": "1"}
 
 
 def outside(base: Mapping[str, str]) -> dict[str, str]:

@@ -11,7 +11,8 @@ from imagekit.errors import ToolError
 from imagekit.installs.elements.catalogue import Element
 
 TAIL = 1 << 20
-_RUNNING = re.compile(r"^dib-run-parts Running (\S+)/([^/\s]+)$", re.M)
+# disk-image-create puts times and a bar before each line unless told otherwise.
+_RUNNING = re.compile(r"dib-run-parts Running (\S+)/([^/\s]+)$", re.M)
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ def find_culprit(text: str, elements: Sequence[Element], phase: str) -> Culprit 
     owner = next((e.name for e in elements if _has(e, phase, name)), "unknown")
     line, command = _line(after, name)
     return Culprit(owner, phase, name, line, command)
+
+
+def last_phase(log: Path) -> str:
+    """The phase whose script ran last according to ``log``; "" when there was none."""
+    running = list(_RUNNING.finditer(tail(log)))
+    return running[-1][1].rsplit("/", 1)[-1] if running else ""
 
 
 def _has(element: Element, phase: str, name: str) -> bool:

@@ -79,7 +79,8 @@ def _certain(
         return False
     if entry.get("not-arch") and arch in str(entry["not-arch"]).split(","):
         return False
-    if entry.get("dib_python_version"):
+    version = str(entry.get("dib_python_version", ""))
+    if version not in ("", environment.get("DIB_PYTHON_VERSION", "")):
         return False
     default = environment.get("DIB_DEFAULT_INSTALLTYPE", "source")
     kind = environment.get(f"DIB_INSTALLTYPE_{element.name.replace('-', '_')}", default)

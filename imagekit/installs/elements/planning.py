@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagekit.errors import SpecError
 from imagekit.installs.elements import catalogue
-from imagekit.installs.elements.catalogue import ENVIRONMENT, PHASES, Element
+from imagekit.installs.elements.catalogue import (
+    ENVIRONMENT,
+    NO_DISK_ELEMENT,
+    PHASES,
+    SYSTEM_ELEMENT,
+    Element,
+)
 from imagekit.installs.elements.environment import base_environment
 from imagekit.installs.elements.packages import planned_packages
 from imagekit.installs.stages.mirrors import Mirrors
+from imagekit.installs.stages.packages import wanted_packages
+from imagekit.spec.install import DiskimageBuilder
 from imagekit.spec.load import SpecFile
 
 NOT_OURS = {"bootloader", "block-device", "ramdisk", "dracut-ramdisk", "iso", "vm", "baremetal"}
@@ -25,7 +33,8 @@ class ElementPlan:
     """The resolved elements of a spec.
 
     ``provided`` tells that an element brings the root file system itself; ``packages`` are the
-    names to install with the tree; ``environment`` is what every phase gets.
+    names to install with the tree; ``environment`` is what every phase gets; ``added`` are names
+    of elements of our own that the spec does not name.
     """
 
     elements: tuple[Element, ...]
@@ -34,6 +43,7 @@ class ElementPlan:
     environment: Mapping[str, str]
     network: bool
     timeout: int
+    added: tuple[str, ...] = ()
 
     def phases(self) -> list[str]:
         """The phases that run; the first and the last always do."""
@@ -68,44 +78,75 @@ def plan_elements(file: SpecFile, mirrors: Mirrors) -> ElementPlan | None:
     install = file.spec.debootstrap
     if not install.elements:
         return None
-    where = file.where("install", "elements")
-    extra = [file.resolve(path) for path in install.element_path]
+    plan = _plan(
+        file,
+        mirrors,
+        install.elements,
+        install.element_path,
+        install.element_environment,
+        (SYSTEM_ELEMENT,),
+    )
+    if plan.provided and not install.element_network:
+        raise SpecError(
+            "one of the elements makes the root file system, and has no network to do so",
+            where=file.where("install", "elements"),
+            hint="set install.element_network: true",
+        )
+    return replace(plan, network=install.element_network, timeout=install.element_timeout)
+
+
+def plan_whole(file: SpecFile, install: DiskimageBuilder, mirrors: Mirrors) -> ElementPlan:
+    """The elements of a diskimage-builder spec; raises SpecError."""
+    added = (SYSTEM_ELEMENT, NO_DISK_ELEMENT)
+    plan = _plan(file, mirrors, install.elements, install.element_path, install.environment, added)
+    if not plan.provided:
+        raise SpecError(
+            "none of the elements provides an operating system",
+            where=file.where("install", "elements"),
+            hint="name one, for example debian-minimal",
+        )
+    return replace(plan, network=True, timeout=install.timeout, added=added)
+
+
+def _plan(
+    file: SpecFile,
+    mirrors: Mirrors,
+    named: Sequence[str],
+    element_path: Sequence[str],
+    variables: Mapping[str, str],
+    added: Sequence[str],
+) -> ElementPlan:
+    spec = file.spec
     try:
-        elements, provided = catalogue.resolve(install.elements, extra)
+        paths = [file.resolve(path) for path in element_path]
+        elements, provided = catalogue.resolve(named, paths, added)
         _refuse(elements)
-        if provided and not install.element_network:
-            raise SpecError(
-                "one of the elements makes the root file system, and has no network to do so",
-                hint="set install.element_network: true",
-            )
-        named = dict(install.element_environment)
         environment = base_environment(
             elements,
-            named=install.elements,
-            image=file.spec.name,
-            distribution=file.spec.os.distribution,
-            suite=file.spec.os.suite,
-            arch=file.spec.os.arch,
-            filesystem=file.spec.disk.filesystem,
-            extra={**_mirror(mirrors), **named},
+            named=named,
+            image=spec.name,
+            distribution=spec.os.distribution,
+            suite=spec.os.suite,
+            arch=spec.os.arch,
+            filesystem=spec.disk.filesystem,
+            extra={
+                **_mirror(mirrors),
+                "DIB_IMAGEKIT_PACKAGES": " ".join(wanted_packages(spec)),
+                **variables,
+            },
         )
         packages = planned_packages(
             elements,
-            distribution=file.spec.os.distribution,
-            suite=file.spec.os.suite,
-            arch=file.spec.os.arch,
+            distribution=spec.os.distribution,
+            suite=spec.os.suite,
+            arch=spec.os.arch,
             environment=environment,
         )
     except SpecError as error:
-        error.where = error.where or where
+        error.where = error.where or file.where("install", "elements")
         raise
     return ElementPlan(
-        tuple(elements),
-        provided,
-        tuple(sorted({*packages, *NEEDED})),
-        environment,
-        install.element_network,
-        install.element_timeout,
+        tuple(elements), provided, tuple(sorted({*packages, *NEEDED})), environment, False, 0
     )
 
 
@@ -118,6 +159,8 @@ def _mirror(mirrors: Mirrors) -> dict[str, str]:
 
 def _refuse(elements: list[Element]) -> None:
     for element in elements:
+        if element.name == NO_DISK_ELEMENT:
+            continue
         makes_disk = "block-device" in element.provides or element.scripts("block-device.d")
         if element.name in NOT_OURS or makes_disk:
             raise SpecError(

@@ -46,6 +46,24 @@ find /root -xdev -name '*.log' -type f -delete
 """
 
 
+def list_packages(tree: Path, log: Path) -> list[dict[str, str]]:
+    """The installed packages of ``tree``: name, version, architecture."""
+    show = "${Package}\t${Version}\t${Architecture}\t${db:Status-Abbrev}\n"
+    done = Sandbox(tree).run(
+        ["dpkg-query", "-W", "-f", show],
+        env={"PATH": env.INSIDE_PATH, "LC_ALL": "C.UTF-8"},
+        timeout=600,
+        log=log,
+        what="listing the packages",
+    )
+    rows = [line.split("\t") for line in done.text.splitlines()]
+    return [
+        {"name": row[0], "version": row[1], "architecture": row[2]}
+        for row in rows
+        if len(row) == 4 and row[3].startswith("ii")
+    ]
+
+
 class ElementPhase(Stage):
     """One phase of all elements, on the tree that the phase before left."""
 
@@ -181,13 +199,12 @@ class ElementPhase(Stage):
             mounting=self._plan.provided and self.phase == "root.d",
         )
 
-    def _in_tree(self, tree: Path, argv: Sequence[str], run: StageRun, **more: str) -> str:
+    def _in_tree(self, tree: Path, argv: Sequence[str], run: StageRun, **more: str) -> None:
         variables = {"PATH": env.INSIDE_PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", **more}
         log = run.logs / f"{self.name}.log"
-        done = Sandbox(tree, network=self._plan.network).run(
+        Sandbox(tree, network=self._plan.network).run(
             argv, env=variables, timeout=600, log=log, what="preparing or tidying up the tree"
         )
-        return done.text
 
 
 class RootPhase(ElementPhase):
@@ -281,16 +298,7 @@ class CleanupPhase(ElementPhase):
 
     def _after(self, tree: Path, run: StageRun) -> None:
         self._in_tree(tree, ["sh", "-c", FINISH], run)
-        show = "${Package}\t${Version}\t${Architecture}\t${db:Status-Abbrev}\n"
-        rows = [
-            line.split("\t")
-            for line in self._in_tree(tree, ["dpkg-query", "-W", "-f", show], run).splitlines()
-        ]
-        packages = [
-            {"name": row[0], "version": row[1], "architecture": row[2]}
-            for row in rows
-            if len(row) == 4 and row[3].startswith("ii")
-        ]
+        packages = list_packages(tree, run.logs / "packages.log")
         (run.output / self.PACKAGES).write_text(json.dumps(packages, indent=1))
 
 

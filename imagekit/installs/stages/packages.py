@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from imagekit.spec.install import Debootstrap, DiskimageBuilder
 from imagekit.spec.model import Spec
 
 KERNELS = {
@@ -19,9 +20,17 @@ RESOLVED_APART = {"bookworm", "trixie", "forky", "sid", "noble", "plucky", "mant
 FILESYSTEM_TOOLS = {"xfs": "xfsprogs", "btrfs": "btrfs-progs"}
 
 
+def tree_install(spec: Spec) -> Debootstrap:
+    """What a spec says of its tree, for every method that makes one."""
+    install = spec.install
+    if isinstance(install, DiskimageBuilder):
+        return Debootstrap(method="debootstrap", packages=install.packages)
+    return spec.debootstrap
+
+
 def kernel_package(spec: Spec) -> str | None:
     """The kernel package to install; None when the spec names a kernel file."""
-    named = spec.debootstrap.kernel
+    named = tree_install(spec).kernel
     if named is None:
         return KERNELS[spec.os.distribution, spec.os.arch]
     return None if "/" in named else named
@@ -29,7 +38,7 @@ def kernel_package(spec: Spec) -> str | None:
 
 def wanted_packages(spec: Spec) -> list[str]:
     """All packages to install, sorted, each once."""
-    names = {*BASE, *spec.debootstrap.packages}
+    names = {*BASE, *tree_install(spec).packages}
     kernel = kernel_package(spec)
     if kernel:
         names.add(kernel)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from imagekit.errors import ImageError, SpecError, ToolError
 from imagekit.host.chroot import chroot
-from imagekit.installs.stages.packages import needs_locales
+from imagekit.installs.stages.packages import needs_locales, tree_install
 from imagekit.installs.stages.trees import hand_over, open_tree, pack
 from imagekit.kernel.image import load_kernel
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
@@ -43,7 +43,7 @@ class System(Stage):
         self.needs = (tree,)
         self._file = file
         self._spec = file.spec
-        install = file.spec.debootstrap
+        install = tree_install(file.spec)
         self._kernel_file = (
             file.resolve(install.kernel) if install.kernel and "/" in install.kernel else None
         )
@@ -77,7 +77,7 @@ class System(Stage):
         """Modules the initrd must hold: Xen's, what plain QEMU and HVM need, the file systems."""
         disk = self._spec.disk
         filesystems = {disk.filesystem, *(["dm-mod"] if disk.lvm else [])}
-        extra = [m for m in self._spec.debootstrap.initrd_modules]
+        extra = [m for m in tree_install(self._spec).initrd_modules]
         return [*XEN_DRIVERS, *OTHER_DRIVERS, *sorted(filesystems), *extra]
 
     def key(self) -> Mapping[str, Any]:

@@ -1,0 +1,105 @@
+"""Runs the whole of diskimage-builder's disk-image-create and takes the tree it made."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from imagekit.errors import ToolError
+from imagekit.host.sandbox import Sandbox
+from imagekit.installs.elements import environment as env
+from imagekit.installs.elements import hooks as hook_files
+from imagekit.installs.elements.catalogue import dib_version
+from imagekit.installs.elements.failures import explain, last_phase
+from imagekit.installs.elements.planning import ElementPlan
+from imagekit.installs.stages.elements import list_packages
+from imagekit.installs.stages.trees import hand_over, pack, unpack
+from imagekit.pipeline.stage import Stage, StageRun
+from imagekit.spec.install import DiskimageBuilder
+from imagekit.spec.load import SpecFile
+
+SKIP_BASE = "-n"
+"""disk-image-create adds the element "base" to every build unless told not to."""
+
+
+class DiskImageCreate(Stage):
+    """disk-image-create from beginning to end, in a sandbox, without a disk of its own."""
+
+    name: ClassVar[str] = "disk-image-create"
+    title: ClassVar[str] = "running disk-image-create"
+    makes = ("rootfs.tar", "packages.json")
+
+    def __init__(self, file: SpecFile, install: DiskimageBuilder, plan: ElementPlan) -> None:
+        self._file = file
+        self._install = install
+        self._plan = plan
+
+    def key(self) -> Mapping[str, Any]:
+        return {
+            "code": 1,
+            "elements": [e.name for e in self._plan.elements],
+            "scripts": [self._plan.phase_digest(phase) for phase in self._plan.phases()],
+            "element files": self._plan.shared_digest(),
+            "environment": dict(self._plan.environment),
+            "diskimage-builder": dib_version(),
+            "epoch": os.environ.get("SOURCE_DATE_EPOCH", ""),
+        }
+
+    def run(self, run: StageRun) -> None:
+        work = run.workspace.temporary(self.name)
+        for name in ("elements", "root", "build", "cache", "output"):
+            (work / name).mkdir()
+        hook_files.stage_elements(self._plan.elements, work / "elements")
+        self._create(work, run)
+        image = work / "output/image.tar"
+        tree = run.workspace.temporary("tree", size_bytes=image.stat().st_size * 2)
+        unpack(image, tree, run.logs / "unpack.log")
+        image.unlink()
+        packages = list_packages(tree, run.logs / "packages.log")
+        (run.output / "packages.json").write_text(json.dumps(packages, indent=1))
+        pack(tree, run.output / "rootfs.tar", run.logs / "tar.log")
+        hand_over(run.workspace, run.output / "rootfs.tar", tree)
+
+    def _create(self, work: Path, run: StageRun) -> None:
+        sandbox = Sandbox(
+            work / "root",
+            host_programs=True,
+            read_only={work / "elements": env.ELEMENTS},
+            writable={
+                work / "build": env.BUILD,
+                work / "cache": env.CACHE,
+                work / "output": env.OUTPUT,
+            },
+            network=True,
+            mounting=True,
+        )
+        plan = self._plan
+        argv = ["bash", f"{plan.environment['_LIB']}/disk-image-create"]
+        argv += ["-a", self._file.spec.os.arch, "-o", f"{env.OUTPUT}/image", "-t", "tar"]
+        argv += ["--no-tmpfs", *([] if "base" in self._install.elements else [SKIP_BASE])]
+        names = [*self._install.elements, *plan.added]
+        log = run.logs / "disk-image-create.log"
+        variables = env.for_disk_image_create(plan.environment)
+        proxy = self._file.spec.os.proxy
+        if proxy:
+            variables |= dict.fromkeys(("http_proxy", "https_proxy"), proxy)
+        try:
+            sandbox.run(
+                [*argv, *names],
+                env=variables,
+                cwd=env.OUTPUT,
+                timeout=self._install.timeout,
+                log=log,
+                what="disk-image-create",
+            )
+        except ToolError as error:
+            phase = last_phase(log)
+            told = explain(error, log, plan.elements, phase, network=True) if phase else error
+            told.where = self._file.where("install", "elements")
+            raise told from None
+        if not re.search(r"Build completed successfully", log.read_text(errors="replace")):
+            run.note("disk-image-create ended without saying that it was successful")
