@@ -111,7 +111,10 @@ def diagnose(evidence: Evidence) -> Failure:
     """The failure of a guest that is not up."""
     evidence = replace(
         evidence,
-        **{name: bounded(getattr(evidence, name)) for name in ("console", *_TEXTS)},
+        console=bounded(evidence.console),
+        xl=bounded(evidence.xl),
+        bootloader=bounded(evidence.bootloader),
+        others=bounded(evidence.others),
     )
     found = _created(evidence) if evidence.created else _refused(evidence)
     word, message, hint, line = found
@@ -124,9 +127,6 @@ def diagnose(evidence: Evidence) -> Failure:
         bootloader=tuple(tail(evidence.bootloader, 8)) if not evidence.created else (),
         xl=tuple(_complaints(evidence.xl) or ([] if evidence.created else tail(evidence.xl, 5))),
     )
-
-
-_TEXTS = ("xl", "bootloader", "others")
 
 
 def bounded(text: str) -> str:

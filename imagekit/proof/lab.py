@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 
 from imagekit.disk import filesystem
 from imagekit.disk.extents import sha256_sparse
-from imagekit.errors import ImageError
+from imagekit.errors import ImageError, ToolError
 from imagekit.host.chroot import chroot
 from imagekit.host.versions import package_versions
 from imagekit.installs.stages.mirrors import mirrors_for
 from imagekit.installs.stages.rootfs import Rootfs
 from imagekit.installs.stages.trees import open_tree
 from imagekit.pipeline.events import Events
-from imagekit.pipeline.execute import execute
+from imagekit.pipeline.execute import StageResult, execute
 from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
 from imagekit.pipeline.store import Store
@@ -145,10 +145,13 @@ def build_lab(
     shape: Shape, events: Events, *, state: bool = True, fresh: bool = False
 ) -> tuple[LabFiles, Path | None]:
     """The lab from the store, or built now: what it boots, and its saved state."""
-    plan = lab_plan(shape, state=state)
-    results = execute(
-        plan, Store(), events, guest="imagekit-lab", fresh=fresh, digest=sha256_sparse
-    )
+    try:
+        results = _run(lab_plan(shape, state=state), events, fresh=fresh)
+    except ToolError as error:
+        if not state or "saved" not in error.what:
+            raise
+        events.emit("warning", text=error.what)
+        results = _run(lab_plan(shape, state=False), events, fresh=False)
     found = {
         name: path
         for result in results.values()
@@ -156,6 +159,10 @@ def build_lab(
         if name in ("dom0.img", "xen", "vmlinuz", "initrd", "state")
     }
     return lab_files(found), found.get("state")
+
+
+def _run(plan: Plan, events: Events, *, fresh: bool) -> dict[str, StageResult]:
+    return execute(plan, Store(), events, guest="imagekit-lab", fresh=fresh, digest=sha256_sparse)
 
 
 def _release(tree: Path) -> str:

@@ -188,8 +188,12 @@ def machine(
     file of dom0's disk and the console's log (``lab.log``).
     """
     argv = shape.argv(files)
-    for tag, path, option in (("share", share, ""), ("files", read_only, ",readonly=on")):
-        argv += ["-fsdev", f"local,id={tag},path={_value(path)},security_model=none{option}"]
+    # mapped-file: whatever dom0 makes there is a plain file here, never a link or a device.
+    for tag, path, option in (
+        ("share", share, "security_model=mapped-file"),
+        ("files", read_only, "security_model=none,readonly=on"),
+    ):
+        argv += ["-fsdev", f"local,id={tag},path={_value(path)},{option}"]
         argv += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
     with contextlib.ExitStack() as stack:
         ours_qmp, theirs_qmp = _pair(stack)

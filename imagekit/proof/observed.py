@@ -13,6 +13,7 @@ from imagekit.proof.guestmode import KINDS, from_kernel_log
 from imagekit.proof.report import Boot, Failure
 from imagekit.proof.session import Seen
 
+VIRTFS = ".virtfs_metadata"  # QEMU hw/9pfs/9p-local.c, security_model=mapped-file
 CONNECTED = "4"  # XenbusStateConnected, xen/include/public/io/xenbus.h
 _FRONTEND = re.compile(
     r'^/local/domain/\d+/device/(vbd|vif)/(\d{1,10})/(state|mac) = "([^"\n]{0,64})"', re.MULTILINE
@@ -101,7 +102,8 @@ def keep_logs(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     (target / "console.log").touch()
     for path in sorted(source.rglob("*")):
-        if path.is_file() and not path.is_symlink() and path.suffix != ".part":
+        ours = path.suffix != ".part" and path.parent.name != VIRTFS
+        if ours and path.is_file() and not path.is_symlink():
             shutil.copyfile(path, target / path.name)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -80,17 +81,23 @@ def prove_image(
 
 
 def prove_build(
-    directory: Path, spec_proof: Proof | None, events: Events, **options: object
+    directory: Path,
+    spec_proof: Proof | None,
+    events: Events,
+    *,
+    under: str = "xen",
+    timeout: float | None = None,
+    keep: bool = False,
 ) -> ProofReport:
     """Prove a build as its spec asks; raises ProofError unless every guest comes up.
 
-    For ``build --prove``: call it before the build is published. ``options`` are fields of
-    :class:`Options`.
+    For ``build --prove``, before anything is published. ``directory`` is where the build's configs
+    point to. Writes ``proof.json`` and ``proof/`` there also when guests fail.
     """
     proof = spec_proof or Proof()
     wanted = Wanted.checked(modes=proof.modes)
-    chosen = replace(Options(wanted=wanted, proof=proof), **options)  # type: ignore[arg-type]
-    report = prove(directory, events, chosen)
+    options = Options(wanted=wanted, under=under, timeout=timeout, keep=keep, proof=proof)
+    report = prove(directory, events, options)
     require_up(report)
     return report
 
@@ -170,28 +177,53 @@ class _Lab:
         keep: bool,
     ) -> dict[str, Boot]:
         """Start the lab, run the trials in it, and report each."""
+        boots: dict[str, Boot] = {}
+        out.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        with self._awake(events, out if keep else None) as session:
+            seconds["lab start"] = round(time.monotonic() - started, 1)
+            for number, trial in enumerate(trials):
+                before = time.monotonic()
+                boots[trial.ident] = boot_of(session.run(trial, number, rules), out)
+                seconds[trial.ident] = round(time.monotonic() - before, 1)
+        return boots
+
+    @contextlib.contextmanager
+    def _awake(self, events: Events, log_to: Path | None) -> Iterator[Session]:
+        """A lab whose agent answers: from the saved state, or started anew if that fails."""
+        with contextlib.ExitStack() as stack:
+            try:
+                session = stack.enter_context(self._start(events, self.state, log_to))
+            except ToolError as error:
+                if self.state is None:
+                    raise
+                events.emit("warning", text=f"the lab's saved state is no good: {error.what}")
+                session = stack.enter_context(self._start(events, None, log_to))
+            yield session
+
+    @contextlib.contextmanager
+    def _start(self, events: Events, state: Path | None, log_to: Path | None) -> Iterator[Session]:
         share = self.space.temporary("share")
         read_only = self.space.temporary("files")
         scratch = self.space.temporary("lab")
-        boots: dict[str, Boot] = {}
-        started = time.monotonic()
-        options = {"share": share, "read_only": read_only, "scratch": scratch}
-        out.mkdir(parents=True, exist_ok=True)
         try:
-            with machine(self.shape, self.files, state=self.state, **options) as running:
-                if self.state is None:
+            with machine(
+                self.shape,
+                self.files,
+                share=share,
+                read_only=read_only,
+                scratch=scratch,
+                state=state,
+            ) as running:
+                if state is None:
                     running.wait_for("LAB-READY", 300)
                 session = Session(running, share, read_only, scratch, events)
                 session.begin()
-                seconds["lab start"] = round(time.monotonic() - started, 1)
-                for number, trial in enumerate(trials):
-                    before = time.monotonic()
-                    boots[trial.ident] = boot_of(session.run(trial, number, rules), out)
-                    seconds[trial.ident] = round(time.monotonic() - before, 1)
+                yield session
         finally:
-            if keep and (scratch / "lab.log").is_file():
-                shutil.copyfile(scratch / "lab.log", out / "lab.log")
-        return boots
+            log = scratch / "lab.log"
+            if log_to is not None and log.is_file():
+                shutil.copyfile(log, log_to / "lab.log")
 
 
 def _shape(trials: Sequence[Trial]) -> tuple[Shape, bool]:
