@@ -15,7 +15,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml $(APT_LIST)
 	./packages-install $(APT_LIST)
 	/usr/bin/python3 -m venv --system-site-packages $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,elements]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,elements,glance,xapi]'
 	touch $(STAMP)
 
 demo: setup

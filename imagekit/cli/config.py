@@ -12,6 +12,8 @@ from typing import IO, Annotated, Any, cast
 
 import typer
 
+from imagekit.cli import upload
+from imagekit.cli.toolstack_options import configured, glance_options
 from imagekit.domain import bootpath, explain, libvirt_define
 from imagekit.domain.emitters import EMITTERS, emitter_for
 from imagekit.domain.facts import BuildFacts
@@ -49,6 +51,34 @@ PasswordFile = Annotated[
 Define = Annotated[
     str | None, typer.Option("--define", metavar="URI", help="libvirt: define it there.")
 ]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="KEY=VALUE",
+        help="The toolstack's own choices: opennebula driver, release, network, datastore, "
+        "files_datastore, context; glance target, handler, names, ami, auto_disk_config; "
+        "quattor host, auto, cpu, ram, disk; xapi handlers.",
+    ),
+]
+Import = Annotated[
+    str | None, typer.Option("--import", metavar="URL", help="xapi, xva: import into this pool.")
+]
+XapiUser = Annotated[str, typer.Option("--xapi-user", help="For --import.")]
+XapiPassword = Annotated[
+    Path | None,
+    typer.Option("--xapi-password-file", help="Its first line; or set IMAGEKIT_XAPI_PASSWORD."),
+]
+CaFile = Annotated[Path | None, typer.Option("--cafile", help="For --import: whom to trust.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="For --import: do not check TLS.")]
+StorageRepository = Annotated[str | None, typer.Option("--sr", help="For --import.")]
+Networks = Annotated[
+    list[str] | None, typer.Option("--network", metavar="BRIDGE=NET", help="For --import.")
+]
+Upload = Annotated[bool, typer.Option("--upload", help="glance: upload with openstacksdk.")]
+Cloud = Annotated[
+    str | None, typer.Option("--cloud", help="For --upload: which cloud of clouds.yaml.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files.")]
 
 
@@ -64,10 +94,20 @@ def config(
     sxp: Sexpr = False,
     vnc_password_file: PasswordFile = None,
     define: Define = None,
+    option: Options = None,
+    import_: Import = None,
+    xapi_user: XapiUser = "root",
+    xapi_password_file: XapiPassword = None,
+    cafile: CaFile = None,
+    insecure: Insecure = False,
+    sr: StorageRepository = None,
+    network: Networks = None,
+    upload_: Upload = False,
+    cloud: Cloud = None,
     force: Force = False,
 ) -> None:
     """Print or write the config of a domU for a build."""
-    emitter = _emitter(toolstack, sxp)
+    emitter = configured(_emitter(toolstack, sxp), option or [])
     facts = load_facts(build)
     if vnc_password_file is not None:
         facts = _with_password(facts, vnc_password_file)
@@ -84,6 +124,21 @@ def config(
         sys.stdout.write(explain.table(found))
     elif define is not None:
         _define(emitter, domain, facts, define)
+    elif import_ is not None:
+        pool = upload.xapi_pool(
+            import_,
+            username=xapi_user,
+            password_file=xapi_password_file,
+            cafile=cafile,
+            insecure=insecure,
+        )
+        made = upload.import_domain(toolstack, domain, facts, pool, sr=sr, networks=network or [])
+        print("\n".join(made))
+    elif upload_:
+        for role, ident in upload.upload_images(
+            domain, facts, glance_options(emitter), cloud=cloud
+        ).items():
+            print(f"{role} {ident}")
     elif output == "-":
         sys.stdout.write(emitter.text(domain, facts))
     else:

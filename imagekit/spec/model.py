@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from imagekit.spec.hardware import Machine, Model, Network, Nic, Secret, StaticNetwork
 from imagekit.spec.install import Debootstrap, Install
 from imagekit.spec.values import (
-    Address,
-    Bridge,
-    Cidr,
     DnsName,
     FileMode,
     GuestName,
     GuestPath,
     HostName,
     HostPath,
-    Mac,
     MemoryMiB,
-    Rate,
     Size,
     Text,
     Url,
@@ -33,12 +29,6 @@ Mode = Literal["pv", "pvh", "hvm"]
 ImageFormat = Literal["raw", "qcow2", "vhd"]
 Filesystem = Literal["ext4", "xfs", "btrfs"]
 Toolstack = Literal["xl", "xm", "libvirt", "opennebula", "glance", "xapi", "xva", "quattor"]
-
-
-class Model(BaseModel):
-    """Base of all parts of a spec: frozen, and no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
 
 
 class Os(Model):
@@ -163,43 +153,6 @@ class Boot(Model):
         return " ".join(value.split())
 
 
-class StaticNetwork(Model):
-    """Fixed addresses, IPv4 and IPv6."""
-
-    addresses: list[Cidr] = Field(min_length=1)
-    gateways: list[Address] = Field(default_factory=list)
-    dns: list[Address] = Field(default_factory=list)
-    search: list[DnsName] = Field(default_factory=list)
-
-
-Network = Literal["dhcp", "none"] | StaticNetwork
-
-
-class Nic(Model):
-    """One VIF and the guest's configuration of it."""
-
-    bridge: Bridge = "xenbr0"
-    mac: Mac | None = Field(None, description="Default: derived from the guest's name.")
-    ip: Address | None = Field(None, description="Given to the toolstack's vif script.")
-    model: Literal["rtl8139", "e1000", "virtio-net"] | None = None
-    rate: Rate | None = None
-    script: HostPath | None = None
-    network: Network = "dhcp"
-
-
-class Secret(Model):
-    """A secret that is named, never written: a file's first line or an environment variable."""
-
-    file: HostPath | None = None
-    env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Secret:
-        if (self.file is None) == (self.env is None):
-            raise ValueError("name exactly one of file and env")
-        return self
-
-
 class User(Model):
     """An account in the guest."""
 
@@ -285,6 +238,7 @@ class Spec(Model):
     maxmem: MemoryMiB | None = None
     vcpus: int = Field(1, ge=1, le=512)
     nics: list[Nic] = Field([Nic()], max_length=8)
+    machine: Machine = Machine()
     identity: Identity = Identity()
     files: list[File] = Field(default_factory=list)
     scripts: list[HostPath] = Field(
@@ -328,6 +282,9 @@ class Spec(Model):
             return self.identity.hostname
         cleaned = "".join(c if c.isalnum() or c == "-" else "-" for c in self.name).strip("-")
         return cleaned[:63].rstrip("-") or "guest"
+
+
+__all__ = ["Network", "Nic", "Secret", "StaticNetwork"]
 
 
 def json_schema() -> dict[str, Any]:

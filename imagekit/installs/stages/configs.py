@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 from imagekit.disk.bootloader import grub_prefix
 from imagekit.disk.layout import Ids, Layout, Part, plan_layout
-from imagekit.domain.bootpath import domain_for
+from imagekit.domain.bootpath import domain_for, raw_settings
 from imagekit.domain.emitters import emitter_for
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
-from imagekit.domain.model import Mode, Nic, Rate
+from imagekit.domain.model import Cpu, Mode, Nic, Rate, Vnc, parse_pins
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
 from imagekit.installs.stages.image import effective_disk
 from imagekit.installs.stages.overlay import mac_of, uuid_of
@@ -76,6 +76,9 @@ class Configs(Stage):
 
         xend knows no PVH, for example. Raises what a toolstack says that can word none of them.
         """
+        screen = self._spec.machine.graphics
+        if screen is not None and screen.password:
+            return {}  # the password is given to "imagekit config", which writes them then
         facts = facts_for(self._spec, _ABLE, _trial_image(self._spec)).located(str(self._out))
         wording: dict[str, list[Mode]] = {}
         for toolstack in self._spec.toolstacks:
@@ -89,7 +92,7 @@ class Configs(Stage):
                 except (SpecError, CapabilityError) as error:
                     refusals.append(error)
             if toolstack not in wording:
-                refusals[0].where = self._file.where("toolstacks")
+                refusals[0].where = f"{self._file.path}: {toolstack}, {refusals[0].where}"
                 raise refusals[0]
         return wording
 
@@ -108,7 +111,17 @@ class Configs(Stage):
             "directory": str(self._out),
             "spec": spec.model_dump(
                 mode="json",
-                include={"name", "memory", "maxmem", "vcpus", "nics", "toolstacks", "boot", "os"},
+                include={
+                    "name",
+                    "memory",
+                    "maxmem",
+                    "vcpus",
+                    "nics",
+                    "machine",
+                    "toolstacks",
+                    "boot",
+                    "os",
+                },
                 exclude={"os": {"proxy"}},
             ),
             "uuid": uuid_of(spec),
@@ -213,6 +226,17 @@ def facts_for(spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any]) -
         grub_config=grub,
         bootloader_bios=table != "none",
         bootloader_uefi=layout.find("esp") is not None,
+        graphics=_screen(spec),
+        graphics_password=spec.machine.graphics is not None and spec.machine.graphics.password,
+        cpu=Cpu(spec.machine.cpu.weight, spec.machine.cpu.cap, parse_pins(spec.machine.cpu.pins)),
+        maxvcpus=spec.machine.maxvcpus,
+        on_poweroff=spec.machine.on_poweroff,
+        on_reboot=spec.machine.on_reboot,
+        on_crash=spec.machine.on_crash,
+        raw={
+            toolstack: dict(raw_settings(settings))
+            for toolstack, settings in spec.machine.raw.items()
+        },
         os_distribution=spec.os.distribution,
         os_version=spec.os.suite,
     )
@@ -220,6 +244,13 @@ def facts_for(spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any]) -
 
 def _verdict(value: Mapping[str, Any]) -> Verdict:
     return Verdict(value["capable"], tuple(value["evidence"]))
+
+
+def _screen(spec: Spec) -> Vnc | None:
+    wanted = spec.machine.graphics
+    if wanted is None:
+        return None
+    return Vnc(wanted.listen, wanted.display, None, wanted.keymap)
 
 
 def _nic(spec: Spec, index: int) -> Nic:
@@ -234,4 +265,6 @@ def _nic(spec: Spec, index: int) -> Nic:
         model=nic.model,
         script=nic.script,
         rate=Rate.parse(nic.rate) if nic.rate else None,
+        type=nic.type,
+        gatewaydev=nic.gatewaydev,
     )

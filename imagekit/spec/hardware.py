@@ -1,0 +1,105 @@
+"""What a spec says of the virtual machine around the image: NICs, screen, scheduling, raw keys."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from imagekit.spec.values import (
+    Address,
+    Bridge,
+    Cidr,
+    DnsName,
+    HostPath,
+    Mac,
+    Rate,
+    Text,
+    Word,
+)
+
+Action = Literal[
+    "destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart"
+]
+RawItem = str | int
+RawValue = RawItem | list[RawItem]
+
+
+class Model(BaseModel):
+    """Base of all parts of a spec: frozen, and no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+
+class Secret(Model):
+    """A secret that is named, never written: a file's first line or an environment variable."""
+
+    file: HostPath | None = None
+    env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Secret:
+        if (self.file is None) == (self.env is None):
+            raise ValueError("name exactly one of file and env")
+        return self
+
+
+class StaticNetwork(Model):
+    """Fixed addresses, IPv4 and IPv6."""
+
+    addresses: list[Cidr] = Field(min_length=1)
+    gateways: list[Address] = Field(default_factory=list)
+    dns: list[Address] = Field(default_factory=list)
+    search: list[DnsName] = Field(default_factory=list)
+
+
+Network = Literal["dhcp", "none"] | StaticNetwork
+
+
+class Nic(Model):
+    """One VIF and the guest's configuration of it."""
+
+    bridge: Bridge = "xenbr0"
+    mac: Mac | None = Field(None, description="Default: derived from the guest's name.")
+    ip: Address | None = Field(None, description="Given to the toolstack's vif script.")
+    model: Literal["rtl8139", "e1000", "virtio-net"] | None = None
+    type: Literal["vif", "ioemu"] | None = Field(
+        None, description="HVM: the PV card alone, or with an emulated one (default)."
+    )
+    rate: Rate | None = None
+    script: HostPath | None = None
+    gatewaydev: Bridge | None = Field(None, description="vif-route: the interface of dom0.")
+    network: Network = "dhcp"
+
+
+class Graphics(Model):
+    """A screen over VNC."""
+
+    listen: Address = "127.0.0.1"
+    display: int | None = Field(None, ge=0, le=59635)
+    keymap: Word | None = None
+    password: bool = Field(
+        False, description="A password is wanted; config takes it with --vnc-password-file."
+    )
+
+
+class Cpu(Model):
+    """Scheduling by Xen."""
+
+    weight: int | None = Field(None, ge=1, le=65535, description="256 is usual.")
+    cap: int | None = Field(None, ge=0, le=100 * 512, description="Percent of one CPU.")
+    pins: Text = Field("all", description='Physical CPUs, "0-3,5,^1".')
+
+
+class Machine(Model):
+    """What happens to the domain, and extra settings of one toolstack."""
+
+    graphics: Graphics | None = None
+    cpu: Cpu = Cpu()
+    maxvcpus: int | None = Field(None, ge=1, le=512)
+    on_poweroff: Action = "destroy"
+    on_reboot: Action = "restart"
+    on_crash: Action = "destroy"
+    raw: dict[str, dict[str, RawValue]] = Field(
+        default_factory=dict, description="Toolstack to its own keys and values."
+    )
