@@ -1,0 +1,206 @@
+"""What an installer left on the disk becomes an image: checked, repaired, its kernel taken out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from imagekit.disk.extents import copy_sparse
+from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView
+from imagekit.errors import CapabilityError, GuestError, ImageError
+from imagekit.guest.appliance import Appliance, Drive, appliance
+from imagekit.guest.check import check_and_fix
+from imagekit.guest.files import GuestFiles
+from imagekit.guest.inspect import survey
+from imagekit.guest.inspection import DefaultEntry, Inspection
+from imagekit.guest.kernels import MAX_INITRD, MAX_KERNEL, GuestKernel
+from imagekit.installs.stages.configs import (
+    Configs,
+    _trial_image,
+    _word,
+    disk_path,
+    facts_for,
+    origins,
+)
+from imagekit.kernel.capability import require_mode
+from imagekit.pipeline.stage import Stage, StageRun
+from imagekit.spec.load import SpecFile
+from imagekit.spec.model import Spec
+
+
+class Harvest(Stage):
+    """Makes the installed disk fit for Xen and reads from it what the configs need.
+
+    Consoles, drivers in the initrd (regenerated in the guest) and device names are repaired; with
+    ``golden`` machine identity is removed. What remains wrong for a mode of the spec is an error.
+    """
+
+    name: ClassVar[str] = "harvest"
+    title: ClassVar[str] = "inspecting and repairing the installed image"
+    needs = ("installed.raw",)
+    makes = ("disk.raw", "kernel", "initrd", "kernel.json", "harvest.json", "packages.json")
+
+    def __init__(self, file: SpecFile, *, golden: bool) -> None:
+        self._file = file
+        self._golden = golden
+
+    def key(self) -> Mapping[str, Any]:
+        return {"code": 1, "golden": self._golden, "modes": sorted(self._file.spec.boot.modes)}
+
+    def run(self, run: StageRun) -> None:
+        disk = run.output / "disk.raw"
+        copy_sparse(run.inputs["installed.raw"], disk)
+        disk.chmod(0o600)
+        modes = self._file.spec.boot.modes
+        done = check_and_fix(disk, "raw", modes, workspace=run.workspace, golden=self._golden)
+        for finding in done.repaired:
+            run.note(f"repaired: {finding.what}")
+        errors = [f for f in done.left if f.severity == "error"]
+        for finding in done.left:
+            if finding.severity != "error":
+                run.note(f"left as it is: {finding.what}")
+        if errors:
+            raise CapabilityError(
+                f"the installed system would not boot under Xen: {errors[0].what}; "
+                f"{errors[0].consequence}",
+                where=self._file.where("boot", "modes"),
+                hint=errors[0].fix,
+            )
+        scratch = run.workspace.temporary("kernels")
+        with appliance([Drive(disk, "raw")], workspace=run.workspace) as app:
+            found = survey(app, "raw", disk.stat().st_size, scratch)
+            kernel = chosen_kernel(found)
+            _take_out(GuestFiles(app), kernel, run.output)
+            packages = _packages(app, found)
+        (run.output / "packages.json").write_text(json.dumps(packages, indent=1))
+        self._judge(kernel, run.output)
+        value = harvest_facts(found)
+        (run.output / "harvest.json").write_text(json.dumps(value, indent=1))
+
+    def _judge(self, kernel: GuestKernel, output: Path) -> None:
+        report = kernel.report
+        if report is None:
+            raise ImageError(f"the kernel cannot be read: {kernel.problem}", where=kernel.path)
+        for mode in self._file.spec.boot.modes:
+            try:
+                require_mode(report, mode)
+            except CapabilityError as error:
+                error.where = self._file.where("boot", "modes")
+                raise
+        value = {**report.to_json(), "release": report.release or ""}
+        (output / "kernel.json").write_text(json.dumps(value, indent=1))
+
+
+def chosen_entry(found: Inspection) -> DefaultEntry | None:
+    """The boot menu's default: pygrub's reading of it where pygrub can, else GRUB's."""
+    return found.default_entry or found.grub_default
+
+
+def chosen_kernel(found: Inspection) -> GuestKernel:
+    """The kernel that the image boots by default, else the newest. Raises ImageError."""
+    entry = chosen_entry(found)
+    if entry is not None:
+        name = entry.kernel.rpartition("/")[2]
+        for kernel in found.kernels:
+            if kernel.path.rpartition("/")[2] == name and kernel.initrd:
+                return kernel
+    with_initrd = [k for k in found.kernels if k.initrd]
+    if not with_initrd:
+        raise ImageError("the installed system has no kernel with an initrd in /boot")
+    return with_initrd[0]
+
+
+def harvest_facts(found: Inspection) -> dict[str, Any]:
+    """What domain configs need to know of the image, as plain JSON."""
+    entry = chosen_entry(found)
+    pygrub = found.default_entry
+    hvm, pv = found.boot_paths["hvm"], found.boot_paths["pv"]
+    words = entry.args.split() if entry is not None else []
+    by_name = {f"/dev/{f.device.removeprefix('/dev/')}": f.type for f in found.disk.filesystems}
+    holder = entry.filesystem if entry is not None else ""
+    types = [t for d, t in by_name.items() if d.endswith(holder) and holder]
+    return {
+        "cmdline": " ".join(w for w in words if not w.startswith(("console=", "BOOT_IMAGE="))),
+        "pygrub": {
+            "ok": pygrub is not None,
+            "reason": f"pygrub reads {pygrub.config}" if pygrub else pv["pygrub"].reason,
+        },
+        "partition_table": found.disk.table if found.disk.table in ("gpt", "mbr") else "none",
+        "boot_filesystem": types[0] if types else "",
+        "grub_config": entry.config if entry is not None else None,
+        "bootloader_bios": hvm["firmware_bios"].works,
+        "bootloader_uefi": hvm["firmware_uefi"].works,
+        "os": found.os.to_json() if found.os else None,
+        "warnings": list(found.warnings),
+    }
+
+
+def _take_out(files: GuestFiles, kernel: GuestKernel, output: Path) -> None:
+    for name, path, limit in (
+        ("kernel", kernel.path, MAX_KERNEL),
+        ("initrd", kernel.initrd or "", MAX_INITRD),
+    ):
+        if not files.download(path, output / name, limit):
+            raise ImageError(f"{path} is not there, or is too large", where="the installed image")
+
+
+def _packages(app: Appliance, found: Inspection) -> list[dict[str, str]]:
+    """Name, version and architecture of every package, as libguestfs reads the databases."""
+    if found.root is None:
+        return []
+    try:
+        listed = app.call("inspect_list_applications2", found.root.device)
+    except GuestError:
+        return []
+    return [
+        {
+            "name": str(item["app2_name"]),
+            "version": "-".join(
+                str(item[k]) for k in ("app2_version", "app2_release") if item.get(k)
+            ),
+            "architecture": str(item.get("app2_arch", "")),
+        }
+        for item in listed
+    ]
+
+
+class HarvestedConfigs(Configs):
+    """Domain configs of an image whose boot equipment was made by an installer."""
+
+    needs: Sequence[str] = ("kernel.json", "harvest.json", "kernel", "initrd", "disk.raw")  # type: ignore[assignment]
+
+    def run(self, run: StageRun) -> None:
+        kernel = json.loads(run.inputs["kernel.json"].read_text())
+        image = json.loads(run.inputs["harvest.json"].read_text())
+        size = run.inputs["disk.raw"].stat().st_size
+        facts = replace(
+            harvested(self._spec, kernel, image, size),
+            kernel_bytes=run.inputs["kernel"].stat().st_size,
+            initrd_bytes=run.inputs["initrd"].stat().st_size,
+            origins=origins(self._file),
+        )
+        (run.output / "facts.json").write_text(json.dumps(facts.to_json(), indent=1))
+        located = facts.located(str(self._out))
+        for name, toolstack, mode in self._texts():
+            (run.output / name).write_text(_word(located, toolstack, mode))
+
+
+def harvested(
+    spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any], size: int
+) -> BuildFacts:
+    """The facts of a harvested image; ``size`` is the disk's in bytes."""
+    # The machine is the spec's, as in every build; what boots it is what the installer made.
+    return replace(
+        facts_for(spec, kernel, _trial_image(spec)),
+        disks=(DiskFacts({f: disk_path(spec, f) for f in spec.disk.formats}, size),),
+        pygrub=PygrubView(image["pygrub"]["ok"], image["pygrub"]["reason"]),
+        cmdline=image["cmdline"],
+        partition_table=image["partition_table"],
+        boot_filesystem=image["boot_filesystem"],
+        grub_config=image["grub_config"],
+        bootloader_bios=image["bootloader_bios"],
+        bootloader_uefi=image["bootloader_uefi"],
+    )

@@ -1,0 +1,74 @@
+"""The stage that runs an installer on a blank disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from imagekit.answers.context import static_network, target_of
+from imagekit.disk import raw
+from imagekit.host.kvm import kvm_works
+from imagekit.host.versions import tool_versions
+from imagekit.installs.machine import Hardware
+from imagekit.installs.stages.image import effective_disk
+from imagekit.installs.stages.overlay import mac_of
+from imagekit.installs.unattended import Limits, run_installer
+from imagekit.pipeline.stage import Stage, StageRun
+from imagekit.spec.install import Iso
+from imagekit.spec.load import SpecFile
+
+
+class InstallFromIso(Stage):
+    """Boots the remastered ISO in QEMU and waits until the installer powers off."""
+
+    name: ClassVar[str] = "install"
+    title: ClassVar[str] = "running the installer"
+    needs = ("install.iso",)
+    makes = ("installed.raw",)
+
+    def __init__(self, file: SpecFile, install: Iso) -> None:
+        self._spec = file.spec
+        self._install = install
+
+    def key(self) -> Mapping[str, Any]:
+        return {
+            "code": 1,
+            "size": effective_disk(self._spec.disk).size,
+            "firmware": self._install.firmware,
+            "memory": self._install.memory,
+            "mac": mac_of(self._spec, 0) if self._spec.nics else "",
+            "tools": tool_versions(["qemu-system-x86_64"]),
+        }
+
+    def run(self, run: StageRun) -> None:
+        spec, install = self._spec, self._install
+        disk = run.output / "installed.raw"
+        raw.create(disk, effective_disk(spec.disk).size)
+        disk.chmod(0o600)
+        verdict = kvm_works(run.workspace.directory.parent.parent)
+        if not verdict.works:
+            run.note(f"the installer runs without KVM, which takes long: {verdict.reason}")
+        hardware = Hardware(
+            iso=run.inputs["install.iso"],
+            disk=disk,
+            memory=install.memory,
+            kvm=verdict.works,
+            firmware=install.firmware,
+            mac=mac_of(spec, 0) if spec.nics else "52:54:00:12:34:56",
+            bus=self._bus(),
+            static=static_network(spec),
+        )
+        run_installer(
+            hardware,
+            Limits(install.timeout, install.idle),
+            scratch=run.workspace.temporary("install"),
+            logs=run.logs,
+            note=run.note,
+        )
+
+    def _bus(self) -> str:
+        """RHEL 5's installer has no driver for a virtio disk in its first releases."""
+        os_ = self._spec.os
+        answers = self._install.answers
+        name = target_of(answers, self._install.release, os_.suite, os_.distribution).name
+        return "ide" if name == "RHEL5" else "virtio"

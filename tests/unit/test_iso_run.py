@@ -1,0 +1,99 @@
+"""The machine an installer runs in, and what its words are taken for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagekit.answers.context import Static
+from imagekit.errors import SpecError
+from imagekit.installs.machine import Hardware, clean, readable
+from imagekit.installs.unattended import _Watch
+
+FDS = {"console": 3, "syslog": 4, "monitor": 5}
+
+
+def argv(**changes: object) -> str:
+    base = {"iso": Path("/a,b.iso"), "disk": Path("/d"), "memory": 512, "kvm": False, **changes}
+    return " ".join(Hardware(**base).argv(FDS, Path("/state")))  # type: ignore[arg-type]
+
+
+def test_disks_have_their_format_named_and_commas_doubled() -> None:
+    line = argv()
+    assert "file=/a,,b.iso,format=raw," in line and "readonly=on" in line
+    assert line.count("format=raw") == 2 and "-no-reboot" in line
+
+
+@pytest.mark.parametrize(
+    ("static", "option"),
+    [
+        (
+            Static("192.0.2.10", "255.255.255.0", 24, "192.0.2.1", ("192.0.2.53",), 4),
+            "user,id=net,net=192.0.2.0/24,host=192.0.2.1,dhcpstart=192.0.2.10,dns=192.0.2.53",
+        ),
+        (
+            Static("192.0.2.10", "255.255.255.0", 24, "192.0.2.1", ("198.51.100.1",), 4),
+            "user,id=net,net=192.0.2.0/24,host=192.0.2.1,dhcpstart=192.0.2.10",
+        ),
+        (
+            Static("2001:db8::5", "", 64, "2001:db8::1", (), 6),
+            "user,id=net,ipv6-net=2001:db8::/64,ipv6-host=2001:db8::1",
+        ),
+        (None, "user,id=net"),
+    ],
+)
+def test_a_fixed_address_finds_its_gateway_in_the_machines_network(
+    static: Static | None, option: str
+) -> None:
+    assert f"-netdev {option} " in argv(static=static)
+
+
+def test_a_gateway_outside_the_network_is_refused() -> None:
+    with pytest.raises(SpecError):
+        argv(static=Static("192.0.2.10", "255.255.255.0", 24, "198.51.100.1", (), 4))
+
+
+def watched(*lines: str) -> tuple[list[str], str | None]:
+    notes: list[str] = []
+    watch = _Watch(notes.append)
+    for line in lines:
+        watch.line("console", line)
+    return notes, watch.failure[1] if watch.failure else None
+
+
+def test_steps_are_told_once() -> None:
+    line = "Nov 21 08:00:00 main-menu[123]: INFO: Menu item 'netcfg' selected"
+    notes, failure = watched(line, line, "imagekit: answers taken", "nothing of note")
+    assert notes == [
+        "installer: netcfg",
+        "installer: imagekit: answers taken"[:11] + "answers taken",
+    ]
+    assert failure is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "  !! ERROR: Installation step failed",
+        "[!!] Install the base system Debootstrap Error",
+        "The following error occurred while parsing the kickstart file",
+        "Kernel panic - not syncing: VFS: Unable to mount root fs",
+        "tar: write error: No space left on device",
+    ],
+)
+def test_screens_of_failure_are_recognised(line: str) -> None:
+    assert watched(line)[1] is not None
+
+
+@given(st.binary(max_size=400), st.integers(1, 5))
+def test_anything_on_a_console_becomes_printable_lines(data: bytes, lines: int) -> None:
+    text = readable(data, lines)
+    assert len(text.split("\n")) <= lines or not text
+    assert all(c.isprintable() or c in "\n\t" for c in text)
+
+
+def test_terminal_control_is_taken_out() -> None:
+    assert clean("\x1b[2J\x1b[1;31mError\x1b[0m\x07") == "Error"
