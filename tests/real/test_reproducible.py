@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,28 +16,35 @@ from oracles.builds import ROOT, Build, Run
 pytestmark = pytest.mark.real
 
 
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """A directory of several GiB that does not outlive its test."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
 def digests(build: Path) -> dict[str, str]:
     manifest = json.loads((build / "manifest.json").read_text())
     return {a["path"]: a["sha256"] for a in manifest["artefacts"] if a["role"] == "disk"}
 
 
 def test_a_locked_build_elsewhere_gives_the_same_disks_byte_by_byte(
-    imagekit: Run, tmp_path: Path
+    imagekit: Run, scratch: Path
 ) -> None:
     """Another directory, host name, umask and time zone; packages by the lock, not by the suite."""
-    spec = tmp_path / "tiny.yaml"
+    spec = scratch / "tiny.yaml"
     spec.write_text(
         "name: tiny\nos: {distribution: debian, suite: bookworm}\ninstall: {method: debootstrap}\n"
         "disk: {size: 1536MiB, formats: [raw, qcow2, vhd]}\n"
     )
-    first = tmp_path / "first"
+    first = scratch / "first"
     epoch = {"SOURCE_DATE_EPOCH": "1700000000"}
-    imagekit("build", spec, "-o", first, env={**epoch, "IMAGEKIT_CACHE": str(tmp_path / "one")})
-    second = tmp_path / "a second place"
+    imagekit("build", spec, "-o", first, env={**epoch, "IMAGEKIT_CACHE": str(scratch / "one")})
+    second = scratch / "a second place"
     script = 'umask 077; hostname elsewhere; exec "$@"'
     argv = ["unshare", "--uts", "sh", "-c", script, "sh", sys.executable, "-m", "imagekit"]
     argv += ["build", str(spec), "-o", str(second), "--locked", str(first / "tiny.lock")]
-    env = {**os.environ, "TZ": "Pacific/Kiritimati", "IMAGEKIT_CACHE": str(tmp_path / "two/x")}
+    env = {**os.environ, "TZ": "Pacific/Kiritimati", "IMAGEKIT_CACHE": str(scratch / "two/x")}
     env.pop("SOURCE_DATE_EPOCH", None)
     done = subprocess.run(argv, env=env, cwd="/", capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
