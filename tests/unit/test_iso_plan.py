@@ -1,0 +1,85 @@
+"""Specs that install from an ISO: what is refused while planning, and what a plan depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from imagekit.errors import SpecError
+from imagekit.installs import iso
+from imagekit.pipeline.plan import Plan
+from imagekit.spec.load import load_spec
+
+
+def plan(base: Path, install: dict[str, Any] | None = None, **changes: Any) -> Plan:
+    value: dict[str, Any] = {
+        "name": "web01",
+        "os": {"suite": "bookworm"},
+        "install": {"method": "iso", "iso": "x.iso", **(install or {})},
+        "disk": {"size": "8GiB"},
+        **changes,
+    }
+    if not (base / "x.iso").exists():
+        (base / "x.iso").write_bytes(b"an ISO")
+    with (base / "web01.yaml").open("w") as stream:
+        YAML().dump(value, stream)
+    return iso.plan(load_spec(base / "web01.yaml"), base / "out")
+
+
+def keys(made: Plan) -> dict[str, str]:
+    return {p.stage.name: p.key for p in made.stages}
+
+
+def test_the_stages_come_in_order_and_deliver_every_artefact(tmp_path: Path) -> None:
+    made = plan(tmp_path, disk={"size": "8GiB", "formats": ["raw", "vhd"]})
+    names = [p.stage.name for p in made.stages]
+    assert names == ["iso", "answers", "remaster", "install", "harvest", "configs", "vhd"]
+    assert {t.role for t in made.targets} >= {"disk", "kernel", "initrd", "facts", "answers"}
+
+
+@pytest.mark.parametrize(
+    ("install", "changes", "message"),
+    [
+        ({"iso": "no.iso"}, {}, "there is no ISO"),
+        ({"iso": "https://host.example/x.iso"}, {}, "can be verified"),
+        ({"signature": "x.sig"}, {}, "keyring"),
+        ({"keyring": "no.gpg"}, {}, "there is no keyring"),
+        ({"template": "no.j2"}, {}, "there is no template"),
+        ({"on_host": True}, {}, "on_host"),
+        ({"answers": "kickstart", "release": "slackware"}, {}, "kickstart release"),
+        ({}, {"files": [{"target": "/etc/motd", "content": "x"}]}, "imagekit inject"),
+        ({}, {"disk": {"size": "8GiB", "filesystem": "btrfs"}}, "btrfs"),
+        (
+            {},
+            {"disk": {"size": "8GiB", "table": "none"}, "boot": {"modes": ["pv"]}},
+            "partition table",
+        ),
+    ],
+)
+def test_what_cannot_be_installed_is_refused_before_anything_is_done(
+    tmp_path: Path, install: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        plan(tmp_path, install, **changes)
+    assert message in str(caught.value) and "web01.yaml" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_answers_run_the_installer_again_and_another_toolstack_does_not(
+    tmp_path: Path,
+) -> None:
+    first = keys(plan(tmp_path))
+    (tmp_path / "b").mkdir()
+    answers = keys(plan(tmp_path, {"packages": ["openssh-server"]}))
+    toolstack = keys(plan(tmp_path, toolstacks=["xl", "libvirt"]))
+    assert first["install"] != answers["install"] and first["harvest"] != answers["harvest"]
+    assert first["install"] == toolstack["install"] and first["configs"] != toolstack["configs"]
+
+
+def test_a_changed_iso_is_taken_anew(tmp_path: Path) -> None:
+    first = keys(plan(tmp_path))
+    digest = keys(plan(tmp_path, {"sha256": "a" * 64}))
+    assert first["iso"] != digest["iso"]
