@@ -22,6 +22,8 @@ from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.install import DiskimageBuilder
 from imagekit.spec.load import SpecFile
 
+BUILD_ESTIMATE = 4 << 30
+"""Bytes reserved on tmpfs: the tree, twice for a moment when it is copied."""
 SKIP_BASE = "-n"
 """disk-image-create adds the element "base" to every build unless told not to."""
 
@@ -51,10 +53,11 @@ class DiskImageCreate(Stage):
 
     def run(self, run: StageRun) -> None:
         work = run.workspace.temporary(self.name)
-        for name in ("elements", "root", "build", "cache", "output"):
+        for name in ("elements", "root", "cache", "output"):
             (work / name).mkdir()
+        build = run.workspace.temporary("build", size_bytes=BUILD_ESTIMATE)
         hook_files.stage_elements(self._plan.elements, work / "elements")
-        self._create(work, run)
+        self._create(work, build, run)
         image = work / "output/image.tar"
         tree = run.workspace.temporary("tree", size_bytes=image.stat().st_size * 2)
         unpack(image, tree, run.logs / "unpack.log")
@@ -64,13 +67,13 @@ class DiskImageCreate(Stage):
         pack(tree, run.output / "rootfs.tar", run.logs / "tar.log")
         hand_over(run.workspace, run.output / "rootfs.tar", tree)
 
-    def _create(self, work: Path, run: StageRun) -> None:
+    def _create(self, work: Path, build: Path, run: StageRun) -> None:
         sandbox = Sandbox(
             work / "root",
             host_programs=True,
             read_only={work / "elements": env.ELEMENTS},
             writable={
-                work / "build": env.BUILD,
+                build: env.BUILD,
                 work / "cache": env.CACHE,
                 work / "output": env.OUTPUT,
             },
