@@ -73,15 +73,21 @@ def imagekit(cache: Path) -> Run:
 
 
 @pytest.fixture(scope="session")
-def build(imagekit: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Build]:
+def build(
+    imagekit: Run, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Build]]:
     """Builds a spec into a directory of its own; equal stages come from the shared store."""
+    made: list[Path] = []
 
     def run(spec: Path, *args: str) -> Build:
         out = tmp_path_factory.mktemp("build") / "out"
+        made.append(out)
         imagekit("build", spec, "-o", out, *args)
         return Build(out, json.loads((out / "manifest.json").read_text()))
 
-    return run
+    yield run
+    for out in made:
+        shutil.rmtree(out, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
