@@ -14,7 +14,7 @@ from imagekit.disk.extents import copy_sparse, sha256_sparse
 from imagekit.errors import SpecError
 from imagekit.host.apt_sources import os_release
 from imagekit.host.versions import tool_versions
-from imagekit.installs import debootstrap, diskimage_builder
+from imagekit.installs import debootstrap, diskimage_builder, iso
 from imagekit.installs.locking import Lock
 from imagekit.pipeline.deliver import BuildDirectory, deliver, plan_digest, rewrite_manifest
 from imagekit.pipeline.events import Events
@@ -25,6 +25,7 @@ from imagekit.spec.load import SpecFile
 
 METHODS: dict[str, Callable[[SpecFile, Path], Plan]] = {
     "debootstrap": debootstrap.plan,
+    "iso": iso.plan,
     "diskimage-builder": diskimage_builder.plan,
 }
 RECORDED_TOOLS = ["mmdebstrap", "mke2fs", "sfdisk", "grub-mkimage", "qemu-img", "tar"]

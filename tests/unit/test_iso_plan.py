@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from imagekit.errors import SpecError
 from imagekit.installs import iso
+from imagekit.installs.stages.harvesting import read_dpkg_status
 from imagekit.pipeline.plan import Plan
 from imagekit.spec.load import load_spec
 
@@ -83,3 +84,14 @@ def test_a_changed_iso_is_taken_anew(tmp_path: Path) -> None:
     first = keys(plan(tmp_path))
     digest = keys(plan(tmp_path, {"sha256": "a" * 64}))
     assert first["iso"] != digest["iso"]
+
+
+def test_only_installed_packages_of_a_dpkg_status_file_are_listed() -> None:
+    text = (
+        "Package: a\nStatus: install ok installed\nArchitecture: all\nVersion: 1:2-3\n"
+        "Description: x\n Package: trick\n\n"
+        "Package: b\nStatus: deinstall ok config-files\nVersion: 1\n\nnonsense\n"
+    )
+    assert list(read_dpkg_status(text)) == [
+        {"name": "a", "version": "1:2-3", "architecture": "all"}
+    ]

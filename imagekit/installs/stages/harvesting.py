@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.disk.extents import copy_sparse
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView
-from imagekit.errors import CapabilityError, GuestError, ImageError
+from imagekit.errors import CapabilityError, ImageError
 from imagekit.guest.appliance import Appliance, Drive, appliance
 from imagekit.guest.check import check_and_fix
 from imagekit.guest.files import GuestFiles
@@ -30,6 +30,8 @@ from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec
 
+MAX_STATUS = 64 << 20
+
 
 class Harvest(Stage):
     """Makes the installed disk fit for Xen and reads from it what the configs need.
@@ -48,7 +50,7 @@ class Harvest(Stage):
         self._golden = golden
 
     def key(self) -> Mapping[str, Any]:
-        return {"code": 1, "golden": self._golden, "modes": sorted(self._file.spec.boot.modes)}
+        return {"code": 2, "golden": self._golden, "modes": sorted(self._file.spec.boot.modes)}
 
     def run(self, run: StageRun) -> None:
         disk = run.output / "disk.raw"
@@ -73,8 +75,9 @@ class Harvest(Stage):
         with appliance([Drive(disk, "raw")], workspace=run.workspace) as app:
             found = survey(app, "raw", disk.stat().st_size, scratch)
             kernel = chosen_kernel(found)
-            _take_out(GuestFiles(app), kernel, run.output)
-            packages = _packages(app, found)
+            files = GuestFiles(app)
+            _take_out(files, kernel, run.output)
+            packages = installed_packages(app, files, found, scratch / "status")
         (run.output / "packages.json").write_text(json.dumps(packages, indent=1))
         self._judge(kernel, run.output)
         value = harvest_facts(found)
@@ -119,9 +122,7 @@ def harvest_facts(found: Inspection) -> dict[str, Any]:
     pygrub = found.default_entry
     hvm, pv = found.boot_paths["hvm"], found.boot_paths["pv"]
     words = entry.args.split() if entry is not None else []
-    by_name = {f"/dev/{f.device.removeprefix('/dev/')}": f.type for f in found.disk.filesystems}
-    holder = entry.filesystem if entry is not None else ""
-    types = [t for d, t in by_name.items() if d.endswith(holder) and holder]
+    types = [f.filesystem.type for f in found.scans if entry and f.name == entry.filesystem]
     return {
         "cmdline": " ".join(w for w in words if not w.startswith(("console=", "BOOT_IMAGE="))),
         "pygrub": {
@@ -147,14 +148,20 @@ def _take_out(files: GuestFiles, kernel: GuestKernel, output: Path) -> None:
             raise ImageError(f"{path} is not there, or is too large", where="the installed image")
 
 
-def _packages(app: Appliance, found: Inspection) -> list[dict[str, str]]:
-    """Name, version and architecture of every package, as libguestfs reads the databases."""
+def installed_packages(
+    app: Appliance, files: GuestFiles, found: Inspection, scratch: Path
+) -> list[dict[str, str]]:
+    """Name, version and architecture of every package: dpkg's own file, or libguestfs for RPM.
+
+    ``scratch`` is a file to be made.
+
+    Raises GuestError when the database of an RPM system cannot be read.
+    """
+    if files.download("/var/lib/dpkg/status", scratch, MAX_STATUS):
+        return list(read_dpkg_status(scratch.read_text("utf-8", "replace")))
     if found.root is None:
         return []
-    try:
-        listed = app.call("inspect_list_applications2", found.root.device)
-    except GuestError:
-        return []
+    listed = app.call("inspect_list_applications2", found.root.device)
     return [
         {
             "name": str(item["app2_name"]),
@@ -165,6 +172,22 @@ def _packages(app: Appliance, found: Inspection) -> list[dict[str, str]]:
         }
         for item in listed
     ]
+
+
+def read_dpkg_status(text: str) -> Iterator[dict[str, str]]:
+    """The installed packages of a dpkg status file (deb-status(5))."""
+    for stanza in text.split("\n\n"):
+        fields = dict(
+            line.split(": ", 1)
+            for line in stanza.splitlines()
+            if ": " in line and not line.startswith((" ", "\t"))
+        )
+        if fields.get("Status", "").endswith(" installed") and "Package" in fields:
+            yield {
+                "name": fields["Package"],
+                "version": fields.get("Version", ""),
+                "architecture": fields.get("Architecture", ""),
+            }
 
 
 class HarvestedConfigs(Configs):
