@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+CACHE_NAME = "imagekit-cache"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -11,19 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from oracles.builds import ROOT, Build, Run
-
-CACHE_NAME = "imagekit-cache"
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Remove the shared store when the last worker is done."""
-    if hasattr(session.config, "workerinput"):
-        return
-    factory = getattr(session.config, "_tmp_path_factory", None)
-    if factory is not None:
-        shutil.rmtree(factory.getbasetemp() / CACHE_NAME, ignore_errors=True)
-        shutil.rmtree(factory.getbasetemp() / "demo", ignore_errors=True)
+from oracles.builds import CACHE_NAME, ROOT, Build, Run
 
 
 @pytest.fixture(scope="session")
