@@ -32,6 +32,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("imagekit.cli.config", "config"),
     "provision": ("imagekit.cli.provision", "provision"),
     "destroy": ("imagekit.cli.provision", "destroy"),
+    "bundle": ("imagekit.cli.recovery", "bundle"),
+    "reinstall": ("imagekit.cli.recovery", "reinstall"),
     "check": ("imagekit.cli.check", "check"),
     "inspect": ("imagekit.cli.inspect", "inspect"),
     "prove": ("imagekit.cli.prove", "prove"),

@@ -1,0 +1,296 @@
+"""Gives a bundle's machine back: rebuilds it offline, compares, writes the device, starts it.
+
+Interrupted, it goes on where it was: finished stages are in the store, and a device is written
+again from its start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO
+
+from imagekit.disk.extents import BLOCK, opened, sha256_sparse
+from imagekit.disk.output import replacing
+from imagekit.domain.bootpath import domain_for
+from imagekit.domain.emitters import emitter_for
+from imagekit.domain.facts import BuildFacts, DiskFacts
+from imagekit.errors import SpecError, VerificationError
+from imagekit.host.run import run
+from imagekit.installs.build import build
+from imagekit.pipeline.events import Events
+from imagekit.pipeline.workspace import Workspace, copy_file
+from imagekit.recovery.bundle import BOOT_ROLES, IMAGE, Bundle, missing_secrets
+from imagekit.recovery.container import check_name
+from imagekit.recovery.device import check_device, write_device
+
+REPORT = "reinstall-report.json"
+
+
+@dataclass
+class Report:
+    """What a reinstall did, for machines to read; written last, as REPORT in the directory."""
+
+    name: str
+    bundle: str
+    directory: str
+    device: str | None = None
+    method: str = "rebuild"
+    identical: bool = False
+    disks: dict[str, str] = field(default_factory=dict)
+    configs: list[str] = field(default_factory=list)
+    started: bool = False
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Where to: ``directory`` gets the build, ``device`` the disk; ``force`` names a device."""
+
+    directory: Path
+    device: Path | None = None
+    force: str | None = None
+    overwrite: bool = False
+    start: bool = False
+    unpack: bool = False
+
+
+def steps(bundle: Bundle, wish: Wish) -> list[str]:
+    """What :func:`reinstall` would do, one line each; nothing is written."""
+    name = bundle.spec.spec.name
+    lines = [f"check every byte of the bundle of {name}: done"]
+    for secret in missing_secrets(bundle, list(os.environ)):
+        lines.append(f"STOP: the secret {secret} is missing")
+    if wish.unpack:
+        lines.append(f"unpack the finished disk into {wish.directory}")
+    else:
+        lines.append(f"install {len(bundle.lock.packages)} packages of the bundle, without network")
+        lines.append(f"build {', '.join(bundle.disks)} in {wish.directory}")
+    for path, digest in bundle.disks.items():
+        if not wish.unpack or path.endswith(".raw"):
+            lines.append(f"compare {path} with the original's SHA-256 {digest}")
+    if wish.device is not None:
+        check_device(wish.device, _size(bundle), force=wish.force)
+        lines.append(f"write the disk to {wish.device} and read it back")
+    for mode, toolstack, path in _configs(bundle, wish):
+        lines.append(f"write {wish.directory / path} ({mode}, {toolstack})")
+    if wish.start:
+        lines.append("start the domU with xl create")
+    return lines
+
+
+def reinstall(
+    bundle: Bundle, source: Path, wish: Wish, events: Events, *, workspace: Workspace
+) -> Report:
+    """Carry it out; returns the report. Raises VerificationError when the result is another disk,
+    SpecError for missing secrets, and what :func:`check_device` and builds raise.
+    """
+    began = time.monotonic()
+    missing = missing_secrets(bundle, list(os.environ))
+    if missing and not wish.unpack:
+        raise SpecError(
+            f"the bundle holds no secrets, and needs {', '.join(missing)}",
+            where=str(source),
+            hint="env: names are variables of the environment, file: names lie beside the bundle",
+        )
+    if wish.device is not None:
+        check_device(wish.device, _size(bundle), force=wish.force)
+    report = Report(
+        *(bundle.spec.spec.name, str(source.absolute()), str(wish.directory.absolute())),
+        device=str(wish.device) if wish.device else None,
+        method="unpack" if wish.unpack else "rebuild",
+    )
+    if wish.unpack:
+        _unpack(bundle, wish, report)
+    else:
+        _rebuild(bundle, wish, events, report)
+    if wish.device is not None:
+        _write(bundle, wish, workspace)
+    _write_configs(bundle, wish, report)
+    if wish.start:
+        run(["xl", "create", "-q", report.configs[0]], timeout=300, what="starting the domU")
+        report.started = True
+    report.seconds = round(time.monotonic() - began, 3)
+    part = wish.directory / f".{REPORT}.part"
+    part.write_text(json.dumps(asdict(report), indent=2) + "\n")
+    part.replace(wish.directory / REPORT)
+    return report
+
+
+def _rebuild(bundle: Bundle, wish: Wish, events: Events, report: Report) -> None:
+    manifest = build(
+        bundle.spec,
+        wish.directory,
+        events,
+        force=wish.overwrite,
+        lock=bundle.lock,
+        debs=bundle.debs,
+    )
+    made = {a["path"]: a["sha256"] for a in manifest["artefacts"] if a["role"] == "disk"}
+    report.disks = made
+    report.identical = made == bundle.disks
+    if report.identical:
+        return
+    if bundle.lock.epoch_from != "environment":
+        report.notes.append(
+            "the original was built without SOURCE_DATE_EPOCH: the same packages and files, "
+            "but new identifiers and times"
+        )
+        return
+    odd = next((p for p in bundle.disks if made.get(p) != bundle.disks[p]), "?")
+    tools = manifest.get("tools", {})
+    differ = [f"{t} {v}" for t, v in bundle.lock.tools.items() if tools.get(t, v) != v]
+    raise VerificationError(
+        f"{odd} is not the original's, byte by byte",
+        where=str(wish.directory),
+        hint=f"the original was built with {', '.join(differ)}" if differ else None,
+    )
+
+
+def _unpack(bundle: Bundle, wish: Wish, report: Report) -> None:
+    packed = bundle.directory / IMAGE
+    if not packed.is_file():
+        raise SpecError(
+            "the bundle holds no finished disk",
+            where="--unpack",
+            hint="leave --unpack away to rebuild it, or make the bundle with --image",
+        )
+    wish.directory.mkdir(parents=True, exist_ok=True)
+    target = _raw(bundle, wish)
+    size = _size(bundle)
+    with replacing(target, overwrite=wish.overwrite) as part:
+        part.chmod(0o600)
+        with part.open("r+b") as out, packed.open("rb") as stream:
+            for offset, data in _inflated(stream, size):
+                if data.count(0) != len(data):
+                    out.seek(offset)
+                    out.write(data)
+            out.truncate(size)
+        digest = sha256_sparse(part)
+        if digest != bundle.disks.get(target.name):
+            raise VerificationError("the unpacked disk is not the original's", where=str(target))
+    report.disks = {target.name: digest}
+    report.identical = True
+    for artefact in bundle.manifest["artefacts"]:
+        if artefact["role"] in BOOT_ROLES:
+            name = check_name(str(artefact["path"]))
+            copy_file(bundle.directory / "boot" / name, wish.directory / name, 0o600)
+
+
+def _inflated(stream: IO[bytes], limit: int) -> Iterator[tuple[int, bytes]]:
+    """(offset, data) of a gzip stream, at most ``limit`` bytes of it; bounded memory."""
+    unzip = zlib.decompressobj(wbits=31)
+    offset = 0
+    try:
+        while not unzip.eof:
+            data = unzip.unconsumed_tail or stream.read(1 << 16)
+            if not data:
+                raise VerificationError("the packed disk is cut off")
+            piece = unzip.decompress(data, 1 << 20)
+            if offset + len(piece) > limit:
+                raise VerificationError("the packed disk is larger than the original")
+            if piece:
+                yield offset, piece
+            offset += len(piece)
+    except zlib.error as error:
+        raise VerificationError(f"the packed disk is damaged: {error}") from None
+
+
+def _size(bundle: Bundle) -> int:
+    artefacts = bundle.manifest["artefacts"]
+    return max(int(a["virtual_size"]) for a in artefacts if a["role"] == "disk")
+
+
+def _raw(bundle: Bundle, wish: Wish) -> Path:
+    return wish.directory / f"{bundle.spec.spec.name}.raw"
+
+
+def _write(bundle: Bundle, wish: Wish, workspace: Workspace) -> None:
+    """Write the device and read it back."""
+    device = wish.device
+    source = _raw(bundle, wish)
+    if device is None:
+        return
+    if not source.is_file():
+        from imagekit.disk import qemu_img
+
+        packed = wish.directory / next(iter(bundle.disks))
+        source = workspace.temporary("device") / "disk.raw"
+        if packed.suffix == ".vhd":
+            from imagekit.disk.vhd import read_vhd
+
+            read_vhd(packed, source)
+        else:
+            qemu_img.convert(packed, source, source_format="qcow2", target_format="raw")
+    write_device(source, device)
+    if _device_digest(device, source.stat().st_size) != sha256_sparse(source):
+        raise VerificationError("does not give back what was written to it", where=str(device))
+
+
+def _device_digest(device: Path, size: int) -> str:
+    digest = hashlib.sha256()
+    with opened(device) as fd:
+        # Not from the page cache: what counts is what the device holds.
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        done = 0
+        while done < size:
+            data = os.pread(fd, min(BLOCK, size - done), done)
+            if not data:
+                break
+            digest.update(data)
+            done += len(data)
+    return digest.hexdigest()
+
+
+def _configs(bundle: Bundle, wish: Wish) -> list[tuple[str, str, str]]:
+    """Mode, toolstack and name of each config to write."""
+    found = []
+    for artefact in bundle.manifest["artefacts"]:
+        if artefact["role"] == "domain-config":
+            name = check_name(str(artefact["path"]))
+            found.append((artefact["mode"], artefact["toolstack"], name))
+    return found
+
+
+def _write_configs(bundle: Bundle, wish: Wish, report: Report) -> None:
+    """The configs, for the device if there is one; a rebuild has written the others already."""
+    facts = BuildFacts.from_json(bundle.manifest["facts"], "the bundle's facts")
+    located = facts.located(str(wish.directory.absolute()))
+    disk = located.disks[0]
+    if wish.device is not None:
+        disk = DiskFacts({"raw": str(wish.device)}, disk.virtual_size, disk.vdev, disk.readonly)
+    elif wish.unpack:
+        disk = replace(disk, paths={"raw": str(_raw(bundle, wish).absolute())})
+    located = replace(located, disks=(disk, *located.disks[1:]))
+    for mode, toolstack, name in _configs(bundle, wish):
+        path = wish.directory / name
+        if wish.device is not None or wish.unpack:
+            domain = domain_for(located, mode=mode, toolstack=toolstack)  # type: ignore[arg-type]
+            part = path.with_name(f".{path.name}.part")
+            part.write_text(emitter_for(toolstack).text(domain, located))
+            part.chmod(0o600)
+            part.replace(path)
+        report.configs.append(str(path.absolute()))
+
+
+def emit_script(bundle: Bundle) -> str:
+    """A shell script that writes the bundle's finished disk to a device on a rescue system.
+
+    It needs tar, sha256sum, gzip and dd; no Python and no imagekit.
+    """
+    if not (bundle.directory / IMAGE).is_file():
+        raise SpecError(
+            "the bundle holds no finished disk, and a rescue system cannot build one",
+            where="--emit-script",
+            hint="make the bundle with --image",
+        )
+    digest = next((d for p, d in bundle.disks.items() if p.endswith(".raw")), "")
+    template = (Path(__file__).parent / "templates/reinstall.sh").read_text()
+    return template.replace("@DIGEST@", digest).replace("@SIZE@", str(_size(bundle)))

@@ -1,0 +1,88 @@
+"""Signatures of a bundle's SHA256SUMS: ssh-keygen -Y (PROTOCOL.sshsig of OpenSSH), or OpenPGP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from imagekit.errors import SpecError, ToolError, VerificationError
+from imagekit.host.run import run
+from imagekit.recovery.container import SUMS
+
+NAMESPACE = "imagekit-bundle"
+PRINCIPAL = "bundle"
+MAX_KEY_BYTES = 1 << 20
+
+
+def sign_ssh(data: bytes, key: Path, scratch: Path) -> tuple[str, bytes]:
+    """Sign ``data`` with the private (or agent-held public) ssh key ``key``."""
+    file = scratch / SUMS
+    file.write_bytes(data)
+    run(
+        ["ssh-keygen", "-Y", "sign", "-q", "-f", str(key), "-n", NAMESPACE, str(file)],
+        timeout=120,
+        what="signing the bundle",
+    )
+    return f"{SUMS}.sig", (scratch / f"{SUMS}.sig").read_bytes()
+
+
+def sign_gpg(data: bytes, key: str, scratch: Path) -> tuple[str, bytes]:
+    """Sign ``data`` with the OpenPGP key ``key`` of the user's keyring."""
+    file, target = scratch / SUMS, scratch / f"{SUMS}.asc"
+    file.write_bytes(data)
+    run(
+        [
+            *("gpg", "--batch", "--yes", "--armor", "--detach-sign", "--local-user", key),
+            *("--output", str(target), str(file)),
+        ],
+        timeout=300,
+        what="signing the bundle",
+    )
+    return f"{SUMS}.asc", target.read_bytes()
+
+
+def check_signature(data: bytes, signature: tuple[str, bytes], trust: Path, scratch: Path) -> None:
+    """Check the signature of ``data`` against ``trust``.
+
+    ``trust`` is a file of public ssh keys (.pub, authorized_keys or allowed_signers), or an
+    OpenPGP keyring for gpgv(1). Raises VerificationError.
+    """
+    name, content = signature
+    file = scratch / name
+    file.write_bytes(content)
+    try:
+        if name.endswith(".sig"):
+            signers = scratch / "allowed_signers"
+            signers.write_text(_signers(trust))
+            argv = ["ssh-keygen", "-Y", "verify", "-f", str(signers), "-I", PRINCIPAL]
+            run([*argv, "-n", NAMESPACE, "-s", str(file)], input=data, timeout=60)
+        else:
+            plain = scratch / SUMS
+            plain.write_bytes(data)
+            run(["gpgv", "--keyring", str(trust.absolute()), str(file), str(plain)], timeout=60)
+    except ToolError as error:
+        raise VerificationError(
+            f"the signature does not match: {error.output.strip().splitlines()[-1:]}",
+            where=str(trust),
+            hint="is this the key the bundle was signed with?",
+        ) from None
+
+
+def _signers(trust: Path) -> str:
+    """allowed_signers of ssh-keygen(1) from a file of public keys, for one principal."""
+    try:
+        with trust.open("rb") as stream:
+            text = stream.read(MAX_KEY_BYTES).decode()
+    except (OSError, UnicodeDecodeError):
+        raise SpecError("cannot read the public keys", where=str(trust)) from None
+    lines = []
+    for line in text.splitlines():
+        words = line.split()
+        start = next(
+            (i for i, w in enumerate(words) if w.startswith(("ssh-", "ecdsa-", "sk-"))), None
+        )
+        if line.startswith("#") or start is None or len(words) < start + 2:
+            continue
+        lines.append(f'{PRINCIPAL} namespaces="{NAMESPACE}" {words[start]} {words[start + 1]}\n')
+    if not lines:
+        raise SpecError("holds no public ssh key", where=str(trust))
+    return "".join(lines)

@@ -1,0 +1,43 @@
+#!/bin/sh
+# Writes the disk of an imagekit bundle to a block device, on a system that has neither imagekit
+# nor Python: sh reinstall.sh BUNDLE DEVICE [--force DEVICE]
+set -eu
+digest=@DIGEST@
+size=@SIZE@
+
+fail() {
+	echo "reinstall: $*" >&2
+	exit 1
+}
+
+[ $# -ge 2 ] || fail "usage: reinstall.sh BUNDLE DEVICE [--force DEVICE]"
+bundle=$1
+device=$2
+force=
+if [ "${3:-}" = --force ]; then
+	force=${4:-}
+	[ "$force" = "$device" ] || fail "--force names ${force:-nothing}, not $device"
+fi
+[ -f "$bundle" ] || fail "there is no $bundle"
+[ -b "$device" ] || fail "$device is no block device"
+bundle=$(cd "$(dirname "$bundle")" && pwd)/$(basename "$bundle")
+real=$(readlink -f "$device")
+grep -q "^$real " /proc/mounts /proc/swaps && fail "$device is in use"
+room=$(blockdev --getsize64 "$device")
+[ "$room" -ge "$size" ] || fail "$device has $room bytes, and the disk needs $size"
+if [ -z "$force" ] && blkid -p "$device" >/dev/null 2>&1; then
+	fail "$device holds data; say --force $device to overwrite it"
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' INT TERM HUP
+echo "checking the bundle"
+(cd "$work" && tar -xf "$bundle" SHA256SUMS image/disk.raw.gz &&
+	grep ' image/disk.raw.gz$' SHA256SUMS | sha256sum -c - >/dev/null) || fail "the bundle is damaged"
+echo "writing $device"
+gzip -dc "$work/image/disk.raw.gz" | dd of="$device" bs=1M conv=fsync,notrunc 2>/dev/null
+echo "reading it back"
+written=$(head -c "$size" "$device" | sha256sum | cut -d ' ' -f 1)
+[ "$written" = "$digest" ] || fail "$device does not give back what was written"
+echo "done: $device holds the original disk"

@@ -1,0 +1,196 @@
+"""A build in one file, and back: without a network, without a cache, the same byte by byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from oracles.builds import Run
+
+pytestmark = pytest.mark.real
+ROUNDS = int(os.environ.get("IMAGEKIT_KILL_ROUNDS", "2"))
+EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("recovery")
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def spec(place: Path) -> Path:
+    (place / "motd").write_text("from a bundle\n")
+    (place / "secret").write_text("$y$j9T$abcdefgh$0123456789abcdefghijklmnopqrstuvwxyzABCDEFG\n")
+    path = place / "dr.yaml"
+    path.write_text(
+        "name: dr\nos: {distribution: debian, suite: bookworm}\ninstall: {method: debootstrap}\n"
+        "disk: {size: 1536MiB, formats: [raw, vhd]}\n"
+        "identity: {root_password: {file: ./secret}}\n"
+        "files: [{target: /etc/motd, source: ./motd}]\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def original(spec: Path, place: Path, imagekit: Run) -> Path:
+    imagekit("build", spec, "-o", place / "out", env=EPOCH)
+    return place / "out"
+
+
+@pytest.fixture(scope="module")
+def bundle(original: Path, spec: Path, place: Path, imagekit: Run) -> Path:
+    """A signed bundle, on its own in a directory with the secret it needs."""
+    key = place / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    target = place / "host/dr.bundle"
+    target.parent.mkdir()
+    imagekit("bundle", original, "--spec", spec, "-o", target, "--image", "--sign", key)
+    return target
+
+
+def digests(build: Path) -> dict[str, str]:
+    manifest = json.loads((build / "manifest.json").read_text())
+    return {a["path"]: a["sha256"] for a in manifest["artefacts"] if a["role"] == "disk"}
+
+
+def offline(*args: str | Path, cache: Path) -> subprocess.Popen[str]:
+    """The program in a network namespace without interfaces but an unconfigured loopback."""
+    argv = ["unshare", "--net", sys.executable, "-m", "imagekit", *map(str, args)]
+    env = {k: v for k, v in os.environ.items() if k != "SOURCE_DATE_EPOCH"}
+    return subprocess.Popen(
+        argv,
+        env={**env, "IMAGEKIT_CACHE": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_bundle_holds_no_secret_and_says_which_it_needs(
+    bundle: Path, original: Path, spec: Path, place: Path, imagekit: Run
+) -> None:
+    plain = place / "plain.bundle"
+    imagekit("bundle", original, "--spec", spec, "-o", plain)
+    assert (place / "secret").read_bytes().strip() not in plain.read_bytes()
+    assert b"from a bundle" in plain.read_bytes()
+    plain.unlink()
+    lines = imagekit("reinstall", bundle, "-o", place / "dry", "--dry-run").stdout
+    assert "STOP: the secret file:./secret is missing" in lines
+    assert not (place / "dry").exists()
+    done = imagekit("reinstall", bundle, "-o", place / "dry", check=False)
+    assert (done.returncode, "needs file:./secret" in done.stderr) == (3, True)
+
+
+def test_a_flipped_byte_anywhere_and_a_strangers_key_are_found(
+    bundle: Path, place: Path, imagekit: Run
+) -> None:
+    public = place / "key.pub"
+    assert "signature good" in imagekit("bundle", "verify", bundle, "--trust", public).stdout
+    other = place / "stranger"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other], check=True)
+    done = imagekit("bundle", "verify", bundle, "--trust", f"{other}.pub", check=False)
+    assert done.returncode == 7
+    size = bundle.stat().st_size
+    for position in (100, 700, size // 3, size // 2, size - 600, size - 1):
+        with bundle.open("r+b") as stream:
+            stream.seek(position)
+            byte = stream.read(1)[0]
+            stream.seek(position)
+            stream.write(bytes([byte ^ 0x10]))
+        done = imagekit("bundle", "verify", bundle, check=False)
+        with bundle.open("r+b") as stream:
+            stream.seek(position)
+            stream.write(bytes([byte]))
+        assert done.returncode == 7, (position, done.stdout)
+    imagekit("bundle", "verify", bundle)
+
+
+def test_reinstalling_offline_after_kills_gives_the_same_bytes(
+    bundle: Path, original: Path, place: Path
+) -> None:
+    shutil.copy(place / "secret", bundle.parent / "secret")
+    cache, out = place / "fresh-cache", place / "again"
+    args = ("reinstall", bundle, "-o", out, "--trust", place / "key.pub")
+    for round_ in range(ROUNDS):
+        process = offline(*args, cache=cache)
+        time.sleep(2 + 7 * round_ % 41)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not (out / "reinstall-report.json").exists()
+    process = offline(*args, cache=cache)
+    text = process.communicate(timeout=900)
+    assert process.returncode == 0, text
+    report = json.loads((out / "reinstall-report.json").read_text())
+    assert report["identical"] is True
+    assert report["disks"] == digests(original)
+    for path in digests(original):
+        subprocess.run(["cmp", original / path, out / path], check=True)
+    assert list((cache / "store/tmp").iterdir()) == []
+    shutil.rmtree(cache)
+    shutil.rmtree(out)
+
+
+@pytest.fixture
+def loop(place: Path) -> Iterator[Path]:
+    backing = place / "device.img"
+    with backing.open("wb") as stream:
+        stream.truncate(2 << 30)
+    argv = ["/sbin/losetup", "--find", "--show", str(backing)]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip("this kernel has no loop devices")
+    yield Path(done.stdout.strip())
+    subprocess.run(["/sbin/losetup", "-d", done.stdout.strip()], check=True)
+    backing.unlink()
+
+
+def test_the_finished_disk_goes_to_a_device_and_the_config_names_it(
+    bundle: Path, original: Path, place: Path, loop: Path, imagekit: Run
+) -> None:
+    out = place / "unpacked"
+    args = ["reinstall", bundle, "-o", out, "--unpack", "--device", loop]
+    subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", loop], check=True)
+    refused = imagekit(*args, check=False)
+    assert refused.returncode == 13
+    assert subprocess.run(["/sbin/e2fsck", "-fn", loop], capture_output=True).returncode == 0
+    imagekit(*args, "--force", loop)
+    raw = original / "dr.raw"
+    subprocess.run(["cmp", "-n", str(raw.stat().st_size), raw, loop], check=True)
+    report = json.loads((out / "reinstall-report.json").read_text())
+    assert (report["identical"], report["device"]) == (True, str(loop))
+    assert str(loop) in Path(report["configs"][0]).read_text()
+    for name in ("dr-vmlinuz", "dr-initrd.img"):
+        assert (out / name).read_bytes() == (original / name).read_bytes()
+    shutil.rmtree(out)
+
+
+def test_the_shell_script_does_it_without_python(
+    bundle: Path, original: Path, place: Path, loop: Path, imagekit: Run
+) -> None:
+    script = place / "reinstall.sh"
+    script.write_text(imagekit("reinstall", bundle, "--emit-script").stdout)
+    subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", loop], check=True)
+    shell = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+
+    def sh(*args: str | Path) -> subprocess.CompletedProcess[str]:
+        argv = ["sh", script, bundle, *args]
+        return subprocess.run(argv, capture_output=True, text=True, env=shell)
+
+    refused = sh(loop)
+    assert (refused.returncode, "holds data" in refused.stderr) == (1, True)
+    wrong = sh(loop, "--force", "/dev/null")
+    assert (wrong.returncode, "names /dev/null" in wrong.stderr) == (1, True)
+    done = sh(loop, "--force", loop)
+    assert done.returncode == 0, done.stderr
+    raw = original / "dr.raw"
+    subprocess.run(["cmp", "-n", str(raw.stat().st_size), raw, loop], check=True)
