@@ -119,8 +119,9 @@ def _plan(
     spec = file.spec
     try:
         paths = [file.resolve(path) for path in element_path]
+        _refuse(sorted(NOT_OURS & set(named)))
         elements, provided = catalogue.resolve(named, paths, added)
-        _refuse(elements)
+        _refuse([e.name for e in elements if e.name in NOT_OURS or _makes_disk(e)])
         environment = base_environment(
             elements,
             named=named,
@@ -157,14 +158,16 @@ def _mirror(mirrors: Mirrors) -> dict[str, str]:
     return {"DIB_DISTRIBUTION_MIRROR": lines[0][1], "DIB_DEBIAN_SECURITY_MIRROR": lines[-1][1]}
 
 
-def _refuse(elements: list[Element]) -> None:
-    for element in elements:
-        if element.name == NO_DISK_ELEMENT:
-            continue
-        makes_disk = "block-device" in element.provides or element.scripts("block-device.d")
-        if element.name in NOT_OURS or makes_disk:
-            raise SpecError(
-                f"the element {element.name} makes a disk, a boot loader or a ramdisk, which "
-                "imagekit does itself",
-                hint="leave it out, or use install.method: diskimage-builder",
-            )
+def _makes_disk(element: Element) -> bool:
+    if element.name == NO_DISK_ELEMENT:
+        return False
+    return "block-device" in element.provides or bool(element.scripts("block-device.d"))
+
+
+def _refuse(names: Sequence[str]) -> None:
+    if names:
+        raise SpecError(
+            f"the element {names[0]} makes a disk, a boot loader or a ramdisk, which imagekit does "
+            "itself",
+            hint="leave it out; disk: and boot: of the spec say how it is to be done",
+        )
