@@ -57,7 +57,14 @@ def plan_for(file: SpecFile, out: Path, lock: Lock | None = None, debs: Path | N
                 hint="build without --locked to make a new lock, and compare: imagekit lock diff",
             )
         return debootstrap.plan(file, out, lock, debs)
-    return METHODS[file.spec.install.method](file, out)
+    method = file.spec.install.method
+    if method not in METHODS:
+        raise SpecError(
+            f"imagekit build cannot run a {method} installation",
+            where=file.where("install", "method"),
+            hint=f"use {', '.join(METHODS)}; imagekit netboot publish serves network installations",
+        )
+    return METHODS[method](file, out)
 
 
 def outlook(file: SpecFile, out: Path, store: Store) -> list[PlannedStage]:
