@@ -15,6 +15,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=de
 MAX_LOG = 32 << 20
 MAX_MESSAGE = 8 << 20
 STATISTICS_SECONDS = 5.0
+RECENT_LINES = 200
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,9 @@ class Running:
     written: int = -1
 
 
+Mask = Callable[[str], str]
+"""Takes secrets out of a text: installers log the commands they run."""
+
 Listener = Callable[[str, str], None]
 """Called with (console or syslog, line) for every line the installer prints."""
 
@@ -98,16 +103,23 @@ class Machine:
     """Runs a :class:`Hardware`; made by :func:`machine`."""
 
     def __init__(
-        self, running: Running, lines: dict[str, socket.socket], logs: Path, listener: Listener
+        self,
+        running: Running,
+        lines: dict[str, socket.socket],
+        logs: Path,
+        listener: Listener,
+        mask: Mask,
     ) -> None:
         self.running = running
         self._listener = listener
+        self._mask = mask
         self._monitor = lines["monitor"]
         self._buffers = {name: bytearray() for name in lines}
         self._logs = {name: logs / f"{name}.log" for name in ("console", "syslog")}
         self._logged = dict.fromkeys(self._logs, 0)
         self._selector = selectors.DefaultSelector()
         self._asked = 0.0
+        self._recent: deque[str] = deque(maxlen=RECENT_LINES)
         for name, line in lines.items():
             line.setblocking(False)
             self._selector.register(line, selectors.EVENT_READ, name)
@@ -141,14 +153,20 @@ class Machine:
 
     def tail(self, name: str, lines: int) -> str:
         """The last lines of the console or the syslog, without terminal control."""
-        return readable(bytes(self.running.texts.get(name, b"")), lines)
+        return self._mask(readable(bytes(self.running.texts.get(name, b"")), lines))
+
+    def flush(self) -> None:
+        """Write what came without an end of line to the logs."""
+        for name in self._logs:
+            self._log(name, bytes(self._buffers[name]))
+            self._buffers[name].clear()
 
     def _take(self, name: str, data: bytes) -> None:
         buffer = self._buffers[name]
         buffer += data
         if name != "monitor":
-            self.running.active = time.monotonic()
-            self._log(name, data)
+            if self._is_news(name, data):
+                self.running.active = time.monotonic()
             text = self.running.texts.setdefault(name, bytearray())
             text += data
             del text[: -(1 << 17)]
@@ -158,15 +176,26 @@ class Machine:
             if name == "monitor":
                 self._message(line)
             else:
+                self._log(name, line + b"\n")
                 self._listener(name, clean(line.decode("utf-8", "replace")))
         if len(buffer) > MAX_MESSAGE:
             buffer.clear()
 
-    def _log(self, name: str, data: bytes) -> None:
-        if self._logged[name] < MAX_LOG:
-            self._logged[name] += len(data)
+    def _is_news(self, name: str, data: bytes) -> bool:
+        """Whether this says more than a clock or a redrawn screen: words not seen of late."""
+        text = data.decode("utf-8", "replace").replace("\r", "\n")
+        words = {re.sub(r"\d+", "", clean(line)).strip() for line in text.split("\n")}
+        news = {f"{name} {word}" for word in words if word}
+        fresh = news - set(self._recent)
+        self._recent.extend(sorted(fresh))
+        return bool(fresh)
+
+    def _log(self, name: str, line: bytes) -> None:
+        if line and self._logged[name] < MAX_LOG:
+            self._logged[name] += len(line)
+            data = self._mask(line.decode("utf-8", "surrogateescape"))
             with self._logs[name].open("ab") as stream:
-                stream.write(data)
+                stream.write(data.encode("utf-8", "surrogateescape"))
 
     def _say(self, command: str) -> None:
         with contextlib.suppress(OSError):
@@ -202,11 +231,17 @@ class Machine:
 
 @contextlib.contextmanager
 def machine(
-    hardware: Hardware, *, scratch: Path, logs: Path, listener: Listener
+    hardware: Hardware,
+    *,
+    scratch: Path,
+    logs: Path,
+    listener: Listener,
+    mask: Mask = lambda text: text,
 ) -> Iterator[Machine]:
     """Run ``hardware`` for the length of a block; leaving it ends QEMU.
 
-    ``logs`` receives console.log and syslog.log, at most 32 MiB each. Raises HostError.
+    ``logs`` receives console.log and syslog.log, at most 32 MiB each, what ``mask`` leaves of them.
+    Raises HostError.
     """
     state = scratch / "firmware-state"
     if hardware.firmware == "uefi":
@@ -231,7 +266,9 @@ def machine(
         )
         for end in theirs.values():
             end.close()
-        yield Machine(Running(child), ours, logs, listener)
+        running = Machine(Running(child), ours, logs, listener, mask)
+        stack.callback(running.flush)
+        yield running
 
 
 def clean(text: str) -> str:

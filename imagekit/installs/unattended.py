@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.errors import HostError, ToolError
-from imagekit.installs.machine import Hardware, Machine, machine
+from imagekit.installs.machine import Hardware, Machine, Mask, machine
 
 FAILURES: tuple[tuple[str, str], ...] = (
     (r"installation step failed", "a step of debian-installer failed"),
@@ -62,15 +62,17 @@ def run_installer(
     scratch: Path,
     logs: Path,
     note: Callable[[str], None],
+    mask: Mask = lambda text: text,
 ) -> float:
     """Run the installer until it powers off; returns the seconds it took.
 
-    ``note`` is told each step once. Raises ToolError with the end of the installer's console and
-    syslog, HostError when this host's disk is full or QEMU does not start.
+    ``note`` is told each step once; ``mask`` takes secrets out of logs and errors. Raises ToolError
+    with the end of the installer's console and syslog, HostError when this host's disk is full or
+    QEMU does not start.
     """
     watch = _Watch(note)
     started = time.monotonic()
-    with machine(hardware, scratch=scratch, logs=logs, listener=watch.line) as running:
+    with machine(hardware, scratch=scratch, logs=logs, listener=watch.line, mask=mask) as running:
         while running.step(1.0):
             _check(running, watch, limits, started, logs)
         _ended(running, watch, logs)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from imagekit.answers.context import Static
 from imagekit.errors import SpecError
-from imagekit.installs.machine import Hardware, clean, readable
+from imagekit.installs.machine import Hardware, Machine, Running, clean, readable
 from imagekit.installs.unattended import _Watch
 
 FDS = {"console": 3, "syslog": 4, "monitor": 5}
@@ -97,3 +99,39 @@ def test_anything_on_a_console_becomes_printable_lines(data: bytes, lines: int) 
 
 def test_terminal_control_is_taken_out() -> None:
     assert clean("\x1b[2J\x1b[1;31mError\x1b[0m\x07") == "Error"
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> tuple[Machine, socket.socket]:
+    """A machine whose console we are, and the console."""
+    ours, theirs = {}, {}
+    for name in ("console", "syslog", "monitor"):
+        ours[name], theirs[name] = socket.socketpair()
+    no_process: Any = None
+    running = Running(no_process)
+    made = Machine(running, ours, tmp_path, lambda _n, _t: None, lambda t: t.replace("pw", "***"))
+    return made, theirs["console"]
+
+
+def test_a_clock_on_the_screen_is_no_sign_of_life(
+    line: tuple[Machine, socket.socket],
+) -> None:
+    machine, console = line
+    seen = []
+    for text in ("[ 1 shell ][ Nov 21  9:26 ]\r\n", "[ 1 shell ][ Nov 21  9:27 ]\r\n", "Next\n"):
+        machine.running.active = 0.0
+        console.sendall(text.encode())
+        machine.step(0.2)
+        seen.append(machine.running.active > 0)
+    assert seen == [True, False, True]
+
+
+def test_secrets_are_taken_out_of_logs_also_when_they_come_in_pieces(
+    line: tuple[Machine, socket.socket], tmp_path: Path
+) -> None:
+    machine, console = line
+    for piece in (b"user:p", b"w done\nprompt p", b"w"):
+        console.sendall(piece)
+        machine.step(0.2)
+    machine.flush()
+    assert (tmp_path / "console.log").read_text() == "user:*** done\nprompt ***"

@@ -46,7 +46,10 @@ def family_of(iso: Iso) -> Kind:
 def placement(kind: Kind, answers: str, release: str = "") -> Placement:
     """Where ``answers`` go. ``release`` (RHEL6) decides how Anaconda spells its options."""
     if kind == "preseed":
-        words = ("auto=true", "priority=critical", "DEBIAN_FRONTEND=text", *CONSOLES)
+        # On a dumb terminal the installer prints lines; on another it starts screen(1), whose
+        # clock would look like a sign of life.
+        frontend = ("DEBIAN_FRONTEND=text", "TERM=dumb")
+        words = ("auto=true", "priority=critical", *frontend, *CONSOLES)
         return Placement(initrd={"preseed.cfg": answers}, args=words)
     if kind == "kickstart":
         old = release in ("RHEL5", "RHEL6")

@@ -11,7 +11,7 @@ from imagekit.host.kvm import kvm_works
 from imagekit.host.versions import tool_versions
 from imagekit.installs.machine import Hardware
 from imagekit.installs.stages.image import effective_disk
-from imagekit.installs.stages.overlay import mac_of
+from imagekit.installs.stages.overlay import mac_of, secrets_of
 from imagekit.installs.unattended import Limits, run_installer
 from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.install import Iso
@@ -27,6 +27,7 @@ class InstallFromIso(Stage):
     makes = ("installed.raw",)
 
     def __init__(self, file: SpecFile, install: Iso) -> None:
+        self._secrets = list(secrets_of(file).values())
         self._spec = file.spec
         self._install = install
 
@@ -42,6 +43,8 @@ class InstallFromIso(Stage):
 
     def run(self, run: StageRun) -> None:
         spec, install = self._spec, self._install
+        for secret in self._secrets:
+            run.workspace.events.hide(secret)
         disk = run.output / "installed.raw"
         raw.create(disk, effective_disk(spec.disk).size)
         disk.chmod(0o600)
@@ -64,6 +67,7 @@ class InstallFromIso(Stage):
             scratch=run.workspace.temporary("install"),
             logs=run.logs,
             note=run.note,
+            mask=run.workspace.events.mask,
         )
 
     def _bus(self) -> str:
