@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,11 @@ def machine(
     ``share`` and ``read_only`` are directories dom0 can mount; ``scratch`` takes the temporary
     file of dom0's disk and the console's log (``lab.log``).
     """
-    argv = shape.argv(files)
+    # A blank ends a module's name in -initrd, so that QEMU is given short names.
+    names = LabFiles(*(Path(f.name) for f in fields(LabFiles)))
+    for name in fields(LabFiles):
+        (scratch / name.name).symlink_to(getattr(files, name.name).absolute())
+    argv = shape.argv(names)
     # mapped-file: whatever dom0 makes there is a plain file here, never a link or a device.
     for tag, path, option in (
         ("share", share, "security_model=mapped-file"),
@@ -215,7 +219,13 @@ def machine(
             fds.append(fd)
             argv += ["-incoming", f"fd:{fd}"]
         child = stack.enter_context(
-            spawn(argv, env={"TMPDIR": str(scratch)}, pass_fds=fds, stdout=subprocess.DEVNULL)
+            spawn(
+                argv,
+                env={"TMPDIR": str(scratch)},
+                cwd=scratch,
+                pass_fds=fds,
+                stdout=subprocess.DEVNULL,
+            )
         )
         theirs_qmp.close()
         theirs_serial.close()

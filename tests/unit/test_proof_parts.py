@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import socket
@@ -18,12 +19,14 @@ from imagekit.disk.vhd import write_vhd
 from imagekit.errors import ProofError, SpecError, ToolError
 from imagekit.proof import boots, overlay
 from imagekit.proof.boots import Wanted
+from imagekit.proof.console import expectation
 from imagekit.proof.lab import lab_plan
-from imagekit.proof.machine import Shape
+from imagekit.proof.machine import LabFiles, Shape
 from imagekit.proof.observed import disk_name, frontends
 from imagekit.proof.prove import require_up
 from imagekit.proof.qmp import Qmp
 from imagekit.proof.report import Boot, Failure, ProofReport, table
+from imagekit.proof.session import Rules
 from imagekit.proof.xlcfg import XlDisk
 
 MIB = 1 << 20
@@ -202,3 +205,19 @@ def test_a_command_gets_its_own_answer_among_events() -> None:
 def test_a_refusal_nonsense_and_silence_of_qemu_are_errors(answer: bytes) -> None:
     with pytest.raises(ToolError):
         answering([answer]).command("stop", timeout=5)
+
+
+def test_the_lab_reaches_no_network_and_writes_no_disk() -> None:
+    argv = Shape().argv(LabFiles(Path("/xen"), Path("/k"), Path("/i"), Path("/d,1")))
+    pairs = list(itertools.pairwise(argv))
+    assert ("-nic", "none") in pairs
+    assert not any(word in ("-netdev", "-net", "-hda") for word in argv)
+    (drive,) = [value for name, value in pairs if name == "-drive"]
+    assert "snapshot=on" in drive.split(",")
+    assert "format=raw" in drive.split(",")
+
+
+def test_hvm_guests_get_more_time_unless_the_user_says_how_much() -> None:
+    rules = Rules(expectation(None), None, 300.0)
+    assert [rules.seconds(mode) for mode in ("pv", "pvh", "hvm")] == [300, 300, 1200]
+    assert Rules(expectation(None), 20.0).seconds("hvm") == 20
