@@ -41,7 +41,7 @@ FAILURES: tuple[tuple[str, str], ...] = (
 STEPS: tuple[str, ...] = (
     r"Menu item '([\w-]+)' selected",  # debian-installer's syslog
     r"^imagekit: (.{1,80})",  # our own templates
-    r"((?:Starting|Running|Installing|Configuring|Performing) [\w -]{3,60}?)(?:\.{2,}|$)",
+    r"^((?:Starting|Running|Installing|Configuring|Performing) [\w -]{3,60}?)(?:\.{2,}|$)",
     r"subiquity/([\w/]+):? start",
 )
 GRACE_SECONDS = 5.0
