@@ -30,6 +30,46 @@ OURS = {
 """Variables that a spec may not set, because what we set them to is where things are."""
 
 
+DEFAULTS = {
+    "LC_ALL": "C",
+    "HOME": "/root",
+    "USER": "root",
+    "TZ": "UTC",
+    "DEBIAN_FRONTEND": "noninteractive",
+    "DIB_INIT_SYSTEM": "systemd",
+    # The element dib-python would ask for Python 2 on Debian, which has had none since 11.
+    "DIB_PYTHON_VERSION": "3",
+    "DIB_CHECKSUM": "0",
+    "DIB_DEBUG_TRACE": "0",
+    "DIB_DEFAULT_INSTALLTYPE": "source",
+    "DIB_NO_TMPFS": "1",
+    "DIB_MIN_TMPFS": "2",
+    "DIB_OFFLINE": "",
+    "DIB_IMAGE_CACHE": CACHE,
+    "DIB_LOCKFILES": f"{CACHE}/lockfiles",
+    "DIB_ROOT_LABEL": "root",
+    "DIB_BOOT_LABEL": "",
+    "DIB_MOUNTPOINTS": "/",
+    # A bind mount of the host's package cache: imagekit has its own cache of whole stages.
+    "DIB_APT_LOCAL_CACHE": "0",
+    # imagekit makes the initrd, once, when all elements have run.
+    "DIB_INITRD_LATER": "1",
+    "IMAGE_TYPE": "raw",
+}
+"""Variables that a spec may set otherwise."""
+FIXED = {
+    "ELEMENTS_PATH": ELEMENTS,
+    "TMP_BUILD_DIR": BUILD,
+    "TMP_IMAGE_DIR": OUTPUT,
+    "TMP_HOOKS_PATH": HOOKS,
+    "TMP_MOUNT_PATH": TREE,
+    "TARGET_ROOT": TREE,
+}
+"""Where things are in the sandbox."""
+HOST_PATHS = ("DIB_PYTHON_EXEC", "_LIB")
+"""Variables whose values tell where imagekit is installed; they change no result."""
+
+
 def base_environment(
     elements: Sequence[Element],
     *,
@@ -56,48 +96,20 @@ def base_environment(
         if name.startswith("DIB_")
     )
     return {
-        "LC_ALL": "C",
-        "HOME": "/root",
-        "USER": "root",
-        "TZ": "UTC",
-        "DEBIAN_FRONTEND": "noninteractive",
+        **DEFAULTS,
         "DISTRO_NAME": distribution,
         "DIB_RELEASE": suite,
-        "DIB_INIT_SYSTEM": "systemd",
         "DIB_ARGS": " ".join(named),
         "DIB_ENV": declared,
-        # The element dib-python would ask for Python 2 on Debian, which has had none since 11.
-        "DIB_PYTHON_VERSION": "3",
-        "DIB_CHECKSUM": "0",
-        "DIB_DEBUG_TRACE": "0",
-        "DIB_DEFAULT_INSTALLTYPE": "source",
-        "DIB_NO_TMPFS": "1",
-        "DIB_MIN_TMPFS": "2",
-        "DIB_OFFLINE": "",
-        "DIB_IMAGE_CACHE": CACHE,
-        "DIB_LOCKFILES": f"{CACHE}/lockfiles",
         "DIB_PYTHON_EXEC": sys.executable,
         "DIB_ROOT_FSTYPE": filesystem,
-        "DIB_ROOT_LABEL": "root",
-        "DIB_BOOT_LABEL": "",
-        "DIB_MOUNTPOINTS": "/",
-        # A bind mount of the host's package cache: imagekit has its own cache of whole stages.
-        "DIB_APT_LOCAL_CACHE": "0",
-        # imagekit makes the initrd, once, when all elements have run.
-        "DIB_INITRD_LATER": "1",
         "FS_TYPE": filesystem,
-        "IMAGE_TYPE": "raw",
         "IMAGE_NAME": image,
         **extra,
+        **FIXED,
         "ARCH": arch,
-        "ELEMENTS_PATH": ELEMENTS,
         "IMAGE_ELEMENT": " ".join(names),
         "IMAGE_ELEMENT_YAML": "".join(f"{name}: {ELEMENTS}/{name}\n" for name in names),
-        "TMP_BUILD_DIR": BUILD,
-        "TMP_IMAGE_DIR": OUTPUT,
-        "TMP_HOOKS_PATH": HOOKS,
-        "TMP_MOUNT_PATH": TREE,
-        "TARGET_ROOT": TREE,
         "_LIB": str(library_path("lib")),
         # Functions that disk-image-create exports, in bash's own wording of them.
         "BASH_FUNC_get_image_element_array%%": f'() {{ echo "{array}"\n}}',

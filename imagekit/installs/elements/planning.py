@@ -15,7 +15,7 @@ from imagekit.installs.elements.catalogue import (
     SYSTEM_ELEMENT,
     Element,
 )
-from imagekit.installs.elements.environment import base_environment
+from imagekit.installs.elements.environment import HOST_PATHS, base_environment
 from imagekit.installs.elements.packages import planned_packages
 from imagekit.installs.stages.mirrors import Mirrors
 from imagekit.installs.stages.packages import wanted_packages
@@ -49,6 +49,10 @@ class ElementPlan:
         """The phases that run; the first and the last always do."""
         always = ("root.d", "cleanup.d")
         return [p for p in PHASES if p in always or any(e.scripts(p) for e in self.elements)]
+
+    def keyed_environment(self) -> dict[str, str]:
+        """The variables that can change a result."""
+        return {k: v for k, v in self.environment.items() if k not in HOST_PATHS}
 
     def shared_digest(self) -> str:
         """Digest of everything a script of any phase may use: all but the scripts themselves."""

@@ -46,7 +46,7 @@ class DiskImageCreate(Stage):
             "elements": [e.name for e in self._plan.elements],
             "scripts": [self._plan.phase_digest(phase) for phase in self._plan.phases()],
             "element files": self._plan.shared_digest(),
-            "environment": dict(self._plan.environment),
+            "environment": self._plan.keyed_environment(),
             "diskimage-builder": dib_version(),
             "epoch": os.environ.get("SOURCE_DATE_EPOCH", ""),
         }

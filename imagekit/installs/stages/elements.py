@@ -91,15 +91,12 @@ class ElementPhase(Stage):
         return f"{self.name}-hooks.tar"
 
     def key(self) -> Mapping[str, Any]:
-        named = dict(self._plan.environment)
-        for name in ("DIB_PYTHON_EXEC", "_LIB"):
-            named.pop(name)
         return {
             "code": 1,
             "elements": [e.name for e in self._plan.elements],
             "scripts": self._plan.phase_digest(self.phase),
             "element files": self._plan.shared_digest(),
-            "environment": named,
+            "environment": self._plan.keyed_environment(),
             "network": self._plan.network,
             "diskimage-builder": dib_version(),
         }
