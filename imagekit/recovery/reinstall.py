@@ -31,6 +31,8 @@ from imagekit.recovery.container import check_name
 from imagekit.recovery.device import check_device, write_device
 
 REPORT = "reinstall-report.json"
+MARK = ".imagekit-reinstall.json"
+"""In the directory while a device is being written."""
 
 
 @dataclass
@@ -77,7 +79,7 @@ def steps(bundle: Bundle, wish: Wish) -> list[str]:
         if not wish.unpack or path.endswith(".raw"):
             lines.append(f"compare {path} with the original's SHA-256 {digest}")
     if wish.device is not None:
-        check_device(wish.device, _size(bundle), force=wish.force)
+        _check_device(bundle, wish)
         lines.append(f"write the disk to {wish.device} and read it back")
     for mode, toolstack, path in _configs(bundle, wish):
         lines.append(f"write {wish.directory / path} ({mode}, {toolstack})")
@@ -100,8 +102,7 @@ def reinstall(
             where=str(source),
             hint="env: names are variables of the environment, file: names lie beside the bundle",
         )
-    if wish.device is not None:
-        check_device(wish.device, _size(bundle), force=wish.force)
+    _check_device(bundle, wish)
     report = Report(
         *(bundle.spec.spec.name, str(source.absolute()), str(wish.directory.absolute())),
         device=str(wish.device) if wish.device else None,
@@ -115,7 +116,7 @@ def reinstall(
         _write(bundle, wish, workspace)
     _write_configs(bundle, wish, report)
     if wish.start:
-        run(["xl", "create", "-q", report.configs[0]], timeout=300, what="starting the domU")
+        _start(bundle, wish)
         report.started = True
     report.seconds = round(time.monotonic() - began, 3)
     part = wish.directory / f".{REPORT}.part"
@@ -165,17 +166,19 @@ def _unpack(bundle: Bundle, wish: Wish, report: Report) -> None:
     wish.directory.mkdir(parents=True, exist_ok=True)
     target = _raw(bundle, wish)
     size = _size(bundle)
-    with replacing(target, overwrite=wish.overwrite) as part:
-        part.chmod(0o600)
-        with part.open("r+b") as out, packed.open("rb") as stream:
-            for offset, data in _inflated(stream, size):
-                if data.count(0) != len(data):
-                    out.seek(offset)
-                    out.write(data)
-            out.truncate(size)
-        digest = sha256_sparse(part)
-        if digest != bundle.disks.get(target.name):
-            raise VerificationError("the unpacked disk is not the original's", where=str(target))
+    digest = bundle.disks.get(target.name, "")
+    # An interrupted reinstall may have got this far.
+    if not target.is_file() or sha256_sparse(target) != digest:
+        with replacing(target, overwrite=wish.overwrite) as part:
+            part.chmod(0o600)
+            with part.open("r+b") as out, packed.open("rb") as stream:
+                for offset, data in _inflated(stream, size):
+                    if data.count(0) != len(data):
+                        out.seek(offset)
+                        out.write(data)
+                out.truncate(size)
+            if sha256_sparse(part) != digest:
+                raise VerificationError("is not the original's disk", where=str(target))
     report.disks = {target.name: digest}
     report.identical = True
     for artefact in bundle.manifest["artefacts"]:
@@ -229,9 +232,41 @@ def _write(bundle: Bundle, wish: Wish, workspace: Workspace) -> None:
             read_vhd(packed, source)
         else:
             qemu_img.convert(packed, source, source_format="qcow2", target_format="raw")
+    mark = wish.directory / MARK
+    mark.write_text(json.dumps(_mark(bundle, device, source)))
     write_device(source, device)
     if _device_digest(device, source.stat().st_size) != sha256_sparse(source):
         raise VerificationError("does not give back what was written to it", where=str(device))
+    mark.unlink()
+
+
+def _mark(bundle: Bundle, device: Path, begins: Path) -> dict[str, str]:
+    """What tells a device that an interrupted reinstall began to write from any other."""
+    begin = _device_digest(begins, 1 << 20)
+    return {"device": str(device.resolve()), "lock": bundle.lock.digest, "begin": begin}
+
+
+def _check_device(bundle: Bundle, wish: Wish) -> None:
+    """Refuse a device with data, but for what an interrupted reinstall of ours left on it."""
+    if wish.device is None:
+        return
+    force = wish.force
+    try:
+        known = json.loads((wish.directory / MARK).read_text())
+    except (OSError, ValueError):
+        known = None
+    marked = force is None and known is not None and wish.device.is_block_device()
+    if marked and known == _mark(bundle, wish.device, wish.device):
+        force = str(wish.device)
+    check_device(wish.device, _size(bundle), force=force)
+
+
+def _start(bundle: Bundle, wish: Wish) -> None:
+    ours = [path for _mode, toolstack, path in _configs(bundle, wish) if toolstack == "xl"]
+    if not ours:
+        raise SpecError("the build has no config for xl", where="--start")
+    config = str((wish.directory / ours[0]).absolute())
+    run(["xl", "create", "-q", config], timeout=300, what="starting the domU")
 
 
 def _device_digest(device: Path, size: int) -> str:

@@ -171,6 +171,19 @@ def test_the_finished_disk_goes_to_a_device_and_the_config_names_it(
     assert str(loop) in Path(report["configs"][0]).read_text()
     for name in ("dr-vmlinuz", "dr-initrd.img"):
         assert (out / name).read_bytes() == (original / name).read_bytes()
+    again = imagekit(*args, check=False)
+    assert (again.returncode, "holds data" in again.stderr) == (13, True)
+    # Killed while it writes the device: that device, and no other, may be written on.
+    command = [sys.executable, "-m", "imagekit", *map(str, args), "--force", str(loop)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (out / ".imagekit-reinstall.json").exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    imagekit(*args)
+    subprocess.run(["cmp", "-n", str(raw.stat().st_size), raw, loop], check=True)
+    assert not (out / ".imagekit-reinstall.json").exists()
     shutil.rmtree(out)
 
 
