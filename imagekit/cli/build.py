@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from imagekit.cli import console
+from imagekit.errors import SpecError
 from imagekit.installs.build import build as build_spec
 from imagekit.installs.build import outlook
 from imagekit.installs.locking import read_lock
@@ -39,6 +40,10 @@ def build(
         Path | None,
         typer.Option("--locked", metavar="LOCK", help="Install exactly what this lock names."),
     ] = None,
+    prove: Annotated[
+        bool,
+        typer.Option("--prove", help="Boot it in every mode first; publish it only if it does."),
+    ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Build a guest image from a spec: disk images, kernel, initrd, configs and a manifest."""
@@ -46,7 +51,14 @@ def build(
     directory = out or Path("build") / file.spec.name
     lock = read_lock(locked) if locked else None
     with console.events_for(json_output) as events:
-        manifest = build_spec(file, directory, events, fresh=no_cache, force=force, lock=lock)
+        if prove:
+            if lock is not None:
+                raise SpecError("--locked and --prove do not go together", where="--prove")
+            from imagekit.proof.publish import build_proven
+
+            manifest = build_proven(file, directory, events, fresh=no_cache, force=force)
+        else:
+            manifest = build_spec(file, directory, events, fresh=no_cache, force=force, lock=lock)
     if json_output:
         return
     cached = sum(stage["cached"] for stage in manifest["stages"])

@@ -165,6 +165,7 @@ def _manifest(file: SpecFile, plan: Plan, results: Mapping[str, StageResult]) ->
         "imagekit": __version__,
         "install_method": file.spec.install.method,
         "os": {"distribution": file.spec.os.distribution, "suite": file.spec.os.suite},
+        "proof": file.spec.proof.model_dump(mode="json"),
         "kernel": artefact("kernel.json"),
         "facts": artefact("facts.json"),
         "packages": artefact(next(t.artefact for t in plan.targets if t.role == "package-list")),

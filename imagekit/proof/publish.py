@@ -1,0 +1,76 @@
+"""Builds that are proven first and published only when every guest came up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from imagekit.errors import ProofError
+from imagekit.installs.build import build, plan_for
+from imagekit.pipeline.deliver import BuildDirectory, plan_digest
+from imagekit.pipeline.events import Events
+from imagekit.proof.prove import DIRECTORY, prove_build
+from imagekit.spec.load import SpecFile
+
+PROVEN = ".imagekit-proven.json"
+
+
+def waiting_room(out: Path) -> Path:
+    """Where a build waits for its proof: beside ``out``, so that nothing need be copied."""
+    return out.with_name(f".imagekit-unproven-{out.name}")
+
+
+def build_proven(
+    file: SpecFile,
+    out: Path,
+    events: Events,
+    *,
+    fresh: bool = False,
+    force: bool = False,
+    under: str = "xen",
+) -> dict[str, Any]:
+    """Build ``file``, boot it in every mode it claims, and only then write ``out``.
+
+    What was in ``out`` before stays until the proof has succeeded. The configs that are proven name
+    the waiting room; those of ``out`` differ from them in that path alone. Raises ProofError, and
+    then the unproven build with its consoles stays in the waiting room for a look.
+    """
+    out = out.absolute()
+    digest = plan_digest(plan_for(file, out))
+    if not fresh and BuildDirectory(out).intact(digest) and _proven(out) == digest:
+        return build(file, out, events)
+    BuildDirectory(out).refuse_strangers(file.spec.name, force=force)
+    room = waiting_room(out)
+    build(file, room, events, fresh=fresh, force=True)
+    events.emit("stage-started", stage="prove", title="booting it under Xen", key="")
+    try:
+        report = prove_build(room, file.spec.proof, events, under=under)
+    except ProofError as error:
+        error.hint = f"{error.hint or ''}; the unproven build is in {room}".removeprefix("; ")
+        raise
+    seconds = round(sum(report.seconds.values()), 3)
+    events.emit("stage-finished", stage="prove", cached=False, seconds=seconds, key="")
+    kept = room.with_name(f"{room.name}-report")
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir()
+    (room / "proof.json").rename(kept / "proof.json")
+    (room / DIRECTORY).rename(kept / DIRECTORY)
+    shutil.rmtree(room)
+    manifest = build(file, out, events, force=force)
+    shutil.rmtree(out / DIRECTORY, ignore_errors=True)
+    (kept / DIRECTORY).rename(out / DIRECTORY)
+    (kept / "proof.json").replace(out / "proof.json")
+    kept.rmdir()
+    (out / PROVEN).write_text(json.dumps({"plan": digest}))
+    return manifest
+
+
+def _proven(out: Path) -> str | None:
+    """Digest of the plan whose build in ``out`` was proven."""
+    try:
+        value = json.loads((out / PROVEN).read_text())
+    except (OSError, ValueError):
+        return None
+    return value.get("plan") if isinstance(value, dict) else None

@@ -1,0 +1,78 @@
+"""What is not proven is not published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagekit.errors import ProofError
+from imagekit.pipeline.events import Events
+from imagekit.proof import publish
+from imagekit.proof.report import ProofReport
+from imagekit.spec.load import load_spec
+
+SPEC = """\
+name: web01
+os: {suite: bookworm}
+install: {method: debootstrap}
+disk: {size: 1GiB}
+"""
+
+
+@pytest.fixture
+def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Stands in for the slow parts: a build is one file, a proof a directory and a report."""
+    made: list[Path] = []
+
+    def build(file: Any, out: Path, events: Events, **options: Any) -> dict[str, Any]:
+        made.append(out)
+        out.mkdir(exist_ok=True)
+        (out / "web01.raw").write_text("image")
+        (out / "manifest.json").write_text(json.dumps({"name": "web01"}))
+        return {"name": "web01"}
+
+    monkeypatch.setattr(publish, "build", build)
+    monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "web01.yaml").write_text(SPEC)
+    return made
+
+
+def proof(up: bool) -> Any:
+    def prove(directory: Path, *_args: Any, **_options: Any) -> ProofReport:
+        (directory / "proof").mkdir()
+        (directory / "proof.json").write_text("{}")
+        if not up:
+            raise ProofError("1 of 1 boots failed", where="pv", hint="look")
+        return ProofReport(under="xen", boots=(), seconds={}, machine={})
+
+    return prove
+
+
+def test_a_proven_build_is_published_with_its_report(
+    builds: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "prove_build", proof(up=True))
+    out = tmp_path / "out"
+    publish.build_proven(load_spec(tmp_path / "web01.yaml"), out, Events())
+    assert builds == [publish.waiting_room(out), out]
+    assert (out / "proof.json").exists()
+    assert (out / "proof").is_dir()
+    assert not publish.waiting_room(out).exists()
+
+
+def test_a_build_that_does_not_boot_leaves_the_published_one_alone(
+    builds: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "prove_build", proof(up=False))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "web01.raw").write_text("the one in use")
+    (out / "manifest.json").write_text(json.dumps({"name": "web01"}))
+    with pytest.raises(ProofError) as caught:
+        publish.build_proven(load_spec(tmp_path / "web01.yaml"), out, Events())
+    assert (out / "web01.raw").read_text() == "the one in use"
+    assert builds == [publish.waiting_room(out)]
+    assert str(publish.waiting_room(out)) in str(caught.value)
