@@ -78,6 +78,19 @@ def place(root: str, source: str, target: str, *, recursive: bool, read_only: bo
     bind(source, inside, recursive=recursive, read_only=read_only)
 
 
+def device(source: str, target: str) -> None:
+    """The device ``source`` at ``target``: a node, so that binds of /dev show it, or a mount.
+
+    A user namespace makes no nodes.
+    """
+    try:
+        os.mknod(target, 0o666 | stat.S_IFCHR, os.stat(source).st_rdev)  # noqa: PTH116
+        Path(target).chmod(0o666)
+    except PermissionError:
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        bind(source, target, recursive=False, read_only=False)
+
+
 def kernel_file_systems(root: str, recursive: bool) -> None:
     """/proc, /sys, /dev and /run of the new root."""
     for name in ("proc", "sys", "dev", "run", "tmp"):
@@ -96,11 +109,9 @@ def kernel_file_systems(root: str, recursive: bool) -> None:
         # A user namespace that shares the host's network may not have a sysfs of its own; the
         # host's is closed to it by permissions.
         bind("/sys", f"{root}/sys", recursive=True, read_only=True)
-    mount("dev", f"{root}/dev", "tmpfs", NOSUID, "mode=755,size=64k")
+    mount("dev", f"{root}/dev", "tmpfs", NOSUID, "mode=755,size=1m")
     for name in DEVICES:
-        path = f"{root}/dev/{name}"
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        bind(f"/dev/{name}", path, recursive=False, read_only=False)
+        device(f"/dev/{name}", f"{root}/dev/{name}")
     for name in ("pts", "shm"):
         Path(f"{root}/dev/{name}").mkdir()
     mount("devpts", f"{root}/dev/pts", "devpts", NOSUID, "newinstance,ptmxmode=0666,mode=620")
