@@ -105,7 +105,8 @@ def _root_of(app: Appliance, device: str, uuid: str | None) -> str:
     """The device that holds the root file system ``uuid``, or the last partition."""
     parts = [str(p) for p in app.call("list_partitions")]
     own = [p for p in parts if p.startswith(device) and p.removeprefix(device).isdigit()]
-    for candidate in own or [device]:
+    # Ours is the last; each look costs a process in the appliance.
+    for candidate in reversed(own or [device]):
         if uuid and str(app.call("vfs_uuid", candidate)).lower() == uuid.lower():
             return candidate
     if uuid:
