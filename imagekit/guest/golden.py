@@ -9,6 +9,7 @@ import fnmatch
 from dataclasses import dataclass
 
 from imagekit.guest.files import GuestFiles
+from imagekit.guest.hostkeys import make_at_first_boot
 
 MAX_MATCHES = 200
 
@@ -120,4 +121,6 @@ def remove_identity(files: GuestFiles, identity: Identity) -> list[str]:
             files.write(path, b"", mode=0o444)
         else:
             files.remove(path)
+    if paths and identity.code == "baked-ssh-host-keys":
+        make_at_first_boot(files)
     return paths

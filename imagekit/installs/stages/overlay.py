@@ -17,6 +17,7 @@ from typing import Any
 
 from imagekit.disk.layout import Layout
 from imagekit.errors import SpecError
+from imagekit.guest import hostkeys
 from imagekit.pipeline.stage import digest_file
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import File, Secret, Spec, StaticNetwork, User
@@ -118,6 +119,7 @@ def digest_of(file: SpecFile) -> dict[str, Any]:
         "nics": [[mac_of(spec, i), n.model_dump(mode="json")] for i, n in enumerate(spec.nics)],
         "files": files,
         "secrets": hashlib.sha256(secrets.encode()).hexdigest(),
+        "host keys": hostkeys.UNIT,
         "guest files": {p.name: digest_file(p) for p in sorted(GUESTFILES.iterdir())},
     }
 
@@ -236,8 +238,6 @@ def _boot_support(spec: Spec, layout: Layout, cmdline: str) -> list[Operation]:
         f"TIMEOUT={spec.boot.timeout}\nCMDLINE='{cmdline}'\n"
     )
     script = (GUESTFILES / "update-grub-cfg").read_bytes()
-    unit = (GUESTFILES / "imagekit-ssh-host-keys.service").read_bytes()
-    unit_path = "/etc/systemd/system/imagekit-ssh-host-keys.service"
     sshd: dict[str, Any] = {"if_exists": "/usr/sbin/sshd"}
     hooks = [
         {"op": "link", "path": f"/etc/kernel/{when}.d/zz-imagekit-grub"}
@@ -248,13 +248,8 @@ def _boot_support(spec: Spec, layout: Layout, cmdline: str) -> list[Operation]:
         write("/etc/default/imagekit-boot", defaults),
         write("/usr/lib/imagekit/update-grub-cfg", script, 0o755),
         *hooks,
-        write(unit_path, unit, **sshd),
-        {
-            "op": "link",
-            "path": "/etc/systemd/system/multi-user.target.wants/imagekit-ssh-host-keys.service",
-            "target": unit_path,
-            **sshd,
-        },
+        write(hostkeys.UNIT_PATH, hostkeys.UNIT, **sshd),
+        {"op": "link", "path": hostkeys.WANTED_BY, "target": hostkeys.UNIT_PATH, **sshd},
     ]
 
 
