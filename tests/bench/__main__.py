@@ -142,6 +142,31 @@ class Bench:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         return "tar, not bootable"
 
+    def xva(self) -> str:
+        target = self.work / "xva"
+        sh(
+            *(sys.executable, "-m", "imagekit", "config", self.work / "out"),
+            *("--toolstack", "xva", "--mode", "pv", "--boot", "pygrub", "-o", target),
+        )
+        size = sum(f.stat().st_size for f in target.iterdir())
+        shutil.rmtree(target)
+        return f"{size / 1e6:.0f} MB written"
+
+    def prove(self, *args: str) -> str:
+        sh(
+            *(sys.executable, "-m", "imagekit", "prove", self.work / "out", *args),
+            env={"IMAGEKIT_CACHE": str(self.cache)},
+        )
+        report = json.loads((self.work / "out/proof.json").read_text())
+        parts = ", ".join(f"{name} {seconds} s" for name, seconds in report["seconds"].items())
+        return parts
+
+    def prove_first(self) -> str:
+        return self.prove("--mode", "pv", "--boot", "pygrub")
+
+    def prove_more(self) -> str:
+        return self.prove("--mode", "pv", "--mode", "pvh")
+
 
 def stages(out: Path) -> list[Row]:
     """The stage table of the build in ``out``."""
@@ -154,7 +179,7 @@ def table(title: str, rows: list[Row], base: float | None) -> str:
     for row in rows:
         seconds = f"{row.seconds:8.2f} s" if row.seconds is not None else "         -"
         ratio = f"{row.seconds / base:6.2f}" if row.seconds is not None and base else "     -"
-        lines.append(f"  {row.name:<34} {seconds} {ratio}  {row.result}")
+        lines.append(f"  {row.name:<32} {seconds} {ratio}  {row.result}")
     return "\n".join(lines)
 
 
@@ -170,6 +195,9 @@ def main() -> None:
             ("imagekit, cold", bench.imagekit),
             ("imagekit, unchanged", bench.imagekit),
             ("imagekit, one file changed", bench.changed),
+            ("XVA of the image", bench.xva),
+            ("proof: lab and first PV guest", bench.prove_first),
+            ("proof: PV and PVH, lab stored", bench.prove_more),
             ("debootstrap", bench.debootstrap),
             ("diskimage-builder", bench.diskimage_builder),
         ]
