@@ -14,6 +14,7 @@ ConditionPathExists=!/etc/ssh/ssh_host_ed25519_key
 
 [Service]
 Type=oneshot
+CPUSchedulingPolicy=idle
 ExecStart=/usr/bin/ssh-keygen -A
 
 [Install]
