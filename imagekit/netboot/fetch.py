@@ -47,7 +47,7 @@ class Fetcher:
                 hint="allow it with --allow-host if it is yours",
             )
         if location.is_http:
-            from imagekit.netboot import http_fetch
+            from imagekit.netboot import http_fetch  # loaded already where it matters
 
             http_fetch.fetch(
                 location.url, receiver, self._deadline, allowed=self.allows, tls=self._tls

@@ -76,7 +76,9 @@ def boot(invocation: arguments.Invocation, files: FreshFiles) -> Result:
 
 
 def _netboot(invocation: arguments.Invocation, kernel_fd: int, initrd_fd: int) -> Outcome:
-    from imagekit.netboot import confine, dhcp_client, fetch, session
+    # Everything the confined part needs is loaded before it: it may not be able to read the
+    # directory that imagekit lies in.
+    from imagekit.netboot import confine, dhcp_client, fetch, http_fetch, session  # noqa: F401
 
     settings = invocation.settings
     with ExitStack() as stack:
