@@ -58,7 +58,7 @@ def read_table(read: ReadSectors) -> tuple[str, list[TableEntry]]:
 
 def _gpt(read: ReadSectors) -> list[TableEntry]:
     header = read(1, 1)
-    if header[:8] != b"EFI PART":
+    if len(header) < SECTOR or header[:8] != b"EFI PART":
         raise UnreadableTable("no GPT header")
     (length, crc) = struct.unpack_from("<II", header, 12)
     if not 92 <= length <= SECTOR:
