@@ -136,7 +136,8 @@ def host_programs(root: str, paths: list[str], recursive: bool) -> None:
         else:
             place(root, path, path, recursive=recursive, read_only=True)
     for name, mode in (("tmp", 0o1777), ("root", 0o700), ("var", 0o755)):
-        Path(f"{root}/{name}").mkdir(mode=mode)
+        # One of them may be there: imagekit itself can lie below /root.
+        Path(f"{root}/{name}").mkdir(mode=mode, exist_ok=True)
         Path(f"{root}/{name}").chmod(mode)
     Path(f"{root}/var/tmp").symlink_to("/tmp")  # noqa: S108 - of the new root
     programs = real_directory(root, "imagekit/bin")

@@ -59,7 +59,7 @@ if [ -n "$swap" ]; then
 fi
 answer netcfg/get_hostname >/target/etc/hostname
 hash=$(answer passwd/root-password-crypted)
-sed -i "1s|^root:[^:]*:|root:$hash:|" /target/etc/shadow
+sed -i "s|^root:[^:]*:|root:$hash:|" /target/etc/shadow
 echo "0123456789abcdef0123456789abcdef" >/target/etc/machine-id
 for d in dev proc sys; do mount -o bind /$d /target/$d; done
 
