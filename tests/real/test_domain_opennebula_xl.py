@@ -66,8 +66,8 @@ def test_xl_reads_the_deployment_file_as_the_domain(domain: model.Domain) -> Non
 
 
 def test_enough_deployment_files_were_read() -> None:
-    if not outcomes:
-        pytest.skip("the property test did not run in this process")
+    if not outcomes["read"]:  # alone, or in another process than the property test
+        test_xl_reads_the_deployment_file_as_the_domain()
     assert outcomes["read"] > 30, outcomes
 
 

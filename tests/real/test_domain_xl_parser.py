@@ -44,8 +44,8 @@ def test_xl_understands_every_domain_exactly_or_it_is_refused(arguments: dict[st
 
 
 def test_enough_of_the_random_domains_were_read_back() -> None:
-    if not outcomes:
-        pytest.skip("the property test did not run in this process")
+    if not outcomes["read back"]:  # alone, or in another process than the property test
+        test_xl_understands_every_domain_exactly_or_it_is_refused()
     assert outcomes["read back"] > 1000, outcomes
 
 
@@ -67,6 +67,8 @@ def test_xl_xm_and_libvirt_configs_describe_the_same_machine(domain: model.Domai
 
 
 def test_enough_domains_were_compared_between_toolstacks() -> None:
+    if not outcomes["libvirt"]:
+        test_xl_xm_and_libvirt_configs_describe_the_same_machine()
     assert outcomes["xm"] > 15 and outcomes["libvirt"] > 60, outcomes
 
 
