@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from imagekit.errors import SpecError
+from imagekit.installs.elements.locked import locked_elements, require_locked
 from imagekit.installs.elements.planning import plan_elements
 from imagekit.installs.locking import Lock
 from imagekit.installs.stages.delivery import delivery
@@ -30,12 +31,15 @@ def plan(file: SpecFile, out: Path, lock: Lock | None = None, debs: Path | None 
     offline = lock is not None and debs is not None
     mirrors = Mirrors((), tuple(spec.os.components), Path()) if offline else mirrors_for(file)
     elements = plan_elements(file, mirrors)
+    used = locked_elements(file, elements)
+    if lock is not None:
+        require_locked(file, lock, elements, used)
     wanted = sorted({*wanted_packages(spec), *(elements.packages if elements else ())})
     stages: list[Stage] = []
     locked: list[Target] = []
     tree, packages = "rootfs.tar", "packages.json"
     if elements is None or not elements.provided:
-        stages += [Rootfs(file, mirrors, wanted, lock, debs), LockFile(file)]
+        stages += [Rootfs(file, mirrors, wanted, lock, debs), LockFile(file, used)]
         locked.append(Target("lock.yaml", f"{spec.name}.lock", "lock"))
     if elements is not None:
         phases = element_stages(file, elements, "" if elements.provided else tree)

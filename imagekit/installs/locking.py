@@ -54,6 +54,14 @@ class LockedRelease(_Model):
     sha256: Sha256
 
 
+class LockedElement(_Model):
+    """A diskimage-builder element: ``path`` tells where it was, ``sha256`` is over its content."""
+
+    name: Line
+    path: Line
+    sha256: Sha256
+
+
 class Lock(_Model):
     """Everything outside the spec that decides what a build gives."""
 
@@ -69,6 +77,7 @@ class Lock(_Model):
     releases: list[LockedRelease] = Field(default_factory=list, max_length=64)
     inputs: dict[Line, Sha256] = Field(default_factory=dict, max_length=100_000)
     tools: dict[Line, Line] = Field(default_factory=dict, max_length=100)
+    elements: list[LockedElement] = Field(default_factory=list, max_length=1000)
     packages: list[LockedPackage] = Field(default_factory=list, max_length=100_000)
 
     @property

@@ -33,6 +33,7 @@ def changes(old: Lock, new: Lock) -> list[Change]:
     found += _pair("source_date_epoch", "", str(old.source_date_epoch), str(new.source_date_epoch))
     found += _mappings("input", old.inputs, new.inputs)
     found += _mappings("tool", old.tools, new.tools)
+    found += _mappings("element", _elements(old), _elements(new))
     found += _mappings("source", _same(old.sources), _same(new.sources))
     found += _mappings("release", _releases(old), _releases(new))
     found += _mappings("package", _packages(old), _packages(new))
@@ -53,6 +54,10 @@ def _mappings(kind: str, old: Mapping[str, str], new: Mapping[str, str]) -> list
 
 def _same(lines: list[str]) -> dict[str, str]:
     return {line: line for line in lines}
+
+
+def _elements(lock: Lock) -> dict[str, str]:
+    return {e.name: f"{e.path} ({e.sha256[:12]})" for e in lock.elements}
 
 
 def _releases(lock: Lock) -> dict[str, str]:

@@ -88,6 +88,14 @@ class Element:
                 if path.is_file() and not name.endswith(".pyc"):
                     yield path
 
+    def digest(self) -> str:
+        """SHA-256 of all that can change what the element does: READMEs do not count."""
+        return digest(
+            (str(path.relative_to(self.path)), path)
+            for path in self.files()
+            if not path.name.startswith("README")
+        )
+
 
 def _numeric(name: str) -> tuple[int, str]:
     digits = re.match(r"\d+", name)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from imagekit.host.versions import tool_versions
-from imagekit.installs.locking import Lock, lock_text
+from imagekit.installs.locking import Lock, LockedElement, lock_text
 from imagekit.installs.stages.trees import source_date_epoch
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.spec.load import SpecFile
@@ -16,15 +16,16 @@ TOOLS = ("mmdebstrap", "mke2fs", "sfdisk", "grub-mkimage", "qemu-img", "tar")
 
 
 class LockFile(Stage):
-    """The lock: packages with digests, Release files, inputs, tools, SOURCE_DATE_EPOCH."""
+    """The lock: packages with digests, Release files, inputs, elements, tools, epoch."""
 
     name: ClassVar[str] = "lock"
     title: ClassVar[str] = "writing the lock"
     needs = ("sources.json", "release")
     makes = ("lock.yaml",)
 
-    def __init__(self, file: SpecFile) -> None:
+    def __init__(self, file: SpecFile, elements: Sequence[LockedElement] = ()) -> None:
         self._file = file
+        self._elements = [element.model_dump(mode="json") for element in elements]
 
     def key(self) -> Mapping[str, Any]:
         return {
@@ -34,6 +35,7 @@ class LockFile(Stage):
             "epoch": source_date_epoch(),
             "tools": tool_versions(list(TOOLS)),
             "inputs": input_digests(self._file),
+            **({"elements": self._elements} if self._elements else {}),
         }
 
     def run(self, run: StageRun) -> None:
@@ -54,6 +56,7 @@ class LockFile(Stage):
                 "releases": sources["releases"],
                 "inputs": input_digests(self._file),
                 "tools": tool_versions(list(TOOLS)),
+                "elements": self._elements,
                 "packages": sources["packages"],
             }
         )
