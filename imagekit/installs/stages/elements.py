@@ -67,9 +67,13 @@ def list_packages(tree: Path, log: Path) -> list[dict[str, str]]:
 class ElementPhase(Stage):
     """One phase of all elements, on the tree that the phase before left."""
 
-    title: ClassVar[str] = "running elements"
     phase: ClassVar[str]
-    outside: ClassVar[bool] = False
+    outside: ClassVar[bool]
+
+    def __init_subclass__(cls, *, phase: str, title: str, outside: bool = False) -> None:
+        """``outside``: the scripts run beside the tree, as disk-image-create runs them."""
+        cls.phase, cls.title, cls.outside = phase, title, outside
+        cls.name = f"elements-{phase.removesuffix('.d')}"
 
     def __init__(self, file: SpecFile, plan: ElementPlan, tree: str, hooks: str) -> None:
         """``tree`` and ``hooks`` name the artefacts of the stage before; "" where there is none."""
@@ -204,13 +208,10 @@ class ElementPhase(Stage):
         )
 
 
-class RootPhase(ElementPhase):
+class RootPhase(
+    ElementPhase, phase="root.d", title="preparing the tree for elements", outside=True
+):
     """root.d; then the tree gets the resolver of this host for as long as elements run."""
-
-    name = "elements-root"
-    title = "preparing the tree for elements"
-    phase = "root.d"
-    outside = True
 
     def _after(self, tree: Path, run: StageRun) -> None:
         path = Path("/etc/resolv.conf")
@@ -221,72 +222,51 @@ class RootPhase(ElementPhase):
             self._in_tree(tree, ["apt-get", "update"], run, **self._proxy())
 
 
-class ExtraDataPhase(ElementPhase):
+class ExtraDataPhase(
+    ElementPhase, phase="extra-data.d", title="gathering the data of elements", outside=True
+):
     """extra-data.d: data and lists are put into tree and hooks."""
 
-    name = "elements-extra-data"
-    title = "gathering the data of elements"
-    phase = "extra-data.d"
-    outside = True
 
-
-class PreInstallPhase(ElementPhase):
+class PreInstallPhase(
+    ElementPhase, phase="pre-install.d", title="running elements before the installation"
+):
     """pre-install.d, in the tree."""
 
-    name = "elements-pre-install"
-    title = "running elements before the installation"
-    phase = "pre-install.d"
 
-
-class InstallPhase(ElementPhase):
+class InstallPhase(ElementPhase, phase="install.d", title="running the installation of elements"):
     """install.d, in the tree."""
 
-    name = "elements-install"
-    title = "running the installation of elements"
-    phase = "install.d"
 
-
-class PostInstallPhase(ElementPhase):
+class PostInstallPhase(
+    ElementPhase, phase="post-install.d", title="running elements after the installation"
+):
     """post-install.d, in the tree."""
 
-    name = "elements-post-install"
-    title = "running elements after the installation"
-    phase = "post-install.d"
 
-
-class PostRootPhase(ElementPhase):
+class PostRootPhase(
+    ElementPhase, phase="post-root.d", title="running elements on the whole tree", outside=True
+):
     """post-root.d, beside the tree."""
 
-    name = "elements-post-root"
-    title = "running elements on the whole tree"
-    phase = "post-root.d"
-    outside = True
 
-
-class PreFinalisePhase(ElementPhase):
+class PreFinalisePhase(
+    ElementPhase, phase="pre-finalise.d", title="running elements before the end", outside=True
+):
     """pre-finalise.d, beside the tree."""
 
-    name = "elements-pre-finalise"
-    title = "running elements before the end"
-    phase = "pre-finalise.d"
-    outside = True
 
-
-class FinalisePhase(ElementPhase):
+class FinalisePhase(
+    ElementPhase, phase="finalise.d", title="running the last elements in the tree"
+):
     """finalise.d, in the tree."""
 
-    name = "elements-finalise"
-    title = "running the last elements in the tree"
-    phase = "finalise.d"
 
-
-class CleanupPhase(ElementPhase):
+class CleanupPhase(
+    ElementPhase, phase="cleanup.d", title="cleaning up after elements", outside=True
+):
     """cleanup.d; then what the elements needed is taken out again, and packages are listed."""
 
-    name = "elements-cleanup"
-    title = "cleaning up after elements"
-    phase = "cleanup.d"
-    outside = True
     PACKAGES: ClassVar[str] = "elements-packages.json"
 
     def __init__(self, file: SpecFile, plan: ElementPlan, tree: str, hooks: str) -> None:
