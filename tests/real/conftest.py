@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from oracles import tiny_installer
 from oracles.builds import CACHE_NAME, ROOT, Build, Run
 
 
@@ -82,3 +83,15 @@ def build(
 def demo(build: Callable[..., Build]) -> Build:
     """The image that ``make demo`` builds: raw, qcow2 and VHD of a Debian 12 guest."""
     return build(ROOT / "examples/web01.yaml")
+
+
+@pytest.fixture(scope="session")
+def tiny_parts(demo: Build, cache: Path, shared: Path) -> tiny_installer.Parts:
+    """Kernel, initrd and root of a small real installer, made of the demo's own tree."""
+    return tiny_installer.parts(shared, tiny_installer.debian_tree_of(demo, cache))
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_parts: tiny_installer.Parts, shared: Path, build: Callable[..., Build]) -> Build:
+    """The guest tiny01 that the small installer made from its ISO; raw, qcow2 and VHD."""
+    return build(tiny_installer.guest_spec(shared, tiny_parts))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from oracles import tiny_installer
 from oracles.builds import Build, Run
+from oracles.tiny_installer import HASH, KEY
 
 from imagekit.disk import raw
 from imagekit.errors import HostError, ImagekitError, ToolError
@@ -21,37 +21,10 @@ from imagekit.installs.remaster.remaster import remaster
 from imagekit.installs.unattended import Limits, run_installer
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
-HASH = (
-    "$6$abcdefgh$" + "0123456789./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" + "0" * 22
-)
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl r's key"
-SPEC = """name: tiny01
-os: {{distribution: debian, suite: bookworm}}
-install: {{method: iso, iso: "{iso}", memory: 768, timeout: 1500, idle: 400}}
-disk: {{size: 2GiB, swap: 64MiB, formats: [raw, qcow2, vhd]}}
-boot: {{modes: [pv, pvh, hvm]}}
-identity: {{ssh_keys: ["{key}"], root_password: {{file: hash}}}}
-toolstacks: [xl, libvirt]
-"""
 ANSWERS = (
     "d-i netcfg/get_hostname string stub\n"
     "d-i preseed/early_command string (tail -n +1 -f /var/log/syslog >/dev/ttyS1 2>/dev/null &)\n"
 )
-
-
-@pytest.fixture(scope="module")
-def tiny(
-    demo: Build, cache: Path, tmp_path_factory: pytest.TempPathFactory, build: Callable[..., Build]
-) -> Build:
-    """The guest that the small installer made."""
-    base = tmp_path_factory.mktemp("tiny")
-    (key,) = [s["key"] for s in demo.manifest["stages"] if s["name"] == "system"]
-    iso = tiny_installer.make(base, cache / "store/objects" / key / "tree.tar")
-    (base / "hash").write_text(HASH + "\n")
-    (base / "tiny01.yaml").write_text(SPEC.format(iso=iso, key=KEY))
-    made = build(base / "tiny01.yaml")
-    shutil.rmtree(base)
-    return made
 
 
 def test_the_installed_system_has_what_the_answers_said(tiny: Build, imagekit: Run) -> None:
