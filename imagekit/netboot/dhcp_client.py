@@ -1,7 +1,8 @@
 """A DHCP client that asks for somebody else's MAC, over a packet socket.
 
 A packet socket and not UDP port 68, because dom0's own DHCP client may hold that port. Frames
-leave with dom0's hardware address and carry the guest's in chaddr and in the client id.
+leave with dom0's hardware address and carry the guest's in chaddr and in the client id. A server
+in dom0 itself is asked by UDP as well (:mod:`imagekit.netboot.dhcp_home`).
 
 Sources: RFC 791, RFC 768 (headers and checksums), RFC 2131 section 4.1 (retransmission),
 packet(7), linux/if_packet.h (PACKET_AUXDATA, TP_STATUS_CSUMNOTREADY).
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from imagekit.errors import DownloadError, HostError, SpecError
-from imagekit.netboot import dhcp
+from imagekit.netboot import dhcp, dhcp_home
 from imagekit.netboot.transfer import Deadline
 
 ETH_P_IP = 0x0800
@@ -58,19 +59,23 @@ class PacketWire:
             )
         try:
             self._socket = socket.socket(
-                socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, socket.htons(ETH_P_IP)
+                socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0
             )
         except PermissionError:
             raise HostError(
                 "a packet socket needs CAP_NET_RAW", hint="run as root, as the toolstacks do"
             ) from None
         self.interface = interface
+        self._home: socket.socket | None = None
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
             self._socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
-            self._socket.bind((interface, ETH_P_IP))
+            dhcp_home.only_answers(self._socket)
+            self._socket.bind((interface, dhcp_home.ETH_P_ALL))
+            if dhcp_home.server_is_here():
+                self._home = dhcp_home.broadcaster(interface)
         except OSError as error:
-            self._socket.close()
+            self.close()
             raise HostError(f"cannot listen: {error.strerror}", where=interface) from error
 
     def send(self, message: bytes) -> None:
@@ -82,6 +87,8 @@ class PacketWire:
             raise HostError(
                 f"cannot send: {error.strerror}", where=self.interface, hint="is the bridge up?"
             ) from error
+        if self._home is not None:
+            dhcp_home.broadcast(self._home, message)
 
     def receive(self, seconds: float) -> bytes | None:
         """The next DHCP reply for any client on this wire, checksums verified."""
@@ -103,13 +110,15 @@ class PacketWire:
                 return payload
         return None
 
-    def fileno(self) -> int:
-        """The descriptor of the packet socket."""
-        return self._socket.fileno()
+    def filenos(self) -> list[int]:
+        """The descriptors of its sockets."""
+        return [sock.fileno() for sock in (self._socket, self._home) if sock is not None]
 
     def close(self) -> None:
-        """Give the socket back."""
-        self._socket.close()
+        """Give the sockets back."""
+        for sock in (self._socket, self._home):
+            if sock is not None:
+                sock.close()
 
 
 def _checksum_ready(ancillary: list[tuple[int, int, bytes]]) -> bool:

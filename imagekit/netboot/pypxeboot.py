@@ -87,7 +87,7 @@ def _netboot(invocation: arguments.Invocation, kernel_fd: int, initrd_fd: int) -
         if settings.dhcp != "none":
             wire = dhcp_client.PacketWire(settings.interface or only_bridge())
             stack.callback(wire.close)
-            keep.append(wire.fileno())
+            keep += wire.filenos()
         network = session.Network(wire, fetch.tls_for(settings.ca_file, settings.http))
         overrides = session.Overrides(invocation.kernel, invocation.ramdisk, invocation.args)
         say = _quiet if invocation.quiet else _say

@@ -48,12 +48,15 @@ def fill(root: Path, config: str | None = None, name: str = "01-" + DASHES) -> P
 
 
 @contextmanager
-def dnsmasq(lab: Lab, root: Path, *extra: str, dhcp: bool = True) -> Iterator[Path]:
-    """dnsmasq in the server's namespace; yields its log."""
+def dnsmasq(
+    lab: Lab, root: Path, *extra: str, dhcp: bool = True, in_dom0: bool = False
+) -> Iterator[Path]:
+    """dnsmasq in the server's namespace, or in dom0's on its bridge; yields its log."""
+    place, interface = (lab.dom0, "xenbr0") if in_dom0 else (lab.server, "eth0")
     log = root.parent / f"dnsmasq-{root.name}.log"
     words = [
         "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0",
-        "--interface=eth0", "--bind-interfaces", "--log-dhcp", f"--log-facility={log}",
+        f"--interface={interface}", "--bind-interfaces", "--log-dhcp", f"--log-facility={log}",
         "--pid-file=", f"--dhcp-leasefile={root.parent / 'leases'}", "--user=root",
         "--enable-tftp", f"--tftp-root={root}", "--no-ping",
     ]  # fmt: skip
@@ -64,7 +67,7 @@ def dnsmasq(lab: Lab, root: Path, *extra: str, dhcp: bool = True) -> Iterator[Pa
             "--dhcp-boot=pxelinux.0",
         ]
     process = subprocess.Popen(
-        lab.exec(lab.server, *words, *extra), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        lab.exec(place, *words, *extra), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     try:
         end = time.monotonic() + 10

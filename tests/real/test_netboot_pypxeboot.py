@@ -58,6 +58,18 @@ def test_xl_calling_convention_gets_a_lease_and_exact_bytes(lab, tmp_path, disk)
     assert run.out == b""
 
 
+def test_a_server_in_dom0_itself_is_asked_too(lab, tmp_path, disk):
+    root = pxe_site.fill(tmp_path / "tftp")
+    output, directory, options = pxe_site.libxl_place(tmp_path)
+    with pxe_site.dnsmasq(lab, root, in_dom0=True) as log:
+        run = pxe_site.pypxeboot(lab, [*options, f"--mac={MAC}", "--interface=xenbr0", disk])
+        assert run.status == 0, run.err
+        told = log.read_text()
+    check_result(pxe_site.simple0(output.read_bytes()), directory)
+    assert f"DHCPACK(xenbr0) 192.0.2.150 {MAC}" in told
+    assert run.seconds < 5
+
+
 def test_libvirt_calling_convention_with_all_arguments_in_one(lab, tmp_path, disk):
     root = pxe_site.fill(tmp_path / "tftp")
     output, directory, options = pxe_site.libxl_place(tmp_path)
