@@ -9,11 +9,14 @@ from typing import Annotated
 import typer
 
 from imagekit.cli import console
+from imagekit.cli.signing_options import GpgKeyOption, SshKeyOption, signer
 from imagekit.errors import SpecError
 from imagekit.installs.build import build as build_spec
 from imagekit.installs.build import outlook
 from imagekit.installs.locking import read_lock
 from imagekit.pipeline.store import Store
+from imagekit.pipeline.workspace import workspace
+from imagekit.recovery.signing import BUILD_NAMESPACE, sign_build
 from imagekit.spec.load import load_spec
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The guest's spec (YAML).")]
@@ -44,9 +47,15 @@ def build(
         bool,
         typer.Option("--prove", help="Boot it in every mode first; publish it only if it does."),
     ] = False,
+    ssh_key: SshKeyOption = None,
+    gpg_key: GpgKeyOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Build a guest image from a spec: disk images, kernel, initrd, configs and a manifest."""
+    """Build a guest image from a spec: disk images, kernel, initrd, configs and a manifest.
+
+    SHA256SUMS names all of it; --sign or --gpg put a detached signature of it beside it.
+    """
+    sign = signer(ssh_key, gpg_key, BUILD_NAMESPACE)
     file = load_spec(spec, set_ or [])
     directory = out or Path("build") / file.spec.name
     lock = read_lock(locked) if locked else None
@@ -59,6 +68,9 @@ def build(
             manifest = build_proven(file, directory, events, fresh=no_cache, force=force)
         else:
             manifest = build_spec(file, directory, events, fresh=no_cache, force=force, lock=lock)
+        if sign is not None:
+            with workspace(events) as space:
+                sign_build(directory, sign, space.temporary("sign"))
     if json_output:
         return
     cached = sum(stage["cached"] for stage in manifest["stages"])

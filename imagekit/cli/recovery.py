@@ -11,12 +11,13 @@ import typer
 
 from imagekit.cli import console
 from imagekit.cli.build import SetOption
+from imagekit.cli.signing_options import GpgKeyOption, SshKeyOption, signer
 from imagekit.errors import SpecError
 from imagekit.pipeline.workspace import workspace
-from imagekit.recovery.bundle import Sign, make_bundle, open_bundle, verify_bundle
+from imagekit.recovery.bundle import make_bundle, open_bundle, verify_bundle
 from imagekit.recovery.reinstall import Wish, emit_script, steps
 from imagekit.recovery.reinstall import reinstall as carry_out
-from imagekit.recovery.signing import sign_gpg, sign_ssh
+from imagekit.recovery.signing import NAMESPACE
 from imagekit.spec.load import load_spec
 
 Trust = Annotated[
@@ -39,12 +40,8 @@ def bundle(
     image: Annotated[
         bool, typer.Option("--image", help="Put the finished disk in too, for rescue systems.")
     ] = False,
-    ssh_key: Annotated[
-        Path | None, typer.Option("--sign", metavar="KEY", help="Sign with this ssh key.")
-    ] = None,
-    gpg_key: Annotated[
-        str | None, typer.Option("--gpg", metavar="KEYID", help="Sign with this OpenPGP key.")
-    ] = None,
+    ssh_key: SshKeyOption = None,
+    gpg_key: GpgKeyOption = None,
     trust: Trust = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the bundle.")] = False,
 ) -> None:
@@ -73,21 +70,11 @@ def bundle(
             loaded,
             target,
             workspace=space,
-            sign=_signer(ssh_key, gpg_key),
+            sign=signer(ssh_key, gpg_key, NAMESPACE),
             image=image,
             overwrite=force,
         )
     print(f"{target}: {len(members)} members, {console.size(target.stat().st_size)}")
-
-
-def _signer(ssh_key: Path | None, gpg_key: str | None) -> Sign | None:
-    if ssh_key is not None and gpg_key is not None:
-        raise SpecError("sign with one key", where="--sign, --gpg")
-    if ssh_key is not None:
-        return lambda data, scratch: sign_ssh(data, ssh_key, scratch)
-    if gpg_key is not None:
-        return lambda data, scratch: sign_gpg(data, gpg_key, scratch)
-    return None
 
 
 def reinstall(

@@ -23,7 +23,7 @@ from imagekit.pipeline.plan import Plan, why
 from imagekit.pipeline.store import Store
 from imagekit.spec.load import SpecFile
 
-METHODS: dict[str, Callable[[SpecFile, Path], Plan]] = {
+METHODS: dict[str, Callable[[SpecFile, Path, Lock | None], Plan]] = {
     "debootstrap": debootstrap.plan,
     "iso": iso.plan,
     "diskimage-builder": diskimage_builder.plan,
@@ -45,18 +45,14 @@ class PlannedStage:
 def plan_for(file: SpecFile, out: Path, lock: Lock | None = None, debs: Path | None = None) -> Plan:
     """The plan of ``file`` by its install method; with ``lock``, of exactly what that names."""
     if lock is not None:
-        if file.spec.install.method != "debootstrap":
-            raise SpecError(
-                f"{file.spec.install.method} builds have no locked packages",
-                where=file.where("install", "method"),
-            )
         if lock.spec_sha256 != file.sha256:
             raise SpecError(
                 "the spec is not the one the lock was made for",
                 where=str(file.path),
                 hint="build without --locked to make a new lock, and compare: imagekit lock diff",
             )
-        return debootstrap.plan(file, out, lock, debs)
+        if debs is not None:
+            return debootstrap.plan(file, out, lock, debs)
     method = file.spec.install.method
     if method not in METHODS:
         raise SpecError(
@@ -64,7 +60,7 @@ def plan_for(file: SpecFile, out: Path, lock: Lock | None = None, debs: Path | N
             where=file.where("install", "method"),
             hint=f"use {', '.join(METHODS)}; imagekit netboot publish serves network installations",
         )
-    return METHODS[method](file, out)
+    return METHODS[method](file, out, lock)
 
 
 def outlook(file: SpecFile, out: Path, store: Store) -> list[PlannedStage]:
@@ -103,7 +99,7 @@ def build(
     """
     name = file.spec.name
     directory = BuildDirectory(out.absolute())
-    if lock is not None:
+    if lock is not None and lock.epoch_from != "packages":
         os.environ["SOURCE_DATE_EPOCH"] = str(lock.source_date_epoch)
     plan = plan_for(file, out, lock, debs)
     with directory.locked():
@@ -128,11 +124,12 @@ def _untouched(
     plan: Plan, directory: BuildDirectory, file: SpecFile, events: Events
 ) -> dict[str, Any]:
     manifest = directory.manifest() or {}
+    if manifest.get("spec_sha256") != file.sha256:
+        manifest["spec_sha256"] = file.sha256
+        rewrite_manifest(directory, manifest)
     manifest["stages"] = [
         {"name": p.stage.name, "key": p.key, "cached": True, "seconds": 0.0} for p in plan.stages
     ]
-    manifest["spec_sha256"] = file.sha256
-    rewrite_manifest(directory, manifest)
     for planned in plan.stages:
         events.emit(
             "stage-finished", stage=planned.stage.name, cached=True, seconds=0.0, key=planned.key

@@ -10,7 +10,7 @@ from imagekit.installs.elements.planning import plan_elements
 from imagekit.installs.locking import Lock
 from imagekit.installs.stages.delivery import delivery
 from imagekit.installs.stages.elements import CleanupPhase, element_stages
-from imagekit.installs.stages.lockfile import LockFile
+from imagekit.installs.stages.lockfile import InstalledLock, LockFile
 from imagekit.installs.stages.mirrors import Mirrors, mirrors_for
 from imagekit.installs.stages.packages import wanted_packages
 from imagekit.installs.stages.rootfs import Rootfs
@@ -36,14 +36,17 @@ def plan(file: SpecFile, out: Path, lock: Lock | None = None, debs: Path | None 
         require_locked(file, lock, elements, used)
     wanted = sorted({*wanted_packages(spec), *(elements.packages if elements else ())})
     stages: list[Stage] = []
-    locked: list[Target] = []
-    tree, packages = "rootfs.tar", "packages.json"
+    tree, packages, sources = "rootfs.tar", "packages.json", None
     if elements is None or not elements.provided:
         stages += [Rootfs(file, mirrors, wanted, lock, debs), LockFile(file, used)]
-        locked.append(Target("lock.yaml", f"{spec.name}.lock", "lock"))
+        sources = "sources.json"
     if elements is not None:
         phases = element_stages(file, elements, "" if elements.provided else tree)
         tree, packages = phases[-1].tree_artefact, CleanupPhase.PACKAGES
         stages += phases
-    more, targets = delivery(file, out, tree, packages)
-    return make_plan([*stages, *more], [*targets, *locked])
+        if elements.provided:
+            parts = {"elements": [e.model_dump(mode="json") for e in used]}
+            stages.append(InstalledLock(file, packages, parts))
+    more, targets = delivery(file, out, tree, packages, sources)
+    targets.append(Target("lock.yaml", f"{spec.name}.lock", "lock"))
+    return make_plan([*stages, *more], targets)

@@ -6,18 +6,23 @@ import os
 from pathlib import Path
 
 from imagekit.errors import HostError, SpecError
+from imagekit.installs.elements.locked import locked_elements, require_locked
 from imagekit.installs.elements.planning import plan_whole
+from imagekit.installs.locking import Lock
 from imagekit.installs.stages.delivery import delivery
 from imagekit.installs.stages.diskimage import DiskImageCreate
+from imagekit.installs.stages.lockfile import InstalledLock
 from imagekit.installs.stages.mirrors import mirrors_for
 from imagekit.pipeline.plan import Plan, make_plan
+from imagekit.pipeline.stage import Target
 from imagekit.spec.install import DiskimageBuilder
 from imagekit.spec.load import SpecFile
 
 
-def plan(file: SpecFile, out: Path) -> Plan:
+def plan(file: SpecFile, out: Path, lock: Lock | None = None) -> Plan:
     """The stages that build ``file`` into ``out``. Reads inputs, downloads and writes nothing.
 
+    With ``lock`` the elements must be the lock's, and so must the packages when it is done.
     Raises SpecError or HostError for what cannot be built here.
     """
     install = file.spec.install
@@ -35,6 +40,15 @@ def plan(file: SpecFile, out: Path) -> Plan:
             "disk-image-create needs root",
             hint="run imagekit as root, or use install.method: debootstrap with the elements",
         )
-    stage = DiskImageCreate(file, install, plan_whole(file, install, mirrors_for(file)))
+    elements = plan_whole(file, install, mirrors_for(file))
+    used = locked_elements(file, elements)
+    if lock is not None:
+        require_locked(file, lock, None, used)
+    parts = {"elements": [e.model_dump(mode="json") for e in used]}
     more, targets = delivery(file, out, "rootfs.tar", "packages.json")
-    return make_plan([stage, *more], targets)
+    targets.append(Target("lock.yaml", f"{file.spec.name}.lock", "lock"))
+    stages = [
+        DiskImageCreate(file, install, elements),
+        InstalledLock(file, "packages.json", parts, lock=lock),
+    ]
+    return make_plan([*stages, *more], targets)

@@ -5,22 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from imagekit.errors import SpecError
-from imagekit.installs.stages.answers import Answers
+from imagekit.installs.locking import Lock
+from imagekit.installs.stages.answers import Answers, template_digests
 from imagekit.installs.stages.configs import disk_path
 from imagekit.installs.stages.formats import Qcow2, Vhd
 from imagekit.installs.stages.harvesting import Harvest, HarvestedConfigs
 from imagekit.installs.stages.image import effective_disk
 from imagekit.installs.stages.installing import InstallFromIso
 from imagekit.installs.stages.isosource import IsoSource
+from imagekit.installs.stages.lockfile import InstalledLock
 from imagekit.installs.stages.remastering import Remaster
+from imagekit.installs.stages.sbom import Sbom, sbom_target
 from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Stage, Target
 from imagekit.spec.install import Iso
 from imagekit.spec.load import SpecFile
 
 
-def plan(file: SpecFile, out: Path) -> Plan:
+def plan(file: SpecFile, out: Path, lock: Lock | None = None) -> Plan:
     """The stages that install ``file`` from its ISO. Downloads and writes nothing.
+
+    With ``lock`` the ISO and the template must be the lock's, and so must the packages when it is
+    done.
 
     Raises SpecError or HostError for inputs that are not there.
     """
@@ -34,6 +40,14 @@ def plan(file: SpecFile, out: Path) -> Plan:
             hint="leave on_host out: the installer is then run here, in QEMU",
         )
     _refuse_unused(file)
+    templates = template_digests(file, install)
+    if lock is not None:
+        if lock.templates != templates:
+            raise SpecError(
+                "the answers' template has changed since the lock was made",
+                where=file.where("install", "template"),
+            )
+        install = install.model_copy(update={"sha256": lock.iso_sha256})
     configs = HarvestedConfigs(file, out)
     stages: list[Stage] = [
         IsoSource(file, install),
@@ -42,6 +56,8 @@ def plan(file: SpecFile, out: Path) -> Plan:
         InstallFromIso(file, install),
         Harvest(file, golden=install.golden),
         configs,
+        Sbom(file, "packages.json"),
+        InstalledLock(file, "packages.json", {"templates": templates}, iso="source.iso", lock=lock),
     ]
     size = effective_disk(spec.disk).size
     targets = []
@@ -62,6 +78,8 @@ def plan(file: SpecFile, out: Path) -> Plan:
         Target("facts.json", "facts.json", "facts"),
         Target("answers", f"{spec.name}.answers", "answers", 0o600),
         Target("remaster.json", "remaster.json", "remaster-report"),
+        sbom_target(file),
+        Target("lock.yaml", f"{spec.name}.lock", "lock"),
     ]
     return make_plan(stages, targets)
 

@@ -62,6 +62,14 @@ class LockedElement(_Model):
     sha256: Sha256
 
 
+class InstalledPackage(_Model):
+    """A package that an installer of its own put there: it tells no digest of the file."""
+
+    name: Line
+    version: Line
+    architecture: Line
+
+
 class Lock(_Model):
     """Everything outside the spec that decides what a build gives."""
 
@@ -72,13 +80,16 @@ class Lock(_Model):
     source_date_epoch: int = Field(ge=0, le=1 << 34)
     epoch_from: Literal["environment", "releases", "packages"] = "environment"
     kernel: Line = ""
+    iso_sha256: Sha256 | None = None
     keyring_sha256: Sha256 | None = None
     sources: list[Line] = Field(default_factory=list, max_length=64)
     releases: list[LockedRelease] = Field(default_factory=list, max_length=64)
     inputs: dict[Line, Sha256] = Field(default_factory=dict, max_length=100_000)
+    templates: dict[Line, Sha256] = Field(default_factory=dict, max_length=1000)
     tools: dict[Line, Line] = Field(default_factory=dict, max_length=100)
     elements: list[LockedElement] = Field(default_factory=list, max_length=1000)
     packages: list[LockedPackage] = Field(default_factory=list, max_length=100_000)
+    installed: list[InstalledPackage] = Field(default_factory=list, max_length=100_000)
 
     @property
     def digest(self) -> str:

@@ -8,7 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,9 @@ from imagekit.pipeline.workspace import cache_root
 
 MANIFEST = "manifest.json"
 STATE = ".imagekit-state.json"
+SUMS = "SHA256SUMS"
+"""Digests of the manifest and every artefact, as sha256sum(1) reads them."""
+SIGNATURES = (f"{SUMS}.sig", f"{SUMS}.asc")
 Copy = Callable[[Path, Path], None]
 
 
@@ -132,13 +135,12 @@ def deliver(
         for part, final in parts:
             part.replace(final)
         final_names = {a["path"] for a in artefacts}
-        for name in set(old) - final_names:
+        for name in set(old) - final_names - {MANIFEST, SUMS}:
             with contextlib.suppress(OSError):
                 (root / name).unlink()
-        part = root / f".imagekit-{MANIFEST}"
-        part.write_text(text + "\n")
-        part.replace(root / MANIFEST)
-        prints = {a["path"]: fingerprint(root / a["path"]) for a in artefacts}
+        _put_manifest(root, text + "\n", artefacts)
+        names = (*sorted(final_names), MANIFEST, SUMS)
+        prints = {name: fingerprint(root / name) for name in names}
         _write(
             root / STATE,
             {"name": manifest["name"], "plan": plan_digest(plan), "fingerprints": prints},
@@ -163,9 +165,25 @@ def deliver(
 
 def rewrite_manifest(directory: BuildDirectory, manifest: Mapping[str, Any]) -> None:
     """Replace the manifest of a build whose artefacts stay as they are."""
-    part = directory.path / f".imagekit-{MANIFEST}"
-    part.write_text(json.dumps(manifest, indent=2) + "\n")
-    part.replace(directory.path / MANIFEST)
+    _put_manifest(directory.path, json.dumps(manifest, indent=2) + "\n", manifest["artefacts"])
+    state = directory.state()
+    if "fingerprints" in state:
+        for name in (MANIFEST, SUMS):
+            state["fingerprints"][name] = fingerprint(directory.path / name)
+        _write(directory.path / STATE, state)
+
+
+def _put_manifest(root: Path, text: str, artefacts: Sequence[Mapping[str, Any]]) -> None:
+    """Write manifest and SHA256SUMS; a signature of what SHA256SUMS was goes."""
+    rows = {a["path"]: a["sha256"] for a in artefacts}
+    rows[MANIFEST] = hashlib.sha256(text.encode()).hexdigest()
+    sums = "".join(f"{rows[name]}  {name}\n" for name in sorted(rows))
+    for name in SIGNATURES:
+        (root / name).unlink(missing_ok=True)
+    for name, content in ((SUMS, sums), (MANIFEST, text)):
+        part = root / f".imagekit-{name}"
+        part.write_text(content)
+        part.replace(root / name)
 
 
 def _copy_all(

@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,12 @@ from imagekit.installs.stages.mirrors import mirrors_for
 from imagekit.pipeline.stage import digest_file
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.container import Checked, Member, read_container, write_container
-from imagekit.recovery.signing import check_signature
+from imagekit.recovery.signing import Sign, check_signature
 from imagekit.spec.load import SpecFile, load_spec
 
 FORMAT = 1
 IMAGE = "image/disk.raw.gz"
 BOOT_ROLES = ("kernel", "initrd")
-Sign = Callable[[bytes, Path], tuple[str, bytes]]
-"""Gets what is signed and a scratch directory; gives the signature's member name and content."""
 
 
 @dataclass(frozen=True)

@@ -28,15 +28,17 @@ class Change:
 def changes(old: Lock, new: Lock) -> list[Change]:
     """Everything in which ``new`` differs from ``old``, packages last, by name."""
     found = []
-    for field in ("name", "spec_sha256", "method", "kernel", "keyring_sha256"):
+    for field in ("name", "spec_sha256", "method", "kernel", "iso_sha256", "keyring_sha256"):
         found += _pair(field, "", getattr(old, field), getattr(new, field))
     found += _pair("source_date_epoch", "", str(old.source_date_epoch), str(new.source_date_epoch))
     found += _mappings("input", old.inputs, new.inputs)
+    found += _mappings("template", old.templates, new.templates)
     found += _mappings("tool", old.tools, new.tools)
     found += _mappings("element", _elements(old), _elements(new))
     found += _mappings("source", _same(old.sources), _same(new.sources))
     found += _mappings("release", _releases(old), _releases(new))
     found += _mappings("package", _packages(old), _packages(new))
+    found += _mappings("installed", _installed(old), _installed(new))
     return found
 
 
@@ -62,6 +64,13 @@ def _elements(lock: Lock) -> dict[str, str]:
 
 def _releases(lock: Lock) -> dict[str, str]:
     return {release.suite: release.sha256[:16] for release in lock.releases}
+
+
+def _installed(lock: Lock) -> dict[str, str]:
+    rows: dict[str, list[str]] = {}
+    for package in lock.installed:
+        rows.setdefault(f"{package.name}:{package.architecture}", []).append(package.version)
+    return {name: ", ".join(sorted(versions)) for name, versions in rows.items()}
 
 
 def _packages(lock: Lock) -> dict[str, str]:

@@ -1,26 +1,50 @@
-"""Signatures of a bundle's SHA256SUMS: ssh-keygen -Y (PROTOCOL.sshsig of OpenSSH), or OpenPGP."""
+"""Signatures of a SHA256SUMS: ssh-keygen -Y (PROTOCOL.sshsig of OpenSSH), or OpenPGP."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from imagekit.errors import SpecError, ToolError, VerificationError
+from imagekit.disk.output import replacing
+from imagekit.errors import HostError, SpecError, ToolError, VerificationError
 from imagekit.host.run import run
+from imagekit.pipeline.deliver import SIGNATURES
 from imagekit.recovery.container import SUMS
 
 NAMESPACE = "imagekit-bundle"
+BUILD_NAMESPACE = "imagekit-build"
 PRINCIPAL = "bundle"
 MAX_KEY_BYTES = 1 << 20
+Sign = Callable[[bytes, Path], tuple[str, bytes]]
+"""Gets what is signed and a scratch directory; gives the signature's file name and content."""
 
 
-def sign_ssh(data: bytes, key: Path, scratch: Path) -> tuple[str, bytes]:
+def sign_build(build: Path, sign: Sign, scratch: Path) -> Path:
+    """Put a detached signature of SHA256SUMS beside it; returns its path. Raises HostError."""
+    try:
+        data = (build / SUMS).read_bytes()
+    except OSError as error:
+        raise HostError(f"cannot read it: {error.strerror}", where=str(build / SUMS)) from None
+    name, content = sign(data, scratch)
+    with replacing(build / name, overwrite=True) as part:
+        part.write_bytes(content)
+        part.chmod(0o644)
+    for other in SIGNATURES:
+        if other != name:
+            (build / other).unlink(missing_ok=True)
+    return build / name
+
+
+def sign_ssh(
+    data: bytes, key: Path, scratch: Path, namespace: str = NAMESPACE
+) -> tuple[str, bytes]:
     """Sign ``data`` with the private (or agent-held public) ssh key ``key``."""
     file = scratch / SUMS
     file.write_bytes(data)
     run(
-        ["ssh-keygen", "-Y", "sign", "-q", "-f", str(key), "-n", NAMESPACE, str(file)],
+        ["ssh-keygen", "-Y", "sign", "-q", "-f", str(key), "-n", namespace, str(file)],
         timeout=120,
-        what="signing the bundle",
+        what="signing with the ssh key",
     )
     return f"{SUMS}.sig", (scratch / f"{SUMS}.sig").read_bytes()
 
@@ -35,7 +59,7 @@ def sign_gpg(data: bytes, key: str, scratch: Path) -> tuple[str, bytes]:
             *("--output", str(target), str(file)),
         ],
         timeout=300,
-        what="signing the bundle",
+        what="signing with the OpenPGP key",
     )
     return f"{SUMS}.asc", target.read_bytes()
 

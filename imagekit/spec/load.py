@@ -27,7 +27,8 @@ Loc = tuple[str | int, ...]
 class SpecFile:
     """A checked spec with the place it came from.
 
-    ``sha256`` digests the checked spec, defaults and overrides included, not the file's bytes.
+    ``sha256`` digests the checked spec with its overrides, not the file's bytes. Fields that have
+    their default are left out, so that a lock stays valid when a later version knows more fields.
     """
 
     spec: Spec
@@ -64,7 +65,9 @@ def check_tree(tree: Any, path: Path) -> SpecFile:
     except ValidationError as error:
         raise SpecError(_messages(error, path, tree), hint="imagekit schema shows it all") from None
     canonical = json.dumps(
-        spec.model_dump(mode="json", exclude={"os": {"proxy"}}), sort_keys=True, ensure_ascii=True
+        spec.model_dump(mode="json", exclude={"os": {"proxy"}}, exclude_defaults=True),
+        sort_keys=True,
+        ensure_ascii=True,
     )
     return SpecFile(spec, path.absolute(), hashlib.sha256(canonical.encode()).hexdigest(), tree)
 

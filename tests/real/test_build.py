@@ -161,11 +161,14 @@ def test_fstab_names_no_device_and_networks_match_by_mac(demo: Build) -> None:
 
 def test_a_second_build_runs_nothing_and_ends_within_a_second(demo: Build, imagekit: Run) -> None:
     before = {a["path"]: (demo.path / a["path"]).stat() for a in demo.manifest["artefacts"]}
+    for name in ("manifest.json", "SHA256SUMS"):
+        before[name] = (demo.path / name).stat()
     done = imagekit("build", ROOT / "examples/web01.yaml", "-o", demo.path, "--json")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [e for e in events if e["event"] == "stage-started"] == []
-    manifest = json.loads((demo.path / "manifest.json").read_text())
-    assert all(stage["cached"] for stage in manifest["stages"])
+    finished = [e for e in events if e["event"] == "stage-finished"]
+    assert len(finished) == len(demo.manifest["stages"])
+    assert all(e["cached"] for e in finished)
     for path, status in before.items():
         after = (demo.path / path).stat()
         assert (after.st_ino, after.st_mtime_ns) == (status.st_ino, status.st_mtime_ns)

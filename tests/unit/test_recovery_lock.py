@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 
 from imagekit.errors import DownloadError, HostError, SpecError, VerificationError
 from imagekit.installs.locking import Lock, lock_text, parse_lock
-from imagekit.installs.stages import archive
+from imagekit.installs.stages import archive, lockfile
 from imagekit.installs.stages.mirrors import Mirrors
 from imagekit.installs.stages.provenance import provenance
 from imagekit.recovery.difference import differing_blocks, disk_difference, tar_differences
 from imagekit.recovery.lock import changes
+from imagekit.spec import load, model
 
 SHA = "a" * 64
 
@@ -91,6 +93,52 @@ def test_a_diff_names_what_came_went_and_changed() -> None:
 def test_the_same_version_built_again_is_a_change() -> None:
     (change,) = changes(lock(package()), lock(package(sha="b" * 64)))
     assert change.name == "hello:amd64"
+
+
+SPEC = """name: web
+os: {distribution: debian, suite: bookworm}
+install: {method: debootstrap}
+disk: {size: 2GiB}
+"""
+
+
+def test_a_field_that_a_later_version_knows_does_not_break_the_tie_to_the_spec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Disk(model.Disk):
+        future: int = 7
+
+    class Later(model.Spec):
+        disk: Disk = Disk()
+        another: list[str] = Field(default_factory=list)
+
+    path = tmp_path / "web.yaml"
+    path.write_text(SPEC)
+    now = load.load_spec(path).sha256
+    monkeypatch.setattr(load, "Spec", Later)
+    assert load.load_spec(path).sha256 == now
+    path.write_text(SPEC + "another: [x]\n")
+    assert load.load_spec(path).sha256 != now
+
+
+def test_a_default_spelled_out_does_not_break_the_tie_to_the_spec(tmp_path: Path) -> None:
+    path = tmp_path / "web.yaml"
+    path.write_text(SPEC)
+    now = load.load_spec(path)
+    path.write_text(SPEC + f"memory: {now.spec.memory}\n")
+    assert load.load_spec(path).sha256 == now.sha256
+
+
+def test_a_locked_installation_names_what_is_gone_and_what_came_instead() -> None:
+    rows = [{"name": n, "version": "1", "architecture": "amd64"} for n in ("bash", "libc6")]
+    then = lock(installed=rows)
+    lockfile.require_installed(then, then)
+    newer = lock(installed=[rows[0], {**rows[1], "version": "2"}])
+    with pytest.raises(VerificationError, match=r"lacks libc6 1, has libc6 2 instead"):
+        lockfile.require_installed(then, newer)
+    assert [(c.kind, c.name, c.old, c.new) for c in changes(then, newer)] == [
+        ("installed", "libc6:amd64", "1", "2")
+    ]
 
 
 LISTS = {

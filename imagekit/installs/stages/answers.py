@@ -13,7 +13,7 @@ from imagekit.answers.validate import validate
 from imagekit.errors import SpecError
 from imagekit.host.apt_sources import host_archive, without_credentials
 from imagekit.installs.stages.overlay import mac_of, secrets_of
-from imagekit.pipeline.stage import Stage, StageRun
+from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.spec.install import Iso, Netboot
 from imagekit.spec.load import SpecFile
 
@@ -41,6 +41,20 @@ def render_answers(file: SpecFile, install: Iso | Netboot) -> tuple[str, list[st
     text = render(kind, context, template)
     where = str(template or shipped_template(kind))
     return text, validate(kind, text, target=target, where=where)
+
+
+def template_digests(file: SpecFile, install: Iso | Netboot) -> dict[str, str]:
+    """SHA-256 of the template that the answers are made from, by name, for locks.
+
+    Raises SpecError when it is not there.
+    """
+    if install.template is None:
+        path = shipped_template(install.answers)
+        return {f"{path.parent.name}/{path.name}": digest_file(path)}
+    path = file.resolve(install.template)
+    if not path.is_file():
+        raise SpecError(f"there is no template {path}", where=file.where("install", "template"))
+    return {install.template: digest_file(path)}
 
 
 def _mirror(file: SpecFile, kind: Kind) -> str | None:

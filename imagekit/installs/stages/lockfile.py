@@ -1,4 +1,4 @@
-"""Writes the lock of a build."""
+"""Write the lock of a build: of package files, or of what some installer put there."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from imagekit import __version__
+from imagekit.errors import VerificationError
 from imagekit.host.versions import tool_versions
 from imagekit.installs.locking import Lock, LockedElement, lock_text
 from imagekit.installs.stages.trees import source_date_epoch
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
+from imagekit.spec.install import Debootstrap
 from imagekit.spec.load import SpecFile
 
 TOOLS = ("mmdebstrap", "mke2fs", "sfdisk", "grub-mkimage", "qemu-img", "tar")
@@ -33,7 +36,7 @@ class LockFile(Stage):
             "name": self._file.spec.name,
             "spec": self._file.sha256,
             "epoch": source_date_epoch(),
-            "tools": tool_versions(list(TOOLS)),
+            "tools": _tools(),
             "inputs": input_digests(self._file),
             **({"elements": self._elements} if self._elements else {}),
         }
@@ -55,7 +58,7 @@ class LockFile(Stage):
                 "sources": sources["sources"],
                 "releases": sources["releases"],
                 "inputs": input_digests(self._file),
-                "tools": tool_versions(list(TOOLS)),
+                "tools": _tools(),
                 "elements": self._elements,
                 "packages": sources["packages"],
             }
@@ -63,12 +66,98 @@ class LockFile(Stage):
         (run.output / "lock.yaml").write_text(lock_text(lock))
 
 
+class InstalledLock(Stage):
+    """The lock of a tree or disk that was made by an installer, or by elements alone.
+
+    No package file is known, so a locked build is compared with its lock, ``lock``, once it is
+    made. ``parts`` are the fields that are known from the spec (elements, templates), ``iso`` is
+    the artefact of the verified ISO.
+    """
+
+    name: ClassVar[str] = "lock"
+    title: ClassVar[str] = "writing the lock"
+    makes = ("lock.yaml",)
+
+    def __init__(
+        self,
+        file: SpecFile,
+        packages: str,
+        parts: Mapping[str, Any],
+        *,
+        iso: str | None = None,
+        lock: Lock | None = None,
+    ) -> None:
+        self._file = file
+        self._packages = packages
+        self._parts = dict(parts)
+        self._iso = iso
+        self._lock = lock
+        self.needs = (packages, "kernel.json", *([iso] if iso else []))
+
+    def key(self) -> Mapping[str, Any]:
+        return {
+            "code": 1,
+            "name": self._file.spec.name,
+            "spec": self._file.sha256,
+            "epoch": source_date_epoch(),
+            "tools": _tools(),
+            "inputs": input_digests(self._file),
+            "parts": self._parts,
+            "lock": lock_text(self._lock) if self._lock else None,
+        }
+
+    def run(self, run: StageRun) -> None:
+        rows = json.loads(run.inputs[self._packages].read_text())
+        epoch = source_date_epoch()
+        iso = digest_file(run.inputs[self._iso]) if self._iso else None
+        made = Lock.model_validate(
+            {
+                "name": self._file.spec.name,
+                "spec_sha256": self._file.sha256,
+                "method": self._file.spec.install.method,
+                "source_date_epoch": epoch or 0,
+                "epoch_from": "environment" if epoch is not None else "packages",
+                "kernel": json.loads(run.inputs["kernel.json"].read_text()).get("release") or "",
+                "iso_sha256": iso,
+                "inputs": input_digests(self._file),
+                "tools": _tools(),
+                **self._parts,
+                "installed": sorted(rows, key=lambda r: (r["name"], r["version"])),
+            }
+        )
+        if self._lock is not None:
+            require_installed(self._lock, made)
+        (run.output / "lock.yaml").write_text(lock_text(made))
+
+
+def require_installed(lock: Lock, made: Lock) -> None:
+    """Raise VerificationError naming what is gone or new, unless ``made`` installed the same."""
+    then, now = (
+        {(p.name, p.version, p.architecture) for p in lock.installed},
+        {(p.name, p.version, p.architecture) for p in made.installed},
+    )
+    if then == now:
+        return
+    gone = ", ".join(f"{name} {version}" for name, version, _arch in sorted(then - now)[:5])
+    new = ", ".join(f"{name} {version}" for name, version, _arch in sorted(now - then)[:5])
+    parts = [f"lacks {gone}" if gone else "", f"has {new} instead" if new else ""]
+    raise VerificationError(
+        f"what was installed is not what the lock names: it {', '.join(p for p in parts if p)}",
+        hint="the installer takes what its mirror has now; name a mirror of that time in os.mirror",
+    )
+
+
+def _tools() -> dict[str, str]:
+    return {"imagekit": __version__, **tool_versions(list(TOOLS))}
+
+
 def input_digests(file: SpecFile) -> dict[str, str]:
     """SHA-256 of every file the spec names, by the name it has there; no secrets."""
     spec = file.spec
-    install = spec.debootstrap
     names = [*spec.scripts, *(f.source for f in spec.files if f.source)]
-    names += [n for n in (install.initrd, spec.os.keyring) if n]
-    if install.kernel and "/" in install.kernel:
-        names.append(install.kernel)
+    names += [spec.os.keyring] if spec.os.keyring else []
+    if isinstance(spec.install, Debootstrap):
+        install = spec.install
+        names += [n for n in (install.initrd,) if n]
+        names += [install.kernel] if install.kernel and "/" in install.kernel else []
     return {str(name): digest_file(file.resolve(str(name))) for name in sorted(names)}
