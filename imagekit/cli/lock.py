@@ -5,21 +5,37 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from imagekit.cli import console
 from imagekit.cli.build import JsonOption, SetOption, SpecArgument
+from imagekit.disk.output import replacing
 from imagekit.errors import ImageError, SpecError
-from imagekit.installs.locking import read_lock
+from imagekit.installs.locking import lock_text, read_lock
 from imagekit.pipeline.workspace import workspace
 from imagekit.recovery.lock import changes
 from imagekit.recovery.reproduce import verify_reproducible as verify
+from imagekit.recovery.update import update_lock
+from imagekit.spec.load import load_spec
 
 DEFAULT_EPOCH = 1_700_000_000
 
-app = typer.Typer(no_args_is_help=True, help="Compare the locks that builds write.")
+
+class _Group(TyperGroup):
+    """Takes ``imagekit lock --update`` for ``imagekit lock update``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args[:1] == ["--update"]:
+            args = ["update", *args[1:]]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Group, no_args_is_help=True, help="Compare and update the locks that builds write."
+)
 
 
 def verify_reproducible(
@@ -58,6 +74,50 @@ def diff(
         return
     for change in found:
         print(change)
+    if not found:
+        print("nothing changed")
+
+
+@app.command()
+def update(
+    packages: Annotated[
+        list[str] | None, typer.Argument(metavar="[PACKAGE]...", help="Default: all of them.")
+    ] = None,
+    spec: Annotated[
+        Path | None, typer.Option("--spec", metavar="SPEC", help="The spec of the lock.")
+    ] = None,
+    lock: Annotated[
+        Path | None,
+        typer.Option("--lock", metavar="LOCK", help="Default: NAME.lock beside the spec."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Default: the lock is replaced.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what --output names.")] = False,
+    set_: SetOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Lock what the mirrors have now: all packages, or some and what they need; say what changed.
+
+    Builds nothing; imagekit build --locked does. imagekit lock --update is the same.
+    """
+    if spec is None:
+        raise SpecError("name the spec that the lock belongs to", where="--spec")
+    file = load_spec(spec, set_ or [])
+    source = lock or spec.parent / f"{file.spec.name}.lock"
+    old = read_lock(source)
+    with console.events_for(False) as events, workspace(events) as space:
+        new, gone = update_lock(old, file, packages or [], workspace=space)
+    with replacing(out or source, overwrite=force or out is None) as part:
+        part.write_text(lock_text(new))
+    found = changes(old, new)
+    if json_output:
+        print(json.dumps({"changes": [vars(c) for c in found], "gone": gone}, indent=2))
+        return
+    for change in found:
+        print(change)
+    for name in gone:
+        print(f"the mirrors no longer had {name} as the lock named it")
     if not found:
         print("nothing changed")
 

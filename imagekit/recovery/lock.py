@@ -63,7 +63,10 @@ def _elements(lock: Lock) -> dict[str, str]:
 
 
 def _releases(lock: Lock) -> dict[str, str]:
-    return {release.suite: release.sha256[:16] for release in lock.releases}
+    rows: dict[str, list[str]] = {}
+    for release in lock.releases:
+        rows.setdefault(release.suite, []).append(release.sha256[:16])
+    return {suite: ", ".join(digests) for suite, digests in rows.items()}
 
 
 def _installed(lock: Lock) -> dict[str, str]:

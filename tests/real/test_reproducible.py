@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,21 +30,42 @@ def digests(build: Path) -> dict[str, str]:
     return {a["path"]: a["sha256"] for a in manifest["artefacts"] if a["role"] == "disk"}
 
 
+@pytest.fixture
+def elsewhere() -> Iterator[list[str]]:
+    """Runs its arguments on another host, a day ahead, under another umask.
+
+    The clock is that of every program of the host, by ld.so(8)'s preload file in a mount namespace;
+    programs inside the guest's tree have their own ld.so, and run at another time of the day.
+    """
+    directory = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="imagekit-elsewhere-"))
+    directory.chmod(0o755)  # apt's methods and gpgv run as another user
+    library, etc = directory / "clock.so", directory / "etc"
+    source = Path(__file__).parents[1] / "oracles/clock.c"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", library, source], check=True)
+    subprocess.run(["cp", "-a", "/etc", etc], check=True)
+    (etc / "ld.so.preload").write_text(f"{library}\n")
+    script = 'mount --bind "$1" /etc && umask 077 && hostname elsewhere && shift && exec "$@"'
+    yield ["unshare", "--uts", "--mount", "sh", "-c", script, "sh", str(etc)]
+    shutil.rmtree(directory)
+
+
 def test_a_locked_build_elsewhere_gives_the_same_disks_byte_by_byte(
-    imagekit: Run, scratch: Path
+    imagekit: Run, scratch: Path, elsewhere: list[str]
 ) -> None:
-    """Another directory, host name, umask and time zone; packages by the lock, not by the suite."""
+    """Another directory, host name, umask, time zone and day; packages by the lock alone."""
     spec = scratch / "tiny.yaml"
     spec.write_text(
         "name: tiny\nos: {distribution: debian, suite: bookworm}\ninstall: {method: debootstrap}\n"
         "disk: {size: 1536MiB, formats: [raw, qcow2, vhd]}\n"
     )
+    argv = [*elsewhere, sys.executable, "-c", "import time; print(time.time())"]
+    ahead = float(subprocess.run(argv, check=True, capture_output=True).stdout) - time.time()
+    assert 86000 < ahead < 86800
     first = scratch / "first"
     epoch = {"SOURCE_DATE_EPOCH": "1700000000"}
     imagekit("build", spec, "-o", first, env={**epoch, "IMAGEKIT_CACHE": str(scratch / "one")})
     second = scratch / "a second place"
-    script = 'umask 077; hostname elsewhere; exec "$@"'
-    argv = ["unshare", "--uts", "sh", "-c", script, "sh", sys.executable, "-m", "imagekit"]
+    argv = [*elsewhere, sys.executable, "-m", "imagekit"]
     argv += ["build", str(spec), "-o", str(second), "--locked", str(first / "tiny.lock")]
     env = {**os.environ, "TZ": "Pacific/Kiritimati", "IMAGEKIT_CACHE": str(scratch / "two/x")}
     env.pop("SOURCE_DATE_EPOCH", None)
@@ -50,7 +73,7 @@ def test_a_locked_build_elsewhere_gives_the_same_disks_byte_by_byte(
     assert done.returncode == 0, done.stderr
     assert digests(first) == digests(second)
     assert set(digests(first)) == {"tiny.raw", "tiny.qcow2", "tiny.vhd"}
-    for path in digests(first):
+    for path in (*digests(first), "tiny.cdx.json", "packages.json", "tiny.lock"):
         subprocess.run(["cmp", first / path, second / path], check=True)
 
 

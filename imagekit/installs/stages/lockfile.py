@@ -36,7 +36,7 @@ class LockFile(Stage):
             "name": self._file.spec.name,
             "spec": self._file.sha256,
             "epoch": source_date_epoch(),
-            "tools": _tools(),
+            "tools": lock_tools(),
             "inputs": input_digests(self._file),
             **({"elements": self._elements} if self._elements else {}),
         }
@@ -58,7 +58,7 @@ class LockFile(Stage):
                 "sources": sources["sources"],
                 "releases": sources["releases"],
                 "inputs": input_digests(self._file),
-                "tools": _tools(),
+                "tools": lock_tools(),
                 "elements": self._elements,
                 "packages": sources["packages"],
             }
@@ -100,7 +100,7 @@ class InstalledLock(Stage):
             "name": self._file.spec.name,
             "spec": self._file.sha256,
             "epoch": source_date_epoch(),
-            "tools": _tools(),
+            "tools": lock_tools(),
             "inputs": input_digests(self._file),
             "parts": self._parts,
             "lock": lock_text(self._lock) if self._lock else None,
@@ -120,7 +120,7 @@ class InstalledLock(Stage):
                 "kernel": json.loads(run.inputs["kernel.json"].read_text()).get("release") or "",
                 "iso_sha256": iso,
                 "inputs": input_digests(self._file),
-                "tools": _tools(),
+                "tools": lock_tools(),
                 **self._parts,
                 "installed": sorted(rows, key=lambda r: (r["name"], r["version"])),
             }
@@ -147,7 +147,8 @@ def require_installed(lock: Lock, made: Lock) -> None:
     )
 
 
-def _tools() -> dict[str, str]:
+def lock_tools() -> dict[str, str]:
+    """Versions of what else decides the bytes: imagekit, and the packages of the tools it calls."""
     return {"imagekit": __version__, **tool_versions(list(TOOLS))}
 
 
