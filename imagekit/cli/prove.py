@@ -44,6 +44,12 @@ def prove(
         float | None,
         typer.Option("--timeout", metavar="SECONDS", min=1, help="For each guest."),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", metavar="N", min=1, help="Guests at a time. Default: one on each processor."
+        ),
+    ] = None,
     image: Annotated[
         Path | None,
         typer.Option("--image", metavar="FILE", help="With --config: plays its first disk."),
@@ -77,6 +83,7 @@ def prove(
         timeout=timeout,
         keep=keep,
         fresh=fresh_lab,
+        jobs=jobs,
     )
     with console.events_for(json_output) as events:
         if build is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import secrets
 import shutil
@@ -47,7 +48,7 @@ class Workspace:
         self.directory = root / ident
         self.shm = SHM / f"imagekit-{os.geteuid()}-{ident}"
         self._stack = stack
-        self._count = 0
+        self._numbers = itertools.count(1)
         self._handed: dict[str, Path] = {}
 
     def callback(self, undo: Callable[[], object]) -> None:
@@ -56,12 +57,12 @@ class Workspace:
 
     def temporary(self, name: str, *, size_bytes: int | None = None) -> Path:
         """A new empty directory, mode 0700; on tmpfs when ``size_bytes`` safely fit in memory."""
-        self._count += 1
+        number = next(self._numbers)
         parent = self.directory
         if size_bytes is not None and fits_in_memory(size_bytes):
             self.shm.mkdir(mode=0o700, exist_ok=True)
             parent = self.shm
-        path = parent / f"{self._count:03d}-{name}"
+        path = parent / f"{number:03d}-{name}"
         path.mkdir(mode=0o700)
         return path
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imagekit.errors import HostError, ImageError, ProofError, SpecError, ToolError
+from imagekit.host.run import kill
 from imagekit.host.versions import package_versions
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.workspace import Workspace, workspace
@@ -24,6 +27,7 @@ from imagekit.proof.boots import (
 )
 from imagekit.proof.console import expectation
 from imagekit.proof.lab import build_lab
+from imagekit.proof.lanes import Queue, lanes_for, run_lanes
 from imagekit.proof.machine import DOM0_MIB, LabFiles, Shape, machine
 from imagekit.proof.observed import boot_of
 from imagekit.proof.report import Boot, Failure, ProofReport
@@ -37,13 +41,17 @@ RESERVE_MIB = 320
 
 @dataclass(frozen=True)
 class Options:
-    """How to prove. ``timeout`` in seconds; ``fresh`` builds the lab again."""
+    """How to prove. ``timeout`` in seconds; ``fresh`` builds the lab again.
+
+    ``jobs``: how many guests at a time; None for one on each processor.
+    """
 
     wanted: Wanted = field(default_factory=Wanted)
     under: str = "xen"
     timeout: float | None = None
     keep: bool = False
     fresh: bool = False
+    jobs: int | None = None
     proof: Proof = field(default_factory=Proof)
 
 
@@ -148,9 +156,10 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
         started = time.monotonic()
         files, state = build_lab(shape, events, state=state_is_useful, fresh=options.fresh)
         seconds["lab"] = round(time.monotonic() - started, 1)
+        count = lanes_for(len(sound), shape.memory_mib, _available_mib(), options.jobs)
         with workspace(events) as space:
             lab = _Lab(space, shape, files, state)
-            boots = lab.prove(sound, out, events, rules, seconds, keep=options.keep)
+            boots = lab.prove(sound, out, events, rules, seconds, keep=options.keep, count=count)
     for trial in trials:
         if trial.ident in broken:
             boots[trial.ident] = _not_tried(trial, broken[trial.ident])
@@ -165,6 +174,8 @@ class _Lab:
     shape: Shape
     files: LabFiles
     state: Path | None
+    _running: set[subprocess.Popen[bytes]] = field(default_factory=set)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def prove(
         self,
@@ -175,27 +186,42 @@ class _Lab:
         seconds: dict[str, float],
         *,
         keep: bool,
+        count: int,
     ) -> dict[str, Boot]:
-        """Start the lab, run the trials in it, and report each."""
+        """Start ``count`` labs, run the trials in them, and report each."""
         boots: dict[str, Boot] = {}
         out.mkdir(parents=True, exist_ok=True)
+        # The longest first, so that no lane is left alone with it at the end.
+        queue = Queue(sorted(enumerate(trials), key=lambda item: item[1].config.mode != "hvm"))
+
+        def lane(queue: Queue[tuple[int, Trial]]) -> None:
+            started = time.monotonic()
+            with self._awake(queue, events, out if keep else None) as session:
+                seconds.setdefault("lab start", round(time.monotonic() - started, 1))
+                for number, trial in queue:
+                    before = time.monotonic()
+                    boots[trial.ident] = boot_of(session.run(trial, number, rules), out)
+                    seconds[trial.ident] = round(time.monotonic() - before, 1)
+
         started = time.monotonic()
-        with self._awake(events, out if keep else None) as session:
-            seconds["lab start"] = round(time.monotonic() - started, 1)
-            for number, trial in enumerate(trials):
-                before = time.monotonic()
-                boots[trial.ident] = boot_of(session.run(trial, number, rules), out)
-                seconds[trial.ident] = round(time.monotonic() - before, 1)
+        run_lanes(queue, count, lane, self._stop)
+        seconds["all guests"] = round(time.monotonic() - started, 1)
         return boots
 
+    def _stop(self) -> None:
+        for process in list(self._running):
+            kill(process)
+
     @contextlib.contextmanager
-    def _awake(self, events: Events, log_to: Path | None) -> Iterator[Session]:
+    def _awake(
+        self, queue: Queue[tuple[int, Trial]], events: Events, log_to: Path | None
+    ) -> Iterator[Session]:
         """A lab whose agent answers: from the saved state, or started anew if that fails."""
         with contextlib.ExitStack() as stack:
             try:
                 session = stack.enter_context(self._start(events, self.state, log_to))
             except ToolError as error:
-                if self.state is None:
+                if self.state is None or queue.ended.is_set():
                     raise
                 events.emit("warning", text=f"the lab's saved state is no good: {error.what}")
                 session = stack.enter_context(self._start(events, None, log_to))
@@ -206,15 +232,19 @@ class _Lab:
         share = self.space.temporary("share")
         read_only = self.space.temporary("files")
         scratch = self.space.temporary("lab")
+        number = next(self._numbers)
         try:
-            with machine(
-                self.shape,
-                self.files,
-                share=share,
-                read_only=read_only,
-                scratch=scratch,
-                state=state,
-            ) as running:
+            with (
+                machine(
+                    self.shape,
+                    self.files,
+                    share=share,
+                    read_only=read_only,
+                    scratch=scratch,
+                    state=state,
+                ) as running,
+                self._known(running.process),
+            ):
                 if state is None:
                     running.wait_for("LAB-READY", 300)
                 session = Session(running, share, read_only, scratch, events)
@@ -223,7 +253,16 @@ class _Lab:
         finally:
             log = scratch / "lab.log"
             if log_to is not None and log.is_file():
-                shutil.copyfile(log, log_to / "lab.log")
+                shutil.copyfile(log, log_to / ("lab.log" if number == 1 else f"lab-{number}.log"))
+
+    @contextlib.contextmanager
+    def _known(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+        """Let :meth:`_stop` find the machine for the length of a block."""
+        self._running.add(process)
+        try:
+            yield
+        finally:
+            self._running.discard(process)
 
 
 def _shape(trials: Sequence[Trial]) -> tuple[Shape, bool]:

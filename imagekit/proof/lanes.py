@@ -1,0 +1,88 @@
+"""Proves guests side by side: each lane is a lab of its own that takes the next guest in turn."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+from imagekit.errors import ImagekitError
+
+T = TypeVar("T")
+
+
+class Queue(Generic[T]):
+    """What is still to be done; several lanes draw from it."""
+
+    def __init__(self, items: Sequence[T]) -> None:
+        self._items = list(items)
+        self._lock = threading.Lock()
+        self.ended = threading.Event()
+
+    def __iter__(self) -> Iterator[T]:
+        while (item := self._next()) is not None:
+            yield item
+
+    def __bool__(self) -> bool:
+        return bool(self._items) and not self.ended.is_set()
+
+    def _next(self) -> T | None:
+        with self._lock:
+            return self._items.pop(0) if self else None
+
+
+def lanes_for(guests: int, memory_mib: int, free_mib: int, jobs: int | None) -> int:
+    """How many labs of ``memory_mib`` MiB run at once: as asked for, or one for each processor.
+
+    Never more than there are guests, nor than fit into half of what is free beyond the first.
+    """
+    wanted = jobs if jobs is not None else len(os.sched_getaffinity(0))
+    room = 1 + max(0, free_mib - memory_mib) // (2 * memory_mib)
+    return max(1, min(guests, wanted, room))
+
+
+def run_lanes(
+    queue: Queue[T],
+    count: int,
+    lane: Callable[[Queue[T]], None],
+    stop: Callable[[], None],
+) -> None:
+    """Run ``lane(queue)`` ``count`` times side by side and wait for all of them.
+
+    The first failure, or a signal, ends the others: ``queue.ended`` is set, ``stop`` is called to
+    end what they wait for, and it is raised once all have returned.
+    """
+    if count == 1:
+        lane(queue)
+        return
+    failures: list[BaseException] = []
+
+    def one() -> None:
+        try:
+            lane(queue)
+        except BaseException as error:
+            failures.append(error)
+            queue.ended.set()
+
+    threads = [threading.Thread(target=one, name=f"lane-{n}") for n in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        while any(thread.is_alive() for thread in threads) and not failures:
+            for thread in threads:
+                thread.join(0.1)
+    finally:
+        queue.ended.set()
+        while any(thread.is_alive() for thread in threads):
+            stop()
+            for thread in threads:
+                thread.join(0.2)
+    if failures:
+        raise _worst(failures)
+
+
+def _worst(failures: list[BaseException]) -> BaseException:
+    """A bug before what the user is told, and of these the first."""
+    bugs = [error for error in failures if not isinstance(error, ImagekitError)]
+    return (bugs or failures)[0]
