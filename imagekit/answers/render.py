@@ -40,20 +40,12 @@ def render(kind: Kind, context: Context, template: Path | None = None) -> str:
     Raises SpecError with file and line of the template: for an undefined variable, for a syntax
     error, and for a value that the format cannot hold.
     """
-    path = template or shipped_template(kind)
+    path, source = read_template(kind, template)
+    env = environment()
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_TEMPLATE + 1)
-        source = data.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"the template cannot be read: {error}", where=str(path)) from None
-    if len(data) > MAX_TEMPLATE:
-        raise SpecError("the template is larger than 1 MiB", where=str(path))
-    environment = _environment()
-    try:
-        compiled = environment.compile(source, name=path.name, filename=str(path))
-        rendered = jinja2.Template.from_code(environment, compiled, environment.globals)
-        text = _bounded(rendered, context.variables(), path)
+        compiled = env.compile(source, name=path.name, filename=str(path))
+        rendered = jinja2.Template.from_code(env, compiled, env.globals)
+        text = bounded(rendered, context.variables(), path)
     except jinja2.TemplateSyntaxError as error:
         raise SpecError(f"{error.message}", where=f"{path}:{error.lineno}") from None
     except SpecError as error:
@@ -71,25 +63,43 @@ def render(kind: Kind, context: Context, template: Path | None = None) -> str:
     return text if text.endswith("\n") else text + "\n"
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+def read_template(kind: Kind, template: Path | None) -> tuple[Path, str]:
+    """Path and text of ``template``, or of ours; raises SpecError."""
+    path = template or shipped_template(kind)
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_TEMPLATE + 1)
+        source = data.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"the template cannot be read: {error}", where=str(path)) from None
+    if len(data) > MAX_TEMPLATE:
+        raise SpecError("the template is larger than 1 MiB", where=str(path))
+    return path, source
+
+
+def environment() -> ImmutableSandboxedEnvironment:
+    """jinja2 as templates of answers get it: sandboxed, with the quoting filters."""
+    made = ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.filters |= FILTERS
-    return environment
+    made.filters |= FILTERS
+    return made
 
 
-def _bounded(template: jinja2.Template, variables: dict[str, Any], path: Path) -> str:
+def bounded(
+    template: jinja2.Template, variables: dict[str, Any], path: Path, factor: int = 1
+) -> str:
+    """What ``template`` makes, at most ``factor`` MiB; raises SpecError."""
     pieces, size = [], 0
     for piece in template.generate(variables):
         pieces.append(piece)
         size += len(piece)
-        if size > MAX_RENDERED:
-            raise SpecError("the template makes more than 1 MiB", where=str(path))
+        if size > MAX_RENDERED * factor:
+            raise SpecError(f"the template makes more than {factor} MiB", where=str(path))
     return "".join(pieces)
 
 

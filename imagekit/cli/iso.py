@@ -110,4 +110,14 @@ def _own(path: Path, kind: str | None, release: str | None) -> tuple[Kind, str, 
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"the answers cannot be read: {error}", where=str(path)) from None
     target = target_of(chosen, release, "", "")
-    return chosen, text, validate(chosen, text, target=target, where=str(path))
+    return (
+        chosen,
+        text,
+        validate(
+            chosen,
+            text,
+            target=target,
+            where=str(path),
+            lines=lambda: range(1, text.count("\n") + 2),
+        ),
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.answers.context import Context, mirror_of, target_of
+from imagekit.answers.origin import template_lines
 from imagekit.answers.render import Kind, render, shipped_template
 from imagekit.answers.validate import validate
 from imagekit.errors import SpecError
@@ -40,7 +41,11 @@ def render_answers(file: SpecFile, install: Iso | Netboot) -> tuple[str, list[st
     )
     text = render(kind, context, template)
     where = str(template or shipped_template(kind))
-    return text, validate(kind, text, target=target, where=where)
+
+    def lines() -> list[int]:
+        return template_lines(kind, context, template, text)
+
+    return text, validate(kind, text, target=target, where=where, lines=lines)
 
 
 def template_digests(file: SpecFile, install: Iso | Netboot) -> dict[str, str]:
