@@ -102,6 +102,8 @@ class Context:
             "console": "hvc0",
             "modules": self.modules,
             "cmdline": spec.boot.cmdline,
+            # The installer tells the boot server that it is done (imagekit.done=URL of its kernel).
+            "flip": spec.install.method == "netboot",
             "firmware": getattr(spec.install, "firmware", "bios"),
         }
 

@@ -14,7 +14,7 @@ from imagekit.disk.extents import copy_sparse, sha256_sparse
 from imagekit.errors import SpecError
 from imagekit.host.apt_sources import os_release
 from imagekit.host.versions import tool_versions
-from imagekit.installs import debootstrap, diskimage_builder, iso
+from imagekit.installs import debootstrap, diskimage_builder, iso, netboot
 from imagekit.installs.locking import Lock
 from imagekit.pipeline.deliver import BuildDirectory, deliver, plan_digest, rewrite_manifest
 from imagekit.pipeline.events import Events
@@ -26,8 +26,11 @@ from imagekit.spec.load import SpecFile
 METHODS: dict[str, Callable[[SpecFile, Path, Lock | None], Plan]] = {
     "debootstrap": debootstrap.plan,
     "iso": iso.plan,
+    "netboot": netboot.plan,
     "diskimage-builder": diskimage_builder.plan,
 }
+DESCRIBED = (("kernel", "kernel-report"), ("facts", "facts"), ("packages", "package-list"))
+"""What a manifest says of the image, if one is made here, and the role of its artefact."""
 RECORDED_TOOLS = ["mmdebstrap", "mke2fs", "sfdisk", "grub-mkimage", "qemu-img", "tar"]
 
 
@@ -155,6 +158,7 @@ def _manifest(file: SpecFile, plan: Plan, results: Mapping[str, StageResult]) ->
             }
         )
     host = os_release()
+    made = {target.role: target.artefact for target in plan.targets}
     return {
         "manifest_version": 1,
         "name": file.spec.name,
@@ -163,9 +167,7 @@ def _manifest(file: SpecFile, plan: Plan, results: Mapping[str, StageResult]) ->
         "install_method": file.spec.install.method,
         "os": {"distribution": file.spec.os.distribution, "suite": file.spec.os.suite},
         "proof": file.spec.proof.model_dump(mode="json"),
-        "kernel": artefact("kernel.json"),
-        "facts": artefact("facts.json"),
-        "packages": artefact(next(t.artefact for t in plan.targets if t.role == "package-list")),
+        **{key: artefact(made[role]) for key, role in DESCRIBED if role in made},
         "stages": stages,
         "tools": {"host": host.get("PRETTY_NAME", "unknown"), **tool_versions(RECORDED_TOOLS)},
     }

@@ -36,13 +36,22 @@ RECENT_LINES = 200
 
 
 @dataclass(frozen=True)
+class Network:
+    """What the PXE ROM of the first card boots: ``program``, a file name below ``tftp``."""
+
+    tftp: Path
+    program: str
+
+
+@dataclass(frozen=True)
 class Hardware:
     """The machine: memory in MiB, ``firmware`` bios or uefi, ``bus`` of the disk virtio or ide.
 
-    ``static`` makes QEMU's network the one that the guest's fixed address is in.
+    ``media`` is what it boots before the disk: the CD, or the network. ``static`` makes QEMU's
+    network the one that the guest's fixed address is in.
     """
 
-    iso: Path
+    media: Path | Network
     disk: Path
     memory: int
     kvm: bool
@@ -57,15 +66,20 @@ class Hardware:
         argv += ["-cpu", "host" if self.kvm else "max", "-smp", "1", "-m", str(self.memory)]
         argv += ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
         argv += ["-sandbox", SANDBOX, "-device", "VGA", "-device", "virtio-rng-pci"]
-        argv += ["-drive", f"file={_value(self.iso)},format=raw,if=none,id=cd,readonly=on"]
-        argv += ["-device", "ide-cd,drive=cd,bus=ide.1,bootindex=1"]
+        boot, card_options = "", ",romfile="
+        if isinstance(self.media, Network):
+            boot = f",tftp={_value(self.media.tftp)},bootfile={self.media.program}"
+            card_options = ",bootindex=1"
+        else:
+            argv += ["-drive", f"file={_value(self.media)},format=raw,if=none,id=cd,readonly=on"]
+            argv += ["-device", "ide-cd,drive=cd,bus=ide.1,bootindex=1"]
         disk = f"file={_value(self.disk)},format=raw,if=none,id=disk,cache=unsafe"
         argv += ["-drive", f"{disk},discard=unmap,detect-zeroes=unmap,werror=stop,rerror=stop"]
         device = "virtio-blk-pci" if self.bus == "virtio" else "ide-hd,bus=ide.0"
         argv += ["-device", f"{device},drive=disk,bootindex=2"]
-        argv += ["-netdev", f"user,id=net{_network(self.static)}"]
+        argv += ["-netdev", f"user,id=net{_network(self.static)}{boot}"]
         card = "virtio-net-pci" if self.bus == "virtio" else "e1000"
-        argv += ["-device", f"{card},netdev=net,mac={self.mac}"]
+        argv += ["-device", f"{card},netdev=net,mac={self.mac}{card_options}"]
         if self.firmware == "uefi":
             code = f"if=pflash,format=raw,readonly=on,file={_value(OVMF_CODE)}"
             argv += ["-drive", code]

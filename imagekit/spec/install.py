@@ -77,20 +77,27 @@ class Netboot(_Method):
     """An installer booted by PXE: published, run, harvested; or emitted for a Xen host."""
 
     method: Literal["netboot"]
-    kernel: HostPath | Url | None = None
-    initrd: HostPath | Url | None = None
+    kernel: HostPath | Url | None = Field(None, description="The installer's kernel.")
+    initrd: HostPath | Url | None = Field(None, description="With a kernel: its initrd.")
+    kernel_sha256: Sha256 | None = Field(None, description="A kernel from a URL needs it.")
+    initrd_sha256: Sha256 | None = None
     package: PackageName | None = Field(
         None, description="Debian package that holds the installer's kernel and initrd."
     )
+    mirror: Url | None = Field(
+        None, description="Debian mirror with the installer's images, verified by its signature."
+    )
+    keyring: HostPath | None = Field(None, description="With a mirror: whose signature. Debian's.")
+    args: Text = Field("", description="More kernel arguments for the installer.")
     answers: Answers = "preseed"
-    template: HostPath | None = None
-    release: Word | None = None
+    template: HostPath | None = Field(None, description="Your own answers template.")
+    release: Word | None = Field(None, description="Version of the answers, e.g. RHEL9.")
     packages: list[PackageName] = Field(default_factory=list)
-    on_host: bool = False
-    golden: bool = True
-    memory: int = Field(2048, ge=128, le=1 << 20)
-    timeout: int = Field(7200, ge=60, le=172800)
-    idle: int = Field(900, ge=30, le=86400)
+    on_host: bool = Field(False, description="Emit the install for a Xen host; do not run it.")
+    golden: bool = Field(True, description="Remove machine identity from the harvested image.")
+    memory: int = Field(2048, ge=128, le=1 << 20, description="MiB while installing.")
+    timeout: int = Field(7200, ge=60, le=172800, description="Seconds for the installation.")
+    idle: int = Field(900, ge=30, le=86400, description="Seconds without console or disk activity.")
 
 
 class DiskimageBuilder(_Method):

@@ -13,6 +13,19 @@ log() { echo "tiny-installer: $1"; echo "tiny-installer: $1" >>/var/log/syslog; 
 fail() { log "$1"; echo "imagekit: installation failed: $1"; sleep 600; poweroff -f; }
 answer() { sed -n "s|^[^ ]* $1 [a-z]* *||p" /tmp/answers | tail -n1; }
 
+word() { tr ' ' '\n' </proc/cmdline | sed -n "s|^$1=||p"; }
+
+url=$(word url)
+if [ -n "$url" ]; then
+	modprobe virtio_pci
+	modprobe virtio_net || insmod /extra/virtio_net.ko
+	modprobe af_packet 2>/dev/null
+	ip link set eth0 up
+	printf '#!/usr/bin/busybox sh\n[ -z "$ip" ] || { ip addr add "$ip/$mask" dev eth0; ip route add default via "$router"; }\n' >/dhcp
+	chmod 755 /dhcp
+	udhcpc -q -n -i eth0 -s /dhcp || fail "no address by DHCP"
+	wget -q -O /preseed.cfg "$url" || fail "Failed to retrieve the preconfiguration file"
+fi
 sed -e ':a' -e '/\\$/N; s/ *\\\n/ /; ta' /preseed.cfg >/tmp/answers 2>/dev/null || fail "no answers"
 log "answers read"
 sh -c "$(answer preseed/early_command)"
@@ -32,7 +45,7 @@ if want full; then
 	sleep 5
 	fail "No space left on device"
 fi
-mount -t iso9660 -o ro /dev/sr0 /cdrom || fail "no CD"
+[ -n "$url" ] || mount -t iso9660 -o ro /dev/sr0 /cdrom || fail "no CD"
 
 swap=$(answer partman-auto/expert_recipe | sed -n 's/.* \([0-9][0-9]*\) [0-9]* [0-9]* linux-swap .*/\1/p')
 log "partitioning"
@@ -51,7 +64,12 @@ fi
 /usr/sbin/mke2fs -q -t ext4 $root || fail "no file system"
 mount -t ext4 $root /target || fail "no mount"
 log "unpacking"
-tar -x -f /cdrom/rootfs.tar -C /target || fail "Failed to install the base system"
+if [ -n "$url" ]; then
+	mirror=http://$(answer mirror/http/hostname)$(answer mirror/http/directory)
+	wget -q -O - "$mirror/rootfs.tar" | tar -x -C /target
+else
+	tar -x -f /cdrom/rootfs.tar -C /target
+fi || fail "Failed to install the base system"
 uuid=$(blkid $root | sed -n 's/.* UUID="\([^"]*\)".*/\1/p')
 echo "UUID=$uuid / ext4 errors=remount-ro 0 1" >/target/etc/fstab
 if [ -n "$swap" ]; then
@@ -66,6 +84,8 @@ for d in dev proc sys; do mount -o bind /$d /target/$d; done
 cat >/usr/bin/in-target <<'EOT'
 #!/usr/bin/busybox sh
 [ "$1" = update-grub ] && exec /usr/bin/update-grub
+# The tree's initrd has what Xen needs already, and making it takes most of the time.
+[ "$1" = update-initramfs ] && grep -q tiny=quick /proc/cmdline && exit 0
 PATH=/usr/sbin:/usr/bin:/sbin:/bin exec chroot /target "$@"
 EOT
 cat >/usr/bin/update-grub <<EOT

@@ -51,7 +51,6 @@ def test_the_stages_come_in_order_and_deliver_every_artefact(tmp_path: Path) -> 
         ({"signature": "x.sig"}, {}, "keyring"),
         ({"keyring": "no.gpg"}, {}, "there is no keyring"),
         ({"template": "no.j2"}, {}, "there is no template"),
-        ({"on_host": True}, {}, "on_host"),
         ({"answers": "kickstart", "release": "slackware"}, {}, "kickstart release"),
         ({}, {"files": [{"target": "/etc/motd", "content": "x"}]}, "imagekit inject"),
         ({}, {"disk": {"size": "8GiB", "filesystem": "btrfs"}}, "btrfs"),
@@ -97,3 +96,21 @@ def test_only_installed_packages_of_a_dpkg_status_file_are_listed() -> None:
     assert list(read_dpkg_status(text)) == [
         {"name": "a", "version": "1:2-3", "architecture": "all"}
     ]
+
+
+def test_an_installation_for_a_xen_host_ends_with_its_configs_and_script(tmp_path: Path) -> None:
+    made = plan(tmp_path, {"on_host": True}, boot={"modes": ["pv", "hvm"]})
+    assert [p.stage.name for p in made.stages] == ["iso", "answers", "remaster", "on-host"]
+    paths = {t.path: t for t in made.targets}
+    assert {"web01.pv.install.xl.cfg", "web01.hvm.xl.cfg", "web01.on-host.sh"} <= set(paths)
+    for name in ("web01.iso", "web01.answers", "web01-installer-initrd.img"):
+        assert paths[name].mode == 0o600, "it holds password hashes"
+    texts = made.stages[-1].stage.key()["texts"]
+    assert "devtype=cdrom" in texts["web01.pv.install.xl.cfg"]
+    assert "devtype=cdrom" not in texts["web01.pv.xl.cfg"]
+
+
+def test_a_build_directory_that_configs_cannot_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a,b").mkdir()
+    with pytest.raises(SpecError, match="cannot name"):
+        plan(tmp_path / "a,b", {"on_host": True})

@@ -19,7 +19,7 @@ FDS = {"console": 3, "syslog": 4, "monitor": 5}
 
 
 def argv(**changes: object) -> str:
-    base = {"iso": Path("/a,b.iso"), "disk": Path("/d"), "memory": 512, "kvm": False, **changes}
+    base = {"media": Path("/a,b.iso"), "disk": Path("/d"), "memory": 512, "kvm": False, **changes}
     return " ".join(Hardware(**base).argv(FDS, Path("/state")))  # type: ignore[arg-type]
 
 

@@ -43,6 +43,19 @@ def config_path(spec: Spec, toolstack: str, mode: str) -> str:
     return f"{spec.name}.{mode}.{NAMES[toolstack]}"
 
 
+def checked_directory(out: Path) -> Path:
+    """The build directory as an absolute path that configs can name; SpecError if they cannot."""
+    path = out.absolute()
+    bad = [c for c in str(path) if c in ",\"'\\" or not c.isprintable()]
+    if bad:
+        raise SpecError(
+            f"the build directory's path has {bad[0]!r}, which domain configs cannot name",
+            where=str(path),
+            hint="choose another directory with -o",
+        )
+    return path
+
+
 class Configs(Stage):
     """Domain configs for every mode and toolstack of the spec, with the final absolute paths."""
 
@@ -53,14 +66,7 @@ class Configs(Stage):
     def __init__(self, file: SpecFile, out: Path) -> None:
         self._file = file
         self._spec = file.spec
-        self._out = out.absolute()
-        bad = [c for c in str(self._out) if c in ",\"'\\" or not c.isprintable()]
-        if bad:
-            raise SpecError(
-                f"the build directory's path has {bad[0]!r}, which domain configs cannot name",
-                where=str(self._out),
-                hint="choose another directory with -o",
-            )
+        self._out = checked_directory(out)
         self._wording = self._find_wording()
         self.makes = ("facts.json", *(name for name, _t, _m in self._texts()))
 

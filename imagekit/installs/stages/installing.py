@@ -14,8 +14,9 @@ from imagekit.installs.stages.image import effective_disk
 from imagekit.installs.stages.overlay import mac_of, secrets_of
 from imagekit.installs.unattended import Limits, run_installer
 from imagekit.pipeline.stage import Stage, StageRun
-from imagekit.spec.install import Iso
+from imagekit.spec.install import Iso, Netboot
 from imagekit.spec.load import SpecFile
+from imagekit.spec.model import Spec
 
 
 class InstallFromIso(Stage):
@@ -52,13 +53,13 @@ class InstallFromIso(Stage):
         if not verdict.works:
             run.note(f"the installer runs without KVM, which takes long: {verdict.reason}")
         hardware = Hardware(
-            iso=run.inputs["install.iso"],
+            media=run.inputs["install.iso"],
             disk=disk,
             memory=install.memory,
             kvm=verdict.works,
             firmware=install.firmware,
             mac=mac_of(spec, 0) if spec.nics else "52:54:00:12:34:56",
-            bus=self._bus(),
+            bus=disk_bus(spec, install),
             static=static_network(spec),
         )
         run_installer(
@@ -70,9 +71,9 @@ class InstallFromIso(Stage):
             mask=run.workspace.events.mask,
         )
 
-    def _bus(self) -> str:
-        """RHEL 5's installer has no driver for a virtio disk in its first releases."""
-        os_ = self._spec.os
-        answers = self._install.answers
-        name = target_of(answers, self._install.release, os_.suite, os_.distribution).name
-        return "ide" if name == "RHEL5" else "virtio"
+
+def disk_bus(spec: Spec, install: Iso | Netboot) -> str:
+    """RHEL 5's installer has no driver for a virtio disk in its first releases."""
+    os_ = spec.os
+    name = target_of(install.answers, install.release, os_.suite, os_.distribution).name
+    return "ide" if name == "RHEL5" else "virtio"
