@@ -38,11 +38,17 @@ def provision(
     device: Annotated[
         Path | None, typer.Option(metavar="DEV", help="Write the disk to this block device.")
     ] = None,
+    vg: Annotated[
+        str | None, typer.Option(metavar="VG", help="A new logical volume VG/NAME-disk.")
+    ] = None,
     force: Annotated[
         str | None, typer.Option(metavar="DEV", help="Overwrite what this device holds.")
     ] = None,
     copy: Annotated[
         bool, typer.Option("--copy", help="A raw disk of its own, not an overlay.")
+    ] = False,
+    chain: Annotated[
+        bool, typer.Option("--chain", help="A differencing VHD on the golden one (xm, blktap2).")
     ] = False,
     memory: Annotated[int | None, typer.Option(metavar="MIB")] = None,
     vcpus: Annotated[int | None, typer.Option()] = None,
@@ -71,7 +77,7 @@ def provision(
     given: dict[str, object] = {
         **{"name": name, "memory": memory, "vcpus": vcpus, "size": size, "hostname": hostname},
         **{"bridge": bridge, "mac": mac, "ip": ip, "gateway": gateway, "dns": dns},
-        **{"ssh_keys": ssh_key, "device": device},
+        **{"ssh_keys": ssh_key, "device": device, "vg": vg},
     }
     requests = _requests(guests, {k: v for k, v in given.items() if v})
     if toolstack not in TOOLSTACKS:
@@ -82,7 +88,9 @@ def provision(
         )
     if autostart and not XENDOMAINS.is_dir():
         raise SpecError(f"{XENDOMAINS} is not there", where="--autostart")
-    clone: Clone = "copy" if copy else "overlay"
+    if copy and chain:
+        raise SpecError("--copy and --chain are two kinds of clones", where="--chain")
+    clone: Clone = "copy" if copy else "chain" if chain else "overlay"
     options = Options(
         directory or state_root() / "instances",
         clone,
@@ -93,7 +101,7 @@ def provision(
         XENDOMAINS if autostart else None,
         force,
     )
-    golden = open_golden(build)
+    golden = open_golden(build, ("vhd",)) if chain else open_golden(build)
     with console.events_for(False) as events, workspace(events) as space:
         outcomes = make_guests(requests, golden, options, workspace=space)
     _report(outcomes, json_output)

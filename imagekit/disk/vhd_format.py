@@ -43,6 +43,7 @@ _FOOTER = struct.Struct(">8sIIQI4sIIQQHBBII16sBB426x")
 _FOOTER_SUM = 64
 _HEADER = struct.Struct(">8sQQIIII16sI4x512s192s256x")
 _HEADER_SUM = 36
+_LOCATOR = struct.Struct(">4sII4xQ")
 _BATMAP = struct.Struct(">8sQIIIB483x")
 
 
@@ -83,12 +84,51 @@ class Footer:
 
 
 @dataclass(frozen=True)
+class Locator:
+    """Where a parent is, in one platform's words: ``data`` lies at byte ``offset`` of the file."""
+
+    code: bytes
+    data: bytes
+    offset: int
+
+    def pack(self) -> bytes:
+        """The 24 bytes of the entry. The space is in bytes, as Virtual PC and blktap have it."""
+        space = round_up(len(self.data), SECTOR)
+        return _LOCATOR.pack(self.code, space, len(self.data), self.offset)
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The parent of a differencing disk: its footer's identity, its file's modification time in
+    seconds since 2000, its name, and at most eight locators."""
+
+    unique_id: UUID
+    timestamp: int
+    name: str
+    locators: tuple[Locator, ...] = ()
+
+    def pack(self) -> tuple[bytes, int, bytes, bytes]:
+        """The four fields of the header; the name is cut at 255 UTF-16 units."""
+        name = self.name.encode("utf-16-be")[:510]
+        return (
+            self.unique_id.bytes,
+            self.timestamp,
+            name,
+            b"".join(locator.pack() for locator in self.locators[:8]),
+        )
+
+
+@dataclass(frozen=True)
 class Header:
-    """A dynamic disk header; offsets and sizes in bytes, ``entries`` of the block table."""
+    """A dynamic disk header; offsets and sizes in bytes, ``entries`` of the block table.
+
+    ``parent`` is what a differencing disk says of the file it stands on.
+    """
 
     table_offset: int
     entries: int
     block_size: int = BLOCK_SIZE
+    parent: Parent | None = None
 
     @property
     def bitmap_size(self) -> int:
@@ -106,10 +146,7 @@ class Header:
                 self.entries,
                 self.block_size,
                 0,
-                bytes(16),
-                0,
-                b"",
-                b"",
+                *(self.parent.pack() if self.parent else (bytes(16), 0, b"", b"")),
             )
         )
         return _with_checksum(raw, _HEADER_SUM)
@@ -122,10 +159,11 @@ def pack_batmap_header(offset: int, batmap: bytes) -> bytes:
     )
 
 
-def parse_footer(raw: bytes, where: str) -> tuple[Footer, int]:
+def parse_footer(raw: bytes, where: str, *, link: bool = False) -> tuple[Footer, int]:
     """Read a footer; also returns the offset of the dynamic header in bytes.
 
-    Raises ImageError when it is damaged, of an unknown version, differencing, or impossible.
+    Raises ImageError when it is damaged, of an unknown version, impossible, or differencing unless
+    it is known to be a ``link`` of a chain.
     """
     if len(raw) != FOOTER_SIZE or not raw.startswith(COOKIE):
         raise ImageError("has no VHD footer in its last 512 bytes", where=where, hint=_WHOLE)
@@ -136,13 +174,13 @@ def parse_footer(raw: bytes, where: str) -> tuple[Footer, int]:
     disk_type, _, identity = _FOOTER.unpack(raw)[13:16]
     if version >> 16 != 1:
         raise ImageError(f"is a VHD of the unknown version {version:#x}", where=where)
-    if disk_type == DIFFERENCING:
+    if disk_type == DIFFERENCING and not link:
         raise ImageError(
             "is a differencing VHD: most of its content is in another file, its parent",
             where=where,
             hint="coalesce the chain first, and give the result",
         )
-    if disk_type not in (FIXED, DYNAMIC):
+    if disk_type not in (FIXED, DYNAMIC, DIFFERENCING):
         raise ImageError(f"is a VHD of the unknown type {disk_type}", where=where)
     if size == 0 or size % SECTOR or size > MAX_SIZE:
         raise ImageError(f"claims an impossible disk size of {size} bytes", where=where)
@@ -155,12 +193,18 @@ def parse_header(raw: bytes, where: str) -> Header:
     if len(raw) != HEADER_SIZE or not raw.startswith(_HEADER_COOKIE):
         raise ImageError("has no VHD dynamic disk header", where=where, hint=_WHOLE)
     _verify_checksum(raw, _HEADER_SUM, "dynamic disk header", where)
-    _, _, table_offset, version, entries, block_size = _HEADER.unpack(raw)[:6]
+    _, _, table_offset, version, entries, block_size, _, identity, timestamp, name, _ = (
+        _HEADER.unpack(raw)
+    )
     if version >> 16 != 1:
         raise ImageError(f"has a dynamic header of the unknown version {version:#x}", where=where)
     if block_size not in _BLOCK_SIZES:
         raise ImageError(f"claims an impossible block size of {block_size} bytes", where=where)
-    return Header(table_offset, entries, block_size)
+    parent = None
+    if any(identity):
+        text = name.decode("utf-16-be", "replace").partition("\0")[0]
+        parent = Parent(UUID(bytes=identity), timestamp, text)
+    return Header(table_offset, entries, block_size, parent)
 
 
 def geometry(size: int) -> tuple[int, int, int]:

@@ -24,17 +24,18 @@ _SECTOR_ZEROS = bytes(form.SECTOR)
 class VhdReader:
     """An open VHD whose structure holds together; ``footer.current_size`` is the disk in bytes.
 
-    Making one raises ImageError for anything that does not. Memory stays below about 40 MiB.
+    Making one raises ImageError for anything that does not, and for a differencing one unless it is
+    known to be a ``link`` of a chain. Memory stays below about 40 MiB.
     """
 
-    def __init__(self, fd: int, where: str) -> None:
+    def __init__(self, fd: int, where: str, *, link: bool = False) -> None:
         self._fd = fd
         self._where = where
         self._file_size = size_of(fd)
         if self._file_size < 2 * form.FOOTER_SIZE:
             raise ImageError("is too short for a VHD", where=where)
         raw = self._read(self._file_size - form.FOOTER_SIZE, form.FOOTER_SIZE)
-        self.footer, data_offset = form.parse_footer(raw, where)
+        self.footer, data_offset = form.parse_footer(raw, where, link=link)
         self.header: form.Header | None = None
         self._table = array("I")
         if self.footer.disk_type == form.FIXED:
@@ -62,6 +63,24 @@ class VhdReader:
         )
         for offset, content in blocks:
             write_sparse(fd, content, offset, size - offset)
+
+    def written(self) -> Iterator[tuple[int, int, int]]:
+        """(disk offset, length, file offset) in bytes of every run of sectors that a dynamic or
+        differencing disk holds itself, zeros too."""
+        if self.header is None:
+            return
+        width, size = self.header.block_size, self.footer.current_size
+        for index, sector in enumerate(self._table):
+            if sector == form.UNALLOCATED:
+                continue
+            at = sector * form.SECTOR
+            bitmap = self._read(at, self.header.bitmap_size)
+            for first, last in _runs(bitmap, width // form.SECTOR):
+                start = index * width + first * form.SECTOR
+                stop = min(index * width + last * form.SECTOR, size)
+                if start < stop:
+                    data = at + self.header.bitmap_size + first * form.SECTOR
+                    yield start, stop - start, data
 
     def _check_fixed(self) -> None:
         expected = self.footer.current_size + form.FOOTER_SIZE
@@ -165,3 +184,19 @@ def _clear_unwritten(view: memoryview, bitmap: bytes, first: int) -> None:
     for sector in range(count):
         if not mine[sector >> 3] & (0x80 >> (sector & 7)):
             view[sector * form.SECTOR : (sector + 1) * form.SECTOR] = _SECTOR_ZEROS
+
+
+def _runs(bitmap: bytes, sectors: int) -> Iterator[tuple[int, int]]:
+    """(first, one past the last) of the runs of set bits, the highest bit of a byte first."""
+    if bitmap.count(0xFF) * 8 >= sectors:
+        yield 0, sectors
+        return
+    first = -1
+    for sector in range(sectors):
+        if bitmap[sector >> 3] & (0x80 >> (sector & 7)):
+            first = sector if first < 0 else first
+        elif first >= 0:
+            yield first, sector
+            first = -1
+    if first >= 0:
+        yield first, sectors

@@ -22,7 +22,7 @@ from imagekit.disk.extents import copy_sparse, sha256_sparse
 from imagekit.disk.image_info import probe
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import DiskFormat
-from imagekit.errors import BusyError, SpecError
+from imagekit.errors import ImagekitError, SpecError
 from imagekit.pipeline.deliver import STATE
 from imagekit.pipeline.store import fingerprint
 from imagekit.recovery.journal import Journal, guests_directory, journal, state_root
@@ -45,8 +45,9 @@ class Golden:
     initrd: Path | None
 
 
-def open_golden(build: Path) -> Golden:
-    """The golden image in the build directory ``build``; raises SpecError, ImageError."""
+def open_golden(build: Path, formats: tuple[DiskFormat, ...] = PREFERRED) -> Golden:
+    """The golden image in the build directory ``build``, its disk in the first of ``formats`` that
+    it has; raises SpecError, ImageError."""
     path = build / "manifest.json"
     try:
         with path.open("rb") as stream:
@@ -64,9 +65,13 @@ def open_golden(build: Path) -> Golden:
     facts = BuildFacts.from_json(facts_json, f"{path}: facts").located(str(root))
     if len(facts.disks) != 1:
         raise SpecError(f"the build has {len(facts.disks)} disks, not one", where=str(build))
-    chosen = next((f for f in PREFERRED if f in facts.disks[0].paths and f in disks), None)
+    chosen = next((f for f in formats if f in facts.disks[0].paths and f in disks), None)
     if chosen is None:
-        raise SpecError("the build holds no disk", where=str(build))
+        raise SpecError(
+            f"the build holds no disk as {' or '.join(formats)}",
+            where=str(build),
+            hint="add the format to disk.formats of the spec, or build again",
+        )
     disk = Path(facts.disks[0].paths[chosen])
     size = probe(disk, chosen).virtual_size
     known = _fingerprints(root).get(str(disk.relative_to(root)))
@@ -87,11 +92,11 @@ def _fingerprints(build: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Base:
-    """A shared copy of a golden image: ``disk`` is raw or qcow2."""
+    """A shared copy of a golden image: ``disk`` is raw or qcow2, a VHD for chains."""
 
     directory: Path
     disk: Path
-    format: str
+    format: DiskFormat
     kernel: Path | None
     initrd: Path | None
 
@@ -109,22 +114,25 @@ def bases_locked() -> Iterator[None]:
         os.close(fd)
 
 
-def base_directory(golden: Golden, directory: Path) -> Path:
-    """Where the shared copy of ``golden`` lies, for guests in ``directory``."""
-    return directory.absolute() / ".golden" / golden.sha256[:32]
+def base_directory(golden: Golden, directory: Path, *, chain: bool = False) -> Path:
+    """Where the shared copy of ``golden`` lies, for guests in ``directory``; ``chain`` for those
+    that are links of a VHD chain."""
+    name = golden.sha256[:32] + ("-vhd" if chain else "")
+    return directory.absolute() / ".golden" / name
 
 
-def make_base(golden: Golden, final: Path) -> Base:
+def make_base(golden: Golden, final: Path, *, chain: bool = False) -> Base:
     """The shared copy of ``golden`` in ``final``, made if it is not there yet.
 
-    Call it with :func:`bases_locked`, with the base written into a journal before.
+    A VHD stays one for a ``chain`` only. Call it with :func:`bases_locked`, with the base written
+    into a journal before.
     """
     if not final.is_dir():
         final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = _part(final)
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(mode=0o700)
-        if golden.format == "vhd":
+        if golden.format == "vhd" and not chain:
             vhd.read_vhd(golden.disk, part / "disk.raw")
         else:
             copy_sparse(golden.disk, part / f"disk.{golden.format}")
@@ -132,7 +140,7 @@ def make_base(golden: Golden, final: Path) -> Base:
             if source is not None:
                 shutil.copyfile(source, part / name)
         part.rename(final)
-    image_format = "qcow2" if (final / "disk.qcow2").exists() else "raw"
+    image_format = next((f for f in PREFERRED if (final / f"disk.{f}").exists()), golden.format)
     return Base(
         final,
         final / f"disk.{image_format}",
@@ -178,7 +186,8 @@ def sweep() -> list[str]:
     """Undo what killed provisions left; returns the guests' names. Busy ones are left alone."""
     swept = []
     for path in sorted(guests_directory().glob("*.journal")):
-        with contextlib.suppress(BusyError, SpecError), journal(path.stem) as found:
+        # What cannot be undone now (a volume that is in use) is tried again the next time.
+        with contextlib.suppress(ImagekitError), journal(path.stem) as found:
             if found.path.exists() and found.record() is None:
                 undo(found)
                 swept.append(path.stem)

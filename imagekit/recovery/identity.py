@@ -1,7 +1,8 @@
-"""Growing a clone's partition and file system and giving it its identity, many in one appliance.
+"""Growing a clone's file system and giving it its identity, many in one appliance.
 
-Calls: guestfs(3). The last usable sector of a GPT leaves room for the backup header and entries
-(UEFI specification 2.10, 5.3.1: 33 sectors); like our layouts, a whole MiB is left.
+Calls: guestfs(3). Whatever starts a process in the appliance costs tenths of a second where KVM is
+missing, so that partitions are grown before (``table``), file systems while they are mounted, and
+what is the same in all clones is looked at once.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ from pathlib import Path
 
 from imagekit.errors import GuestError, SpecError
 from imagekit.guest.accounts import find_account
-from imagekit.guest.appliance import Appliance, Drive, appliance
+from imagekit.guest.appliance import Appliance, CallFailed, Drive, appliance
 from imagekit.guest.apply import apply
 from imagekit.guest.changes import SshKey
-from imagekit.guest.files import GuestFiles
+from imagekit.guest.files import MAX_TEXT, GuestFiles, Status
 from imagekit.guest.golden import IDENTITIES, remove_identity
 from imagekit.guest.hostname import set_hostname
 from imagekit.guest.mounts import GuestRoot
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.request import GuestRequest
 
-SECTOR = 512
+PIECE = 2 << 20
+"""Bytes that one pread of libguestfs returns at most, safely below its message limit of 4 MiB."""
 BATCH = 24
 """Disks of one appliance: its memory and start-up time hardly grow with them."""
 _NETWORKD = "/etc/systemd/network"
@@ -30,20 +32,86 @@ _NETWORKD = "/etc/systemd/network"
 
 @dataclass(frozen=True)
 class Target:
-    """A clone to settle: its disk, raw or qcow2, and what the golden image knows of itself."""
+    """A clone to settle: its disk, raw or qcow2, and what the golden image knows of itself.
+
+    ``grown`` is the number of the partition that was made larger with the disk, 0 for a disk
+    without a table, None where nothing grew.
+    """
 
     request: GuestRequest
     disk: Path
     format: str
-    golden_bytes: int
-    size: int
+    grown: int | None
     root_uuid: str | None
     nics: int
     keys: tuple[SshKey, ...] = ()
 
 
+@dataclass(frozen=True)
+class Root:
+    """Where the root file system of all clones of one image is: ``partition`` is its number as
+    text, empty for a disk without a table; ``volume`` the logical volume, if it lies in one."""
+
+    partition: str
+    volume: str | None
+    filesystem: str
+
+
 class ApplianceDied(GuestError):
     """The appliance ended in the middle: nothing it wrote can be relied on."""
+
+
+class CloneFiles(GuestFiles):
+    """Files of a clone, with few calls: hundreds of names are looked at, most of them often."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        super().__init__(appliance)
+        self._known: dict[str, Status | None] = {}
+
+    def lstat(self, path: str) -> Status | None:
+        """See :class:`GuestFiles`; remembered until something is written."""
+        if path not in self._known:
+            self._known[path] = super().lstat(path)
+        return self._known[path]
+
+    def read(self, path: str, limit: int = MAX_TEXT) -> bytes | None:
+        """See :class:`GuestFiles`; pread(2) costs no process in the appliance, read_file does."""
+        status = self.stat(path)
+        if status is None or not status.is_file or status.size > PIECE:
+            return super().read(path, limit)
+        return self.head(path, PIECE)
+
+    def write(
+        self,
+        path: str,
+        content: bytes | Path,
+        *,
+        mode: int | None = None,
+        owner: tuple[int, int] | None = None,
+    ) -> str:
+        """See :class:`GuestFiles`."""
+        self._known.clear()
+        try:
+            return super().write(path, content, mode=mode, owner=owner)
+        finally:
+            self._known.clear()
+
+    def make_directory(self, path: str) -> str:
+        """See :class:`GuestFiles`."""
+        made = super().make_directory(path)
+        self._known.clear()
+        return made
+
+    def link(self, path: str, target: str) -> None:
+        """See :class:`GuestFiles`."""
+        super().link(path, target)
+        self._known.clear()
+
+    def remove(self, path: str) -> bool:
+        """See :class:`GuestFiles`."""
+        removed = super().remove(path)
+        self._known.clear()
+        return removed
 
 
 def settle(
@@ -54,17 +122,18 @@ def settle(
 ) -> None:
     """Settle every target in one appliance; ``failed`` is told of those that could not be.
 
-    Raises ApplianceDied when the appliance itself ended: then all of them must be cloned again.
+    All are clones of one image. Raises ApplianceDied when the appliance itself ended: then all of
+    them must be cloned again.
     """
     drives = [Drive(t.disk, t.format, readonly=False) for t in targets]
     with appliance(drives, workspace=workspace) as app:
-        devices = [str(device) for device in app.call("list_devices")]
-        if len(devices) != len(targets):
-            raise GuestError(f"the appliance shows {len(devices)} of {len(targets)} disks")
-        for device, target in zip(devices, targets, strict=True):
+        batch = _Batch(app)
+        if len(batch.devices) != len(targets):
+            raise GuestError(f"the appliance shows {len(batch.devices)} of {len(targets)} disks")
+        for device, target in zip(batch.devices, targets, strict=True):
             workspace.events.emit("note", text=f"{target.request.name}: giving it its identity")
             try:
-                _settle_one(app, device, target)
+                _settle_one(batch, device, target)
             except GuestError as error:
                 if not _alive(app):
                     died = ApplianceDied(error.what, where=target.request.name)
@@ -82,75 +151,94 @@ def _alive(app: Appliance) -> bool:
     return True
 
 
-def _settle_one(app: Appliance, device: str, target: Target) -> None:
-    root = _root_of(app, device, target.root_uuid)
-    if target.size > target.golden_bytes:
-        _grow_partition(app, device, root)
-        _grow_before_mount(app, root)
-    app.call("mount", root, "/")
-    if target.size > target.golden_bytes:
-        _grow_mounted(app, root)
-    files = GuestFiles(app)
+class _Batch:
+    """The appliance, and what was found out about the first disk and holds for all of them."""
+
+    def __init__(self, app: Appliance) -> None:
+        self.app = app
+        self.devices = [str(device) for device in app.call("list_devices")]
+        self._partitions = [str(p) for p in app.call("list_partitions")]
+        self._root: Root | None = None
+
+    def root(self, device: str, uuid: str | None) -> Root:
+        """Where the root is; looked for once, as each look costs a process in the appliance."""
+        if self._root is None:
+            self._root = self._find(device, uuid)
+        elif self._root.volume is not None:
+            # Clones hold volume groups of one name: LVM is shown one disk at a time.
+            self.app.call("lvm_set_filter", [device])
+        return self._root
+
+    def _find(self, device: str, uuid: str | None) -> Root:
+        own = [p.removeprefix(device) for p in self._partitions if p.startswith(device)]
+        numbers = [n for n in own if n.isdigit()] or [""]
+        if uuid is None:
+            return Root(numbers[-1], None, str(self.app.call("vfs_type", device + numbers[-1])))
+        # Ours is the last.
+        for number in reversed(numbers):
+            if self._is(device + number, uuid):
+                return Root(number, None, str(self.app.call("vfs_type", device + number)))
+        self.app.call("lvm_set_filter", [device])
+        for volume in map(str, self.app.call("lvs")):
+            if self._is(volume, uuid):
+                physical = str(self.app.call("pvs")[0])
+                kind = str(self.app.call("vfs_type", volume))
+                return Root(physical.removeprefix(device), volume, kind)
+        raise GuestError(f"no partition or volume holds the root file system {uuid}")
+
+    def _is(self, device: str, uuid: str) -> bool:
+        return str(self.app.call("vfs_uuid", device)).lower() == uuid.lower()
+
+
+def _settle_one(batch: _Batch, device: str, target: Target) -> None:
+    app = batch.app
+    root = batch.root(device, target.root_uuid)
+    place = root.volume or device + root.partition
+    if target.grown is not None:
+        _grow_volume(app, device, root, target.grown)
+    app.call("mount", place, "/")
+    if target.grown is not None:
+        _grow_filesystem(app, place, root.filesystem)
+    files = CloneFiles(app)
     for identity in IDENTITIES:
         remove_identity(files, identity)
     set_hostname(files, target.request.hostname or target.request.name)
     _set_network(files, target)
-    guest = GuestRoot(root, (("/", root),), True)
+    guest = GuestRoot(place, (("/", place),), True)
     for change in target.keys:
         find_account(files, change.user)
         apply(change, files, guest, lambda _name, _output: None)
 
 
-def _root_of(app: Appliance, device: str, uuid: str | None) -> str:
-    """The device that holds the root file system ``uuid``, or the last partition."""
-    parts = [str(p) for p in app.call("list_partitions")]
-    own = [p for p in parts if p.startswith(device) and p.removeprefix(device).isdigit()]
-    # Ours is the last; each look costs a process in the appliance.
-    for candidate in reversed(own or [device]):
-        if uuid and str(app.call("vfs_uuid", candidate)).lower() == uuid.lower():
-            return candidate
-    if uuid:
-        raise GuestError(
-            f"no partition holds the root file system {uuid}",
-            hint="root file systems on LVM cannot be provisioned; build without disk.lvm",
-        )
-    return own[-1] if own else device
-
-
-def _grow_partition(app: Appliance, device: str, root: str) -> None:
-    if root == device:
-        return
-    number = int(root.removeprefix(device))
-    parts = app.call("part_list", device)
-    mine = next(p for p in parts if int(p["part_num"]) == number)
-    if any(int(p["part_start"]) > int(mine["part_start"]) for p in parts):
+def _grow_volume(app: Appliance, device: str, root: Root, grown: int) -> None:
+    """Check that what grew is what holds the root, and give the root's volume the new space."""
+    if root.partition != (str(grown) if grown else ""):
         raise GuestError(
             "the root partition is not the last on the disk, so it cannot grow",
             hint="leave --size away, or build the image larger",
         )
-    sectors = int(app.call("blockdev_getsize64", device)) // SECTOR
-    end = sectors - 1
-    if str(app.call("part_get_parttype", device)) == "gpt":
-        app.call("part_expand_gpt", device)
-        end = sectors - 2048 - 1
-    app.call("part_resize", device, number, end)
+    if root.volume is not None:
+        app.call("pvresize", device + root.partition)
+        app.call("lvresize_free", root.volume, 100)
 
 
-def _grow_before_mount(app: Appliance, root: str) -> None:
-    kind = str(app.call("vfs_type", root))
+def _grow_filesystem(app: Appliance, place: str, kind: str) -> None:
+    """Grow the mounted file system; its kernel refuses to when it knows of errors in it."""
     if kind.startswith("ext"):
-        app.call("e2fsck", root, correct=True)
-        app.call("resize2fs", root)
-    elif kind not in ("xfs", "btrfs"):
-        raise GuestError(f"a {kind or 'unknown'} file system cannot grow")
-
-
-def _grow_mounted(app: Appliance, root: str) -> None:
-    kind = str(app.call("vfs_type", root))
-    if kind == "xfs":
+        try:
+            app.call("resize2fs", place)
+        except CallFailed:
+            # Not every ext2 can grow while it is mounted.
+            app.call("umount_all")
+            app.call("e2fsck", place, correct=True)
+            app.call("resize2fs", place)
+            app.call("mount", place, "/")
+    elif kind == "xfs":
         app.call("xfs_growfs", "/")
     elif kind == "btrfs":
         app.call("btrfs_filesystem_resize", "/")
+    else:
+        raise GuestError(f"a {kind or 'unknown'} file system cannot grow")
 
 
 def network_file(request: GuestRequest, index: int) -> str:

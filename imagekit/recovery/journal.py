@@ -21,6 +21,7 @@ from typing import Any
 from imagekit.errors import BusyError, ExistsError, HostError, SpecError
 from imagekit.host import tools
 from imagekit.host.run import run
+from imagekit.recovery.volume import remove_volume
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 WIPE_BYTES = 1 << 20
@@ -103,7 +104,8 @@ class Journal:
         path.symlink_to(target)
 
     def undo(self) -> None:
-        """Undo every line, the newest first, and forget the guest."""
+        """Undo every line, the newest first, and forget the guest. Raises ToolError, and then the
+        journal stays, for another try."""
         entries = self.entries()
         inodes = {e.get("path"): e.get("inode") for e in entries if e.get("op") == "made"}
         for entry in reversed(entries):
@@ -116,6 +118,8 @@ class Journal:
                         path.unlink()
                 case "device":
                     _wipe(path)
+                case "volume":
+                    remove_volume(*(str(entry.get(key)) for key in ("vg", "name", "tag")))
                 case "domain":
                     _end_domain(str(entry.get("name")), str(entry.get("uuid")))
                 case _:

@@ -9,38 +9,31 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from imagekit.disk import qemu_img, vhd
-from imagekit.disk.extents import copy_sparse
 from imagekit.domain.bootpath import domain_for
 from imagekit.domain.emitters import emitter_for
 from imagekit.domain.model import DiskFormat, Mode
-from imagekit.errors import ExistsError, GuestError, ImagekitError, SpecError
+from imagekit.errors import CapabilityError, ExistsError, GuestError, ImagekitError, SpecError
 from imagekit.guest.changes import SshKey, parse_ssh_key
 from imagekit.host.run import run
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery import identity
 from imagekit.recovery.config import guest_facts, root_uuid
-from imagekit.recovery.device import check_device, write_device
-from imagekit.recovery.golden import (
-    Golden,
-    base_directory,
-    bases_locked,
-    make_base,
-    sweep,
-    undo,
-)
+from imagekit.recovery.device import check_device
+from imagekit.recovery.disks import Disks, Made, seal
+from imagekit.recovery.golden import Golden, sweep, undo
 from imagekit.recovery.journal import Journal, journal
 from imagekit.recovery.request import Clone, GuestRequest
 from imagekit.recovery.seed import write_seed
+from imagekit.recovery.volume import check_room
 
-MIB = 1 << 20
+CHAINS = ("xm",)
+"""Toolstacks whose disks blktap2 opens: it reads chains of VHDs, QEMU's qdisk does not."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +71,7 @@ class _Work:
     keys: tuple[SshKey, ...]
     started: float
     directory: Path = Path()
-    disk: Path = Path()
-    format: DiskFormat = "raw"
-    kernel: Path | None = None
-    initrd: Path | None = None
+    made: Made = field(default_factory=lambda: Made(Path(), "raw", None))
     seed: Path | None = None
 
     @property
@@ -109,8 +99,21 @@ def provision(
         finally:
             for work in works:
                 if work.journal.record() is None:
-                    undo(work.journal)
+                    _undo(work)
     return outcomes
+
+
+def _undo(work: _Work) -> None:
+    """Undo a guest; what resists is said beside why it was undone, and tried again later."""
+    try:
+        undo(work.journal)
+    except ImagekitError as error:
+        first = work.outcome.error.what if work.outcome.error else "it was not finished"
+        work.outcome.error = ImagekitError(
+            f"{first}; and undoing it failed: {error.what}",
+            where=work.request.name,
+            hint=f"imagekit destroy {work.request.name} tries again",
+        )
 
 
 @contextlib.contextmanager
@@ -138,21 +141,46 @@ def _admit(
             f"the guest {request.name} exists",
             hint=f"imagekit destroy {request.name} removes it",
         )
+    if found.entries():
+        undo(found)
+    if options.clone == "chain":
+        _check_chain(golden, size, options)
     if request.device is not None:
         check_device(request.device, size, force=options.force)
+    elif request.vg is not None:
+        check_room(request.vg, request.name, size)
     return _Work(request, found, outcome, size, keys, time.monotonic())
 
 
+def _check_chain(golden: Golden, size: int, options: Options) -> None:
+    if options.toolstack not in CHAINS:
+        raise CapabilityError(
+            f"{options.toolstack} opens VHDs with QEMU, which reads no chains",
+            where="--chain",
+            hint="leave it away (a qcow2 overlay), or take --copy; xm with blktap2 reads chains",
+        )
+    if golden.format != "vhd":
+        raise SpecError("a VHD chain stands on a VHD", where=str(golden.disk))
+    if size != golden.size:
+        raise SpecError(
+            "the links of a VHD chain have one size",
+            where="--size",
+            hint="leave --size away, or build the golden image larger",
+        )
+
+
 def _make(works: Sequence[_Work], golden: Golden, options: Options, workspace: Workspace) -> None:
+    disks = Disks(golden, options.directory.absolute(), options.clone, workspace)
+
     def clone(work: _Work) -> None:
         with _caught(work.outcome):
-            _clone(work, golden, options, workspace)
+            _clone(work, disks)
 
     _parallel(clone, works)
     if not options.seed:
         alive = [w for w in works if not w.failed]
         for start in range(0, len(alive), identity.BATCH):
-            _settle(alive[start : start + identity.BATCH], golden, options, workspace)
+            _settle(alive[start : start + identity.BATCH], disks)
     for work in works:
         if not work.failed:
             with _caught(work.outcome):
@@ -164,82 +192,25 @@ def _parallel(action: Callable[[_Work], None], works: Sequence[_Work]) -> None:
         list(pool.map(action, works))
 
 
-def _clone(work: _Work, golden: Golden, options: Options, workspace: Workspace) -> None:
+def _clone(work: _Work, disks: Disks) -> None:
     """Give the guest its directory and its disk."""
-    options.directory.mkdir(parents=True, exist_ok=True)
-    parent = options.directory.absolute()
+    disks.parent.mkdir(parents=True, exist_ok=True)
     if not work.directory.name:
-        work.directory = work.journal.directory(parent / work.request.name)
-    if work.request.device is not None:
-        _to_device(work, golden, workspace)
-    elif options.clone == "overlay":
-        _overlay(work, golden, parent)
-        return
-    else:
-        work.format = "raw"
-        work.disk = work.directory / f"{work.request.name}.raw"
-        work.disk.unlink(missing_ok=True)
-        _raw_copy(golden, work.disk)
-        os.truncate(work.disk, work.size)
-        work.disk.chmod(0o600)
-    for source, name in ((golden.kernel, "vmlinuz"), (golden.initrd, "initrd.img")):
-        if source is not None:
-            shutil.copyfile(source, work.directory / name)
-    work.kernel = work.directory / "vmlinuz" if golden.kernel else None
-    work.initrd = work.directory / "initrd.img" if golden.initrd else None
+        work.directory = work.journal.directory(disks.parent / work.request.name)
+    work.made = disks.make(work.request, work.size, work.directory, work.journal)
 
 
-def _overlay(work: _Work, golden: Golden, parent: Path) -> None:
-    place = base_directory(golden, parent)
-    with bases_locked():
-        work.journal.add("base", path=str(place))
-        base = make_base(golden, place)
-    work.kernel, work.initrd = base.kernel, base.initrd
-    work.format = "qcow2"
-    work.disk = work.directory / f"{work.request.name}.qcow2"
-    work.disk.unlink(missing_ok=True)
-    run(
-        [
-            *("qemu-img", "create", "-q", "-f", "qcow2", "-F", base.format),
-            *("-b", str(base.disk), str(work.disk), str(work.size)),
-        ],
-        timeout=120,
-        what="making the overlay",
-    )
-    work.disk.chmod(0o600)
-
-
-def _raw_copy(golden: Golden, target: Path) -> None:
-    if golden.format == "raw":
-        copy_sparse(golden.disk, target)
-    elif golden.format == "vhd":
-        vhd.read_vhd(golden.disk, target)
-    else:
-        qemu_img.convert(golden.disk, target, source_format="qcow2", target_format="raw")
-
-
-def _to_device(work: _Work, golden: Golden, workspace: Workspace) -> None:
-    device = work.request.device
-    if device is None:
-        raise SpecError("no device was named")
-    work.format, work.disk = "raw", device
-    source = golden.disk
-    if golden.format != "raw":
-        source = workspace.temporary("golden") / "disk.raw"
-        _raw_copy(golden, source)
-    work.journal.add("device", path=str(device.resolve()))
-    write_device(source, device)
-
-
-def _settle(works: Sequence[_Work], golden: Golden, options: Options, workspace: Workspace) -> None:
+def _settle(works: Sequence[_Work], disks: Disks) -> None:
     """Identity for a batch; if one guest ends the appliance, the others are made anew."""
     if not works:
         return
     by_name = {work.request.name: work for work in works}
+    golden = disks.golden
     uuid = root_uuid(golden.facts)
     targets = [
         identity.Target(
-            *(w.request, w.disk, w.format, golden.size, w.size, uuid, _nics(golden, w)), w.keys
+            *(w.request, w.made.disk, w.made.format, w.made.grown, uuid),
+            *(_nics(golden, w), w.keys),
         )
         for w in works
     ]
@@ -248,14 +219,14 @@ def _settle(works: Sequence[_Work], golden: Golden, options: Options, workspace:
         by_name[target.request.name].outcome.error = error
 
     try:
-        identity.settle(targets, failed, workspace=workspace)
+        identity.settle(targets, failed, workspace=disks.workspace)
     except identity.ApplianceDied as error:
         by_name[str(error.where)].outcome.error = error
         rest = [w for w in works if not w.failed]
         for work in rest:
             with _caught(work.outcome):
-                _clone(work, golden, options, workspace)
-        _settle([w for w in rest if not w.failed], golden, options, workspace)
+                _clone(work, disks)
+        _settle([w for w in rest if not w.failed], disks)
 
 
 def _nics(golden: Golden, work: _Work) -> int:
@@ -265,8 +236,10 @@ def _nics(golden: Golden, work: _Work) -> int:
 
 def _finish(work: _Work, golden: Golden, options: Options) -> None:
     """Seed, config, start; the journal's last line makes the guest a whole one."""
-    request = work.request
-    files = {"disk": str(work.disk)}
+    request, made = work.request, work.made
+    disk = seal(made)
+    image_format: DiskFormat = "vhd" if made.sealed else made.format
+    files = {"disk": str(disk)}
     if options.seed:
         work.seed = work.directory / f"{request.name}-seed.iso"
         work.seed.touch(mode=0o600)
@@ -275,15 +248,18 @@ def _finish(work: _Work, golden: Golden, options: Options) -> None:
     facts = guest_facts(
         golden.facts,
         request,
-        disk=str(work.disk),
-        image_format=work.format,
+        disk=str(disk),
+        image_format=image_format,
         size=work.size,
-        kernel=str(work.kernel) if work.kernel else None,
-        initrd=str(work.initrd) if work.initrd else None,
+        kernel=str(made.kernel) if made.kernel else None,
+        initrd=str(made.initrd) if made.initrd else None,
         seed=str(work.seed) if work.seed else None,
     )
     mode = options.mode or (facts.modes[0] if facts.modes else "pv")
     domain = domain_for(facts, mode=mode, toolstack=options.toolstack)
+    if made.sealed is not None:
+        chain = replace(domain.disks[0], backend="tap")
+        domain = replace(domain, disks=(chain, *domain.disks[1:]))
     config = work.directory / f"{request.name}.{_suffix(options.toolstack)}"
     config.touch(mode=0o600)
     config.write_text(emitter_for(options.toolstack).text(domain, facts))
@@ -305,6 +281,9 @@ def _finish(work: _Work, golden: Golden, options: Options) -> None:
         size=work.size,
         files=files,
         request=json.loads(request.model_dump_json()),
+        facts=facts.to_json(),
+        mode=mode,
+        toolstack=options.toolstack,
     )
 
 

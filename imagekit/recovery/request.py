@@ -8,11 +8,12 @@ import uuid
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from imagekit.errors import SpecError
+from imagekit.recovery.volume import check_group
 from imagekit.spec.values import Address, Bridge, Cidr, Mac, Size
 
 MAX_FILE_BYTES = 4 << 20
@@ -39,6 +40,7 @@ class GuestRequest(BaseModel):
     dns: list[Address] = Field(default_factory=list, max_length=8)
     ssh_keys: list[str] = Field(default_factory=list, max_length=64)
     device: Path | None = None
+    vg: Annotated[str, AfterValidator(check_group)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -49,6 +51,12 @@ class GuestRequest(BaseModel):
                 if isinstance(value.get(key), str):
                     value[key] = [value[key]]
         return value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> GuestRequest:
+        if self.device is not None and self.vg is not None:
+            raise ValueError("device and vg are two places for one disk")
+        return self
 
     @property
     def domain_uuid(self) -> str:
@@ -75,7 +83,8 @@ class Guests(BaseModel):
     guests: list[dict[str, object]] = Field(min_length=1, max_length=MAX_GUESTS)
 
 
-Clone = Literal["overlay", "copy"]
+Clone = Literal["overlay", "copy", "chain"]
+"""A qcow2 overlay, a raw copy, or a differencing VHD."""
 
 
 def read_guests(path: Path) -> list[GuestRequest]:
