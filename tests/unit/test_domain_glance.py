@@ -120,8 +120,8 @@ def test_commands_carry_the_domain_or_it_is_refused(
 
 
 def test_enough_random_domains_were_read() -> None:
-    if not outcomes:
-        pytest.skip("the property test did not run in this process")
+    if not outcomes:  # this test was picked alone
+        test_commands_carry_the_domain_or_it_is_refused(target="nova-libvirt")
     assert outcomes["nova-libvirt"] > 8, outcomes
 
 

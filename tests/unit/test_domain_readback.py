@@ -82,7 +82,10 @@ def test_libvirt_xml_is_valid_and_reads_the_domain_back(domain: model.Domain) ->
         xl_model.assert_same_machine(libvirt_reader.from_libvirt(text), xl_model.expected(domain))
 
 
+@needs_schema
 def test_each_toolstack_was_given_enough_domains() -> None:
-    if not seen:
-        pytest.skip("the property tests did not run in this process")
+    if not seen:  # this test was picked alone
+        test_xm_python_reads_the_domain_back()
+        test_xm_s_expression_reads_the_domain_back()
+        test_libvirt_xml_is_valid_and_reads_the_domain_back()
     assert min(seen[name] for name in ("xm", "sxp", "libvirt")) >= 15, seen

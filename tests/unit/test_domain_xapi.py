@@ -149,8 +149,8 @@ def assert_devices(domain: model.Domain, found: list[dict[str, str]]) -> None:
 
 
 def test_enough_random_domains_were_called() -> None:
-    if not outcomes:
-        pytest.skip("the property test did not run in this process")
+    if not outcomes:  # this test was picked alone
+        test_xe_is_called_with_the_domain_or_it_is_refused()
     assert outcomes["called"] > 5, outcomes
 
 
