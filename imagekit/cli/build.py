@@ -10,7 +10,6 @@ import typer
 
 from imagekit.cli import console
 from imagekit.cli.signing_options import GpgKeyOption, SshKeyOption, signer
-from imagekit.errors import SpecError
 from imagekit.installs.build import build as build_spec
 from imagekit.installs.build import outlook
 from imagekit.installs.locking import read_lock
@@ -61,11 +60,9 @@ def build(
     lock = read_lock(locked) if locked else None
     with console.events_for(json_output) as events:
         if prove:
-            if lock is not None:
-                raise SpecError("--locked and --prove do not go together", where="--prove")
             from imagekit.proof.publish import build_proven
 
-            manifest = build_proven(file, directory, events, fresh=no_cache, force=force)
+            manifest = build_proven(file, directory, events, fresh=no_cache, force=force, lock=lock)
         else:
             manifest = build_spec(file, directory, events, fresh=no_cache, force=force, lock=lock)
         if sign is not None:

@@ -46,8 +46,13 @@ class PlannedStage:
 
 
 def plan_for(file: SpecFile, out: Path, lock: Lock | None = None, debs: Path | None = None) -> Plan:
-    """The plan of ``file`` by its install method; with ``lock``, of exactly what that names."""
+    """The plan of ``file`` by its install method; with ``lock``, of exactly what that names.
+
+    A lock's SOURCE_DATE_EPOCH, which is part of the plan, becomes that of this process.
+    """
     if lock is not None:
+        if lock.epoch_from != "packages":
+            os.environ["SOURCE_DATE_EPOCH"] = str(lock.source_date_epoch)
         if lock.spec_sha256 != file.sha256:
             raise SpecError(
                 "the spec is not the one the lock was made for",
@@ -93,18 +98,18 @@ def build(
     force: bool = False,
     lock: Lock | None = None,
     debs: Path | None = None,
+    called: Path | None = None,
 ) -> dict[str, Any]:
     """Build ``file`` into the directory ``out`` and return the manifest.
 
+    ``called`` is where the configs say the files are, if that is not ``out``.
     ``fresh`` runs every stage again; ``force`` allows overwriting what no build of this guest
     made. With ``lock`` exactly its packages are installed, with its SOURCE_DATE_EPOCH; the
     directory ``debs``, if given, holds them. Raises ImagekitError; then ``out`` is as it was.
     """
     name = file.spec.name
     directory = BuildDirectory(out.absolute())
-    if lock is not None and lock.epoch_from != "packages":
-        os.environ["SOURCE_DATE_EPOCH"] = str(lock.source_date_epoch)
-    plan = plan_for(file, out, lock, debs)
+    plan = plan_for(file, called or out, lock, debs)
     with directory.locked():
         if not fresh and directory.intact(plan_digest(plan)):
             return _untouched(plan, directory, file, events)

@@ -23,6 +23,9 @@ BOOTS: tuple[BootName, ...] = ("pygrub", "pvgrub", "direct", "firmware")
 LAB_PATHS = ("/usr/lib/grub-xen/", "/usr/lib/xen-4.", "/usr/lib/xen/", "/usr/share/")
 """Files below these are the dom0's own (pvgrub, firmware): the lab has them."""
 
+WAITING = ".imagekit-unproven-"
+"""Begins the name of a build's directory until it is proven; its configs name the one to be."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -89,12 +92,14 @@ def manifest_of(build: Path) -> dict[str, Any]:
 
 
 def trials_of_build(build: Path, wanted: Wanted, out: Path) -> list[Trial]:
-    """The trials of the build in ``build``.
+    """The trials of the build in ``build``, which may still wait to be published.
 
     Configs of the build are used as they are; for a boot path or format that none of them has, one
     is written into ``out``. Raises SpecError, or CapabilityError for what the image cannot do.
     """
     manifest = manifest_of(build)
+    build = build.absolute()
+    called = build.with_name(build.name.removeprefix(WAITING))
     configs = _build_configs(build, manifest)
     if not configs:
         raise SpecError("the build has no config for xl", where=str(build))
@@ -111,14 +116,24 @@ def trials_of_build(build: Path, wanted: Wanted, out: Path) -> list[Trial]:
                 if boot is not None and boot not in ORDER[mode]:
                     continue
                 try:
-                    chosen.append(_render(build, manifest, out, mode, boot, image_format))
+                    chosen.append(_render(called, manifest, out, mode, boot, image_format))
                 except CapabilityError as error:
                     problem = error
     if problem is not None:
         raise problem
     if not chosen:
         raise SpecError(f"no guest boots as {'/'.join(modes)} through {'/'.join(wanted.boots)}")
-    return _named(chosen, {})
+    return _named(chosen, _played_by(build, called, chosen))
+
+
+def _played_by(build: Path, called: Path, configs: list[XlConfig]) -> dict[str, Path]:
+    """For every path below ``called`` that a config names, the same below ``build``."""
+    names = [name for c in configs for name in (c.kernel, c.ramdisk, *(d.path for d in c.disks))]
+    return {
+        name: build / Path(name).relative_to(called)
+        for name in names
+        if name and build != called and Path(name).is_relative_to(called)
+    }
 
 
 def trial_of_config(path: Path, image: Path | None) -> list[Trial]:
@@ -154,15 +169,15 @@ def _suits(
 
 
 def _render(
-    build: Path,
+    called: Path,
     manifest: dict[str, Any],
     out: Path,
     mode: Mode,
     boot: BootName | None,
     image_format: DiskFormat | None,
 ) -> XlConfig:
-    facts = BuildFacts.from_json(manifest.get("facts"), f"{build}/manifest.json facts")
-    facts = facts.located(str(build.absolute()))
+    facts = BuildFacts.from_json(manifest.get("facts"), "manifest.json facts")
+    facts = facts.located(str(called))
     domain = domain_for(
         facts, mode=mode, boot=boot or "auto", image_format=image_format, toolstack="xl"
     )

@@ -99,8 +99,8 @@ def prove_build(
 ) -> ProofReport:
     """Prove a build as its spec asks; raises ProofError unless every guest comes up.
 
-    For ``build --prove``, before anything is published. ``directory`` is where the build's configs
-    point to. Writes ``proof.json`` and ``proof/`` there also when guests fail.
+    For ``build --prove``, before anything is published. Writes ``proof.json`` and ``proof/`` to
+    ``directory``, also when guests fail.
     """
     proof = spec_proof or Proof()
     wanted = Wanted.checked(modes=proof.modes)

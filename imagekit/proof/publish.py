@@ -9,8 +9,10 @@ from typing import Any
 
 from imagekit.errors import ProofError
 from imagekit.installs.build import build, plan_for
+from imagekit.installs.locking import Lock
 from imagekit.pipeline.deliver import BuildDirectory, plan_digest
 from imagekit.pipeline.events import Events
+from imagekit.proof.boots import WAITING
 from imagekit.proof.prove import DIRECTORY, prove_build
 from imagekit.spec.load import SpecFile
 
@@ -19,7 +21,7 @@ PROVEN = ".imagekit-proven.json"
 
 def waiting_room(out: Path) -> Path:
     """Where a build waits for its proof: beside ``out``, so that nothing need be copied."""
-    return out.with_name(f".imagekit-unproven-{out.name}")
+    return out.with_name(f"{WAITING}{out.name}")
 
 
 def build_proven(
@@ -30,20 +32,22 @@ def build_proven(
     fresh: bool = False,
     force: bool = False,
     under: str = "xen",
+    lock: Lock | None = None,
 ) -> dict[str, Any]:
     """Build ``file``, boot it in every mode it claims, and only then write ``out``.
 
-    What was in ``out`` before stays until the proof has succeeded. The configs that are proven name
-    the waiting room; those of ``out`` differ from them in that path alone. Raises ProofError, and
-    then the unproven build with its consoles stays in the waiting room for a look.
+    What was in ``out`` before stays until the proof has succeeded. The configs that are proven are
+    those of ``out``, byte for byte; the files they name are played by those of the waiting room.
+    With ``lock`` exactly its packages are installed. Raises ProofError, and then the unproven
+    build with its consoles stays in the waiting room for a look.
     """
     out = out.absolute()
-    digest = plan_digest(plan_for(file, out))
+    digest = plan_digest(plan_for(file, out, lock))
     if not fresh and BuildDirectory(out).intact(digest) and _proven(out) == digest:
-        return build(file, out, events)
+        return build(file, out, events, lock=lock)
     BuildDirectory(out).refuse_strangers(file.spec.name, force=force)
     room = waiting_room(out)
-    build(file, room, events, fresh=fresh, force=True)
+    build(file, room, events, fresh=fresh, force=True, lock=lock, called=out)
     events.emit("stage-started", stage="prove", title="booting it under Xen", key="")
     try:
         report = prove_build(room, file.spec.proof, events, under=under)
@@ -55,13 +59,12 @@ def build_proven(
     kept = room.with_name(f"{room.name}-report")
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir()
-    (room / "proof.json").rename(kept / "proof.json")
     (room / DIRECTORY).rename(kept / DIRECTORY)
     shutil.rmtree(room)
-    manifest = build(file, out, events, force=force)
+    manifest = build(file, out, events, force=force, lock=lock)
     shutil.rmtree(out / DIRECTORY, ignore_errors=True)
     (kept / DIRECTORY).rename(out / DIRECTORY)
-    (kept / "proof.json").replace(out / "proof.json")
+    report.moved(room, out).write(out)
     kept.rmdir()
     (out / PROVEN).write_text(json.dumps({"plan": digest}))
     return manifest

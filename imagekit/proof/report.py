@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,19 @@ class ProofReport:
         value = asdict(self)
         value["boots"] = [asdict(boot) for boot in self.boots]
         return {"proof_version": VERSION, "ok": self.ok, **value}
+
+    def moved(self, old: Path, new: Path) -> ProofReport:
+        """The report of a build that has moved from the directory ``old`` to ``new``."""
+
+        def there(name: str) -> str:
+            path = Path(name)
+            return str(new / path.relative_to(old)) if path.is_relative_to(old) else name
+
+        boots = tuple(
+            replace(boot, config=there(boot.config), console=boot.console and there(boot.console))
+            for boot in self.boots
+        )
+        return replace(self, boots=boots)
 
     def write(self, directory: Path) -> Path:
         """Write ``proof.json`` into ``directory``, whole or not at all."""

@@ -11,7 +11,8 @@ import pytest
 from imagekit.errors import ProofError
 from imagekit.pipeline.events import Events
 from imagekit.proof import publish
-from imagekit.proof.report import ProofReport
+from imagekit.proof.boots import Wanted, trials_of_build
+from imagekit.proof.report import Boot, ProofReport
 from imagekit.spec.load import load_spec
 
 SPEC = """\
@@ -46,7 +47,11 @@ def proof(up: bool) -> Any:
         (directory / "proof.json").write_text("{}")
         if not up:
             raise ProofError("1 of 1 boots failed", where="pv", hint="look")
-        return ProofReport(under="xen", boots=(), seconds={}, machine={})
+        config, console = directory / "web01.pv.xl.cfg", directory / "proof/console.log"
+        console.write_text("web01 login:")
+        words = ("web01-pv", "web01", "pv", "pygrub", "raw")
+        boot = Boot(*words, str(config), "0" * 64, True, console=str(console))
+        return ProofReport(under="xen", boots=(boot,), seconds={}, machine={})
 
     return prove
 
@@ -58,8 +63,9 @@ def test_a_proven_build_is_published_with_its_report(
     out = tmp_path / "out"
     publish.build_proven(load_spec(tmp_path / "web01.yaml"), out, Events())
     assert builds == [publish.waiting_room(out), out]
-    assert (out / "proof.json").exists()
-    assert (out / "proof").is_dir()
+    (boot,) = json.loads((out / "proof.json").read_text())["boots"]
+    assert boot["config"] == str(out / "web01.pv.xl.cfg")
+    assert Path(boot["console"]).read_text() == "web01 login:"
     assert not publish.waiting_room(out).exists()
 
 
@@ -76,3 +82,21 @@ def test_a_build_that_does_not_boot_leaves_the_published_one_alone(
     assert (out / "web01.raw").read_text() == "the one in use"
     assert builds == [publish.waiting_room(out)]
     assert str(publish.waiting_room(out)) in str(caught.value)
+
+
+def test_configs_proven_before_they_are_published_name_the_published_files(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    room = publish.waiting_room(out)
+    room.mkdir()
+    config = (
+        f'name = "web01"\ntype = "pv"\nmemory = 256\nkernel = "{out}/vmlinuz"\n'
+        f'disk = ["format=raw, vdev=xvda, access=rw, target={out}/web01.raw"]\n'
+    )
+    (room / "web01.pv.xl.cfg").write_text(config)
+    artefact = {"role": "domain-config", "path": "web01.pv.xl.cfg"}
+    (room / "manifest.json").write_text(json.dumps({"artefacts": [artefact]}))
+    (trial,) = trials_of_build(room, Wanted(), room / "proof")
+    assert trial.config.data == config.encode()
+    assert trial.host_path(f"{out}/web01.raw") == room / "web01.raw"
+    assert trial.host_path(f"{out}/vmlinuz") == room / "vmlinuz"
+    assert trial.host_path("/usr/share/x") == Path("/usr/share/x")
