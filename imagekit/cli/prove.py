@@ -61,6 +61,18 @@ def prove(
         Path | None,
         typer.Option("-o", "--output", help="With --config: where the report goes. Default: here."),
     ] = None,
+    netboot: Annotated[
+        Path | None,
+        typer.Option(
+            "--netboot",
+            metavar="DIR",
+            help="A tree of `netboot publish --http http://198.18.0.1`, served to the guests.",
+        ),
+    ] = None,
+    expect: Annotated[
+        str | None,
+        typer.Option("--expect", metavar="REGEX", help="Console text that means up, not a login."),
+    ] = None,
     fresh_lab: Annotated[
         bool, typer.Option("--fresh-lab", help="Build the dom0 again, with packages fetched anew.")
     ] = False,
@@ -77,6 +89,8 @@ def prove(
         raise SpecError("name a build directory, or --image and --config", where="imagekit prove")
     if image is not None and config is None:
         raise SpecError("--image needs the xl config it is started with", where="--config")
+    if netboot is not None and under != "xen":
+        raise SpecError("--netboot needs the lab's own network", where="--under")
     options = Options(
         wanted=Wanted.checked(mode or [], boot or [], format_ or []),
         under=under,
@@ -84,6 +98,8 @@ def prove(
         keep=keep,
         fresh=fresh_lab,
         jobs=jobs,
+        netboot=netboot,
+        expect=expect,
     )
     with console.events_for(json_output) as events:
         if build is not None:

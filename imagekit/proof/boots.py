@@ -217,6 +217,8 @@ def check_trial(trial: Trial) -> None:
         if disk.script:
             raise SpecError(f"the disk {disk.vdev} needs the script {disk.script}", where=where)
         _check_disk(trial, disk, where)
+    if trial.config.boot == "netboot":
+        return
     for name in (trial.config.kernel, trial.config.ramdisk):
         if name and not name.startswith(LAB_PATHS) and not trial.host_path(name).is_file():
             raise SpecError(f"there is no file {name}", where=where)

@@ -51,6 +51,13 @@ def _cause(word: str, source: str, pattern: str, message: str, hint: str) -> Cau
 
 CREATE_CAUSES = (
     _cause(
+        "netboot-failed",
+        "bootloader",
+        r"^pypxeboot: (?!(?:address|config|script|kernel|initrd|warning:) )",
+        "pypxeboot could not bring what the boot server has for this guest",
+        "its last words are below; the guest's MAC must be published in the tree",
+    ),
+    _cause(
         "pygrub-no-entry",
         "bootloader",
         r"Unable to find partition containing kernel",

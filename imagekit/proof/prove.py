@@ -29,6 +29,7 @@ from imagekit.proof.console import expectation
 from imagekit.proof.lab import build_lab
 from imagekit.proof.lanes import Queue, lanes_for, run_lanes
 from imagekit.proof.machine import DOM0_MIB, LabFiles, Shape, machine
+from imagekit.proof.netboot import check_tree, program_path, ship_tree
 from imagekit.proof.observed import boot_of
 from imagekit.proof.report import Boot, Failure, ProofReport
 from imagekit.proof.session import Rules, Session
@@ -44,6 +45,8 @@ class Options:
     """How to prove. ``timeout`` in seconds; ``fresh`` builds the lab again.
 
     ``jobs``: how many guests at a time; None for one on each processor.
+    ``netboot`` is a published tree that the lab serves to guests and to their bootloader.
+    ``expect`` is the regular expression that means up, in place of the spec's.
     """
 
     wanted: Wanted = field(default_factory=Wanted)
@@ -53,6 +56,8 @@ class Options:
     fresh: bool = False
     jobs: int | None = None
     proof: Proof = field(default_factory=Proof)
+    netboot: Path | None = None
+    expect: str | None = None
 
 
 DEFAULTS = Options()
@@ -141,12 +146,13 @@ def _with_manifest(build: Path, options: Options) -> Options:
 
 def _rules(options: Options) -> Rules:
     proof = options.proof
-    up = expectation(proof.expect)
+    up = expectation(options.expect or proof.expect)
     return Rules(up, options.timeout, float(proof.timeout), proof.command)
 
 
 def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Options) -> ProofReport:
     rules = _rules(options)
+    _check_netboot(trials, options)
     broken = {trial.ident: failure for trial in trials if (failure := _damage(trial))}
     sound = [trial for trial in trials if trial.ident not in broken]
     seconds: dict[str, float] = {}
@@ -158,7 +164,7 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
         seconds["lab"] = round(time.monotonic() - started, 1)
         count = lanes_for(len(sound), shape.memory_mib, _available_mib(), options.jobs)
         with workspace(events) as space:
-            lab = _Lab(space, shape, files, state)
+            lab = _Lab(space, shape, files, state, options.netboot)
             boots = lab.prove(sound, out, events, rules, seconds, keep=options.keep, count=count)
     for trial in trials:
         if trial.ident in broken:
@@ -174,6 +180,7 @@ class _Lab:
     shape: Shape
     files: LabFiles
     state: Path | None
+    netboot: Path | None = None
     _running: set[subprocess.Popen[bytes]] = field(default_factory=set)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -233,6 +240,8 @@ class _Lab:
         read_only = self.space.temporary("files")
         scratch = self.space.temporary("lab")
         number = next(self._numbers)
+        if self.netboot is not None:
+            ship_tree(self.netboot, read_only / "www")
         try:
             with (
                 machine(
@@ -284,6 +293,19 @@ def _available_mib() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) >> 10
     raise HostError("/proc/meminfo does not tell the free memory")
+
+
+def _check_netboot(trials: Sequence[Trial], options: Options) -> None:
+    if options.netboot is not None:
+        check_tree(options.netboot)
+        return
+    for trial in trials:
+        if program_path(trial.config.bootloader):
+            raise SpecError(
+                "pypxeboot needs a boot server",
+                where=str(trial.config.path),
+                hint="--netboot DIR serves what imagekit netboot publish wrote there",
+            )
 
 
 def _damage(trial: Trial) -> Failure | None:

@@ -15,6 +15,7 @@ from imagekit.pipeline.events import Events
 from imagekit.proof.boots import LAB_PATHS, Trial
 from imagekit.proof.console import Follower
 from imagekit.proof.machine import Machine
+from imagekit.proof.netboot import program_path, write_program
 from imagekit.proof.overlay import block_node, make_overlay
 
 CREATE_TIMEOUT = 240.0
@@ -121,8 +122,11 @@ class Session:
         files = [
             {"path": name, "file": self._ship(trial.host_path(name))}
             for name in (config.kernel, config.ramdisk)
-            if name and not name.startswith(LAB_PATHS)
+            if name and not name.startswith(LAB_PATHS) and config.boot != "netboot"
         ]
+        if program := program_path(config.bootloader):
+            write_program(self._files / "pypxeboot")
+            files.append({"path": program, "file": "pypxeboot"})
         return {
             "id": ident,
             "name": config.name,

@@ -66,6 +66,7 @@ class XlConfig:
     memory_mib: int
     kernel: str | None
     ramdisk: str | None
+    bootloader: str | None
     disks: tuple[XlDisk, ...]
     nics: tuple[XlNic, ...]
     serial: bool
@@ -109,6 +110,7 @@ def parse_config(data: bytes, path: Path) -> XlConfig:
         memory_mib=max(_number(settings.get("memory", 0), "memory", where), 32),
         kernel=_text(settings, "kernel"),
         ramdisk=_text(settings, "ramdisk"),
+        bootloader=_text(settings, "bootloader"),
         disks=tuple(parse_disk(item, where) for item in _items(settings, "disk")),
         nics=tuple(_nic(item) for item in _items(settings, "vif")),
         serial="serial" in settings,

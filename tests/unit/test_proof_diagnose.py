@@ -35,6 +35,15 @@ Traceback (most recent call last):
     raise RuntimeError("Unable to find partition containing kernel")
 RuntimeError: Unable to find partition containing kernel
 """
+NO_NETBOOT = """pypxeboot: address 198.18.0.10, boot server 198.18.0.1
+pypxeboot: the boot server has no config for this guest
+  hint: looked for pxelinux.cfg/01-00-16-3e-10-20-36
+"""
+NETBOOTED = """pypxeboot: address 198.18.0.10, boot server 198.18.0.1
+pypxeboot: config pxelinux.cfg/default
+pypxeboot: kernel tftp://198.18.0.1/linux
+pypxeboot: initrd tftp://198.18.0.1/initrd
+"""
 GAVE_UP = """[    0.0] Command line: root=UUID=de8d8e97-5704-4875-94af-27fecf794d4e ro console=hvc0
 Begin: Running /scripts/local-block ... done.
 Gave up waiting for root file system device.  Common problems:
@@ -70,6 +79,16 @@ def evidence(**changes: Any) -> Evidence:
             evidence(created=False, bootloader="Traceback\nOSError: [Errno 95] no\n"),
             "pygrub-failed",
             "OSError",
+        ),
+        (
+            evidence(created=False, xl=BOOTLOADER_FAILED, bootloader=NO_NETBOOT),
+            "netboot-failed",
+            "no config for this guest",
+        ),
+        (
+            evidence(created=False, xl=NO_BRIDGE, bootloader=NETBOOTED),
+            "bridge-missing",
+            "xenbr9",
         ),
         (evidence(created=False, xl="libxl: error: something new"), "create-failed", None),
         (evidence(created=False, error="TimeoutError: no disk"), "lab", None),

@@ -106,6 +106,7 @@ class Job:
         self.result: dict[str, Any] = {"restarts": 0}
         self.placed: list[Path] = []
         self.consoles: list[Console] = []
+        self.dhcp_before = 0
 
     def run(self) -> None:
         """Do it all; whatever goes wrong ends up in the result."""
@@ -172,6 +173,8 @@ class Job:
             self.result["error"] = "xl create succeeded and the domain is not there"
             return
         self._attach(domid)
+        # A bootloader may have asked for the guest's address; what follows asks the guest itself.
+        self.dhcp_before = DHCP_LOG.stat().st_size
         call([XL, "unpause", str(domid)])
         (self.out / "started").touch()
         self._watch(domid)
@@ -243,7 +246,8 @@ class Job:
         """MAC to address of what dnsmasq gave this guest; the log is emptied before each one."""
         found: dict[str, str] = {}
         with contextlib.suppress(OSError):
-            for line in DHCP_LOG.read_text(errors="replace").splitlines():
+            said = DHCP_LOG.read_bytes()[self.dhcp_before :].decode("utf-8", "replace")
+            for line in said.splitlines():
                 words = line.partition("DHCPACK(xenbr0) ")[2].split()
                 if len(words) >= 2 and words[1] in self.request["macs"]:
                     found[words[1]] = words[0]
@@ -309,6 +313,8 @@ def main() -> None:
     www = FILES / "www"
     if www.is_dir():
         call(["mount", "--bind", str(www), "/srv/lab"])
+    # It stays in the directory that it finds there now.
+    call(["busybox", "httpd", "-p", "198.18.0.1:80", "-h", "/srv/lab"])
     (SHARE / "awake").touch()
     done: set[str] = set()
     while not (SHARE / "jobs/end").exists():

@@ -42,8 +42,8 @@ dnsmasq --conf-file=/dev/null --interface=xenbr0 --bind-dynamic --except-interfa
 	--dhcp-range=198.18.0.100,198.18.0.250,1h --dhcp-leasefile=/run/dhcp.leases \
 	--dhcp-authoritative --no-ping --no-resolv --no-hosts --local=/#/ \
 	--host-record=lab.test,198.18.0.1 --enable-tftp --tftp-root=/srv/lab \
+	--dhcp-match=set:ipxe,175 --dhcp-boot=tag:!ipxe,pxelinux.0 --dhcp-boot=tag:ipxe,boot.ipxe \
 	--log-facility=/run/dnsmasq.log --log-dhcp --user=root
-busybox httpd -p 198.18.0.1:80 -h /srv/lab
 
 python3 -I /usr/lib/imagekit/agent.py
 sync
