@@ -109,7 +109,9 @@ class DiskimageBuilder(_Method):
     environment: dict[str, Text] = Field(default_factory=dict)
     packages: list[PackageName] = Field(default_factory=list)
     block_device: HostPath | None = Field(
-        None, description="A block-device configuration (YAML) of diskimage-builder's own."
+        None,
+        description="A block-device configuration (YAML) of diskimage-builder's own. It lays out "
+        "the disk in place of disk:; without LVM and boot loader.",
     )
     timeout: int = Field(7200, ge=60, le=172800)
 

@@ -103,19 +103,21 @@ def test_what_cannot_be_run_is_refused_with_its_place(
     assert "g.yaml" in str(caught.value.where)
 
 
-def test_disk_image_create_needs_an_operating_system_and_no_disk_of_its_own(tmp_path: Path) -> None:
-    def whole(elements: str, more: str = "") -> SpecFile:
-        value = f"install={{method: diskimage-builder, elements: [{elements}]{more}}}"
-        return spec_of(tmp_path, value)
+def test_disk_image_create_takes_imagekits_tree_where_no_element_brings_one(
+    tmp_path: Path,
+) -> None:
+    def whole(elements: str) -> Plan:
+        value = f"install={{method: diskimage-builder, elements: [{elements}]}}"
+        return diskimage_builder.plan(spec_of(tmp_path, value), tmp_path / "out")
 
-    plan = diskimage_builder.plan(whole("debian-minimal, xen-guest"), tmp_path / "out")
-    assert names(plan)[:2] == ["disk-image-create", "system"]
-    with pytest.raises(SpecError, match="operating system"):
-        diskimage_builder.plan(whole("growroot"), tmp_path / "out")
-    with pytest.raises(SpecError, match="laid out by imagekit"):
-        diskimage_builder.plan(
-            whole("debian-minimal", ", block_device: config.yaml"), tmp_path / "out"
-        )
+    theirs = whole("debian-minimal, xen-guest")
+    assert "rootfs" not in names(theirs)
+    ours = whole("xen-guest")
+    found = names(ours)
+    assert found.index("rootfs") < found.index("disk-image-create") < found.index("system")
+    create = next(p.stage for p in ours.stages if p.stage.name == "disk-image-create")
+    assert tuple(create.needs) == ("rootfs.tar",)
+    assert key(ours, "disk-image-create") != key(theirs, "disk-image-create")
 
 
 def test_the_hooks_are_those_that_disk_image_create_makes(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ PHASES = (
 ENVIRONMENT = "environment.d"
 ROOT_ELEMENT = "imagekit-root"
 SYSTEM_ELEMENT = "imagekit-system"
+TREE_ELEMENT = "imagekit-tree"
 NO_DISK_ELEMENT = "imagekit-no-disk"
 ROOT_DIRECTORY = Path(__file__).parent / "root"
 RUN_PARTS_NAME = re.compile(r"[0-9A-Za-z_-]+")
@@ -171,13 +172,16 @@ def _words(path: Path) -> list[str]:
 
 
 def resolve(
-    names: Sequence[str], extra: Sequence[Path], added: Sequence[str] = (SYSTEM_ELEMENT,)
+    names: Sequence[str],
+    extra: Sequence[Path],
+    added: Sequence[str] = (SYSTEM_ELEMENT,),
+    instead: Sequence[str] = (ROOT_ELEMENT,),
 ) -> tuple[list[Element], bool]:
     """The elements ``names`` and all they depend on, sorted by name.
 
     The flag tells whether one of them provides the operating system; then ``added``, elements of
-    our own, are among them. If none does, our placeholder for a tree that is there already is.
-    Raises SpecError.
+    our own, are among them. If none does, ``instead`` are: our placeholder for a tree that is there
+    already, or one that brings imagekit's tree. Raises SpecError.
     """
     directories = [*search_path(extra), ("imagekit", ROOT_DIRECTORY)]
     dependencies = _dependencies()
@@ -188,7 +192,7 @@ def resolve(
             pairs = dependencies.get_elements([*names, *added], where)
         except dependencies.MissingOSException:
             provided = False
-            pairs = dependencies.get_elements([*names, ROOT_ELEMENT], where)
+            pairs = dependencies.get_elements([*names, *instead], where)
     except (
         dependencies.MissingElementException,
         dependencies.AlreadyProvidedException,

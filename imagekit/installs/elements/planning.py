@@ -12,7 +12,9 @@ from imagekit.installs.elements.catalogue import (
     ENVIRONMENT,
     NO_DISK_ELEMENT,
     PHASES,
+    ROOT_ELEMENT,
     SYSTEM_ELEMENT,
+    TREE_ELEMENT,
     Element,
 )
 from imagekit.installs.elements.environment import HOST_PATHS, base_environment
@@ -89,6 +91,7 @@ def plan_elements(file: SpecFile, mirrors: Mirrors) -> ElementPlan | None:
         install.element_path,
         install.element_environment,
         (SYSTEM_ELEMENT,),
+        (ROOT_ELEMENT,),
     )
     if plan.provided and not install.element_network:
         raise SpecError(
@@ -100,16 +103,17 @@ def plan_elements(file: SpecFile, mirrors: Mirrors) -> ElementPlan | None:
 
 
 def plan_whole(file: SpecFile, install: DiskimageBuilder, mirrors: Mirrors) -> ElementPlan:
-    """The elements of a diskimage-builder spec; raises SpecError."""
+    """The elements of a diskimage-builder spec; raises SpecError.
+
+    Where none of them provides an operating system, one of ours does, from imagekit's own tree.
+    """
     added = (SYSTEM_ELEMENT, NO_DISK_ELEMENT)
-    plan = _plan(file, mirrors, install.elements, install.element_path, install.environment, added)
-    if not plan.provided:
-        raise SpecError(
-            "none of the elements provides an operating system",
-            where=file.where("install", "elements"),
-            hint="name one, for example debian-minimal",
-        )
-    return replace(plan, network=True, timeout=install.timeout, added=added)
+    instead = (TREE_ELEMENT, NO_DISK_ELEMENT)
+    plan = _plan(
+        file, mirrors, install.elements, install.element_path, install.environment, added, instead
+    )
+    more = added if plan.provided else instead
+    return replace(plan, network=True, timeout=install.timeout, added=more)
 
 
 def _plan(
@@ -119,12 +123,13 @@ def _plan(
     element_path: Sequence[str],
     variables: Mapping[str, str],
     added: Sequence[str],
+    instead: Sequence[str],
 ) -> ElementPlan:
     spec = file.spec
     try:
         paths = [file.resolve(path) for path in element_path]
         _refuse(sorted(NOT_OURS & set(named)))
-        elements, provided = catalogue.resolve(named, paths, added)
+        elements, provided = catalogue.resolve(named, paths, added, instead)
         _refuse([e.name for e in elements if e.name in NOT_OURS or _makes_disk(e)])
         environment = base_environment(
             elements,

@@ -24,6 +24,8 @@ from imagekit.spec.load import SpecFile
 
 BUILD_ESTIMATE = 4 << 30
 """Bytes reserved on tmpfs: the tree, twice for a moment when it is copied."""
+SEED = "rootfs.tar"
+"""imagekit's own tree, for builds whose elements provide no operating system."""
 SKIP_BASE = "-n"
 """disk-image-create adds the element "base" to every build unless told not to."""
 
@@ -33,16 +35,20 @@ class DiskImageCreate(Stage):
 
     name: ClassVar[str] = "disk-image-create"
     title: ClassVar[str] = "running disk-image-create"
-    makes = ("rootfs.tar", "packages.json")
+    TREE: ClassVar[str] = "image.tar"
+    PACKAGES: ClassVar[str] = "image-packages.json"
+    makes = (TREE, PACKAGES)
 
     def __init__(self, file: SpecFile, install: DiskimageBuilder, plan: ElementPlan) -> None:
         self._file = file
         self._install = install
         self._plan = plan
+        if not plan.provided:
+            self.needs = (SEED,)
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
+            "code": 2,
             "elements": [e.name for e in self._plan.elements],
             "scripts": [self._plan.phase_digest(phase) for phase in self._plan.phases()],
             "element files": self._plan.shared_digest(),
@@ -63,15 +69,18 @@ class DiskImageCreate(Stage):
         unpack(image, tree, run.logs / "unpack.log")
         image.unlink()
         packages = list_packages(tree, run.logs / "packages.log")
-        (run.output / "packages.json").write_text(json.dumps(packages, indent=1))
-        pack(tree, run.output / "rootfs.tar", run.logs / "tar.log")
-        hand_over(run.workspace, run.output / "rootfs.tar", tree)
+        (run.output / self.PACKAGES).write_text(json.dumps(packages, indent=1))
+        pack(tree, run.output / self.TREE, run.logs / "tar.log")
+        hand_over(run.workspace, run.output / self.TREE, tree)
 
     def _create(self, work: Path, build: Path, run: StageRun) -> None:
         sandbox = Sandbox(
             work / "root",
             host_programs=True,
-            read_only={work / "elements": env.ELEMENTS},
+            read_only={
+                work / "elements": env.ELEMENTS,
+                **({} if self._plan.provided else {run.inputs[SEED]: f"/imagekit/{SEED}"}),
+            },
             writable={
                 build: env.BUILD,
                 work / "cache": env.CACHE,

@@ -12,7 +12,7 @@ from imagekit.host.versions import tool_versions
 from imagekit.installs.locking import Lock, LockedElement, lock_text
 from imagekit.installs.stages.trees import source_date_epoch
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
-from imagekit.spec.install import Debootstrap
+from imagekit.spec.install import Debootstrap, DiskimageBuilder
 from imagekit.spec.load import SpecFile
 
 TOOLS = ("mmdebstrap", "mke2fs", "sfdisk", "grub-mkimage", "qemu-img", "tar")
@@ -161,4 +161,6 @@ def input_digests(file: SpecFile) -> dict[str, str]:
         install = spec.install
         names += [n for n in (install.initrd,) if n]
         names += [install.kernel] if install.kernel and "/" in install.kernel else []
+    elif isinstance(spec.install, DiskimageBuilder) and spec.install.block_device:
+        names.append(spec.install.block_device)
     return {str(name): digest_file(file.resolve(str(name))) for name in sorted(names)}
