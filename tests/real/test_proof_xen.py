@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+from pathlib import Path
+
 import pytest
-from oracles.builds import Build, Run
+from oracles.builds import ROOT, Build, Run
 from oracles.proofs import assert_up, report_of
 
 pytestmark = [pytest.mark.real, pytest.mark.xen, pytest.mark.slow]
 
 
-@pytest.mark.parametrize(("mode", "boot"), [("pv", "pygrub"), ("pv", "direct"),
-                                            ("pvh", "direct"), ("pvh", "pygrub")])  # fmt: skip
+def test_a_build_is_published_when_the_configs_that_name_it_are_proven(
+    demo: Build, imagekit: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "web01"
+    spec = ROOT / "examples/web01.yaml"
+    chosen = ("--set", "proof.modes=[pv]", "--set", "disk.formats=[raw]")
+    imagekit("build", spec, "-o", out, *chosen, "--prove", timeout=1500)
+    (found,) = report_of(out)["boots"]
+    assert (found["mode"], found["boot"], found["format"]) == ("pv", "pygrub", "raw")
+    assert_up(found, "PV")
+    config = out / "web01.pv.xl.cfg"
+    assert f"target={out}/web01.raw" in config.read_text()
+    assert found["config"] == str(config)
+    assert found["config_sha256"] == hashlib.sha256(config.read_bytes()).hexdigest()
+    assert [path.name for path in tmp_path.iterdir()] == ["web01"]
+    shutil.rmtree(out)
+
+
+@pytest.mark.parametrize(("mode", "boot"), [("pv", "direct"), ("pvh", "direct"), ("pvh", "pygrub")])
 def test_the_demo_image_boots_from_raw(demo: Build, imagekit: Run, mode: str, boot: str) -> None:
     imagekit("prove", demo.path, "--mode", mode, "--boot", boot, timeout=1500)
     report = report_of(demo.path)
