@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import json
 import re
 import selectors
 import shutil
@@ -23,6 +22,7 @@ from typing import Any
 
 from imagekit.answers.context import Static
 from imagekit.errors import HostError, SpecError
+from imagekit.host.qmp import Messages, request
 from imagekit.host.run import spawn
 
 QEMU = "qemu-system-x86_64"
@@ -30,7 +30,7 @@ OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE.fd")
 OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS.fd")
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 MAX_LOG = 32 << 20
-MAX_MESSAGE = 8 << 20
+MAX_LINE = 8 << 20
 STATISTICS_SECONDS = 5.0
 RECENT_LINES = 200
 
@@ -128,8 +128,9 @@ class Machine:
         self._listener = listener
         self._mask = mask
         self._monitor = lines["monitor"]
-        self._buffers = {name: bytearray() for name in lines}
+        self._messages = Messages()
         self._logs = {name: logs / f"{name}.log" for name in ("console", "syslog")}
+        self._buffers = {name: bytearray() for name in self._logs}
         self._logged = dict.fromkeys(self._logs, 0)
         self._selector = selectors.DefaultSelector()
         self._asked = 0.0
@@ -176,23 +177,23 @@ class Machine:
             self._buffers[name].clear()
 
     def _take(self, name: str, data: bytes) -> None:
+        if name == "monitor":
+            for message in self._messages.feed(data):
+                self._message(message)
+            return
+        if self._is_news(name, data):
+            self.running.active = time.monotonic()
+        text = self.running.texts.setdefault(name, bytearray())
+        text += data
+        del text[: -(1 << 17)]
         buffer = self._buffers[name]
         buffer += data
-        if name != "monitor":
-            if self._is_news(name, data):
-                self.running.active = time.monotonic()
-            text = self.running.texts.setdefault(name, bytearray())
-            text += data
-            del text[: -(1 << 17)]
         while b"\n" in buffer:
             line, _, rest = bytes(buffer).partition(b"\n")
             buffer[:] = rest
-            if name == "monitor":
-                self._message(line)
-            else:
-                self._log(name, line + b"\n")
-                self._listener(name, clean(line.decode("utf-8", "replace")))
-        if len(buffer) > MAX_MESSAGE:
+            self._log(name, line + b"\n")
+            self._listener(name, clean(line.decode("utf-8", "replace")))
+        if len(buffer) > MAX_LINE:
             buffer.clear()
 
     def _is_news(self, name: str, data: bytes) -> bool:
@@ -213,15 +214,9 @@ class Machine:
 
     def _say(self, command: str) -> None:
         with contextlib.suppress(OSError):
-            self._monitor.sendall(json.dumps({"execute": command}).encode() + b"\n")
+            self._monitor.sendall(request(command))
 
-    def _message(self, line: bytes) -> None:
-        try:
-            value: Any = json.loads(line)
-        except ValueError:
-            return
-        if not isinstance(value, dict):
-            return
+    def _message(self, value: dict[str, Any]) -> None:
         event, data = value.get("event"), value.get("data")
         data = data if isinstance(data, dict) else {}
         if event == "SHUTDOWN":

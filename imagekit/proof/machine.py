@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from imagekit.errors import ToolError
+from imagekit.host.qmp import Qmp
 from imagekit.host.run import spawn
-from imagekit.proof.qmp import Qmp
 
 QEMU = "qemu-system-x86_64"
 CPU = "EPYC,-smap,-smep,-monitor,-rdtscp"

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from imagekit.disk.qcow2 import write_qcow2
 from imagekit.disk.vhd import write_vhd
 from imagekit.errors import ProofError, SpecError, ToolError
+from imagekit.host.qmp import Qmp
 from imagekit.proof import boots, overlay
 from imagekit.proof.boots import Wanted
 from imagekit.proof.console import expectation
@@ -24,7 +25,6 @@ from imagekit.proof.lab import lab_plan
 from imagekit.proof.machine import LabFiles, Shape
 from imagekit.proof.observed import disk_name, frontends
 from imagekit.proof.prove import require_up
-from imagekit.proof.qmp import Qmp
 from imagekit.proof.report import Boot, Failure, ProofReport, table
 from imagekit.proof.session import Rules
 from imagekit.proof.xlcfg import XlDisk

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from imagekit.errors import ToolError
@@ -15,12 +17,37 @@ from imagekit.errors import ToolError
 MAX_MESSAGE = 8 << 20
 
 
+class Messages:
+    """Takes what QEMU sends apart into messages, one JSON object a line."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """The messages that ``data`` completes. Raises ToolError for what is none, or too long."""
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        if len(self._buffer) > MAX_MESSAGE:
+            raise ToolError("QEMU answers with a message of more than 8 MiB")
+        try:
+            values = [json.loads(line) for line in lines if line.strip()]
+        except (ValueError, RecursionError):
+            raise ToolError("QEMU answers with something that is not JSON") from None
+        return [value for value in values if isinstance(value, dict)]
+
+
+def request(name: str, ident: str = "", arguments: Mapping[str, Any] | None = None) -> bytes:
+    """The line that asks QEMU for the command ``name``; its answer carries ``ident``."""
+    value = {"execute": name, "arguments": dict(arguments or {}), "id": ident}
+    return json.dumps(value).encode() + b"\n"
+
+
 class Qmp:
     """One connection; ``command`` is the only thing to do with it."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._buffer = b""
+        self._messages = Messages()
+        self._waiting: deque[dict[str, Any]] = deque()
         self._number = 0
 
     def greet(self, timeout: float) -> None:
@@ -39,8 +66,7 @@ class Qmp:
         self._number += 1
         ident = str(self._number)
         arguments = {key.replace("_", "-"): value for key, value in args.items()}
-        request = {"execute": name, "arguments": arguments, "id": ident}
-        data = json.dumps(request).encode() + b"\n"
+        data = request(name, ident, arguments)
         try:
             if fd is None:
                 self._socket.sendall(data)
@@ -61,7 +87,7 @@ class Qmp:
             return answer.get("return")
 
     def _message(self, deadline: float) -> dict[str, Any]:
-        while b"\n" not in self._buffer:
+        while not self._waiting:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise ToolError("QEMU does not answer")
@@ -72,12 +98,7 @@ class Qmp:
                 raise ToolError("QEMU does not answer") from None
             except OSError as error:
                 raise ToolError(f"QEMU is gone: {error.strerror}") from None
-            if not data or len(self._buffer) > MAX_MESSAGE:
+            if not data:
                 raise ToolError("QEMU is gone")
-            self._buffer += data
-        line, self._buffer = self._buffer.split(b"\n", 1)
-        try:
-            value = json.loads(line)
-        except ValueError:
-            raise ToolError("QEMU answers with something that is not JSON") from None
-        return value if isinstance(value, dict) else {}
+            self._waiting.extend(self._messages.feed(data))
+        return self._waiting.popleft()
