@@ -13,22 +13,36 @@ from imagekit.cli import console
 from imagekit.cli.build import SetOption
 from imagekit.cli.signing_options import GpgKeyOption, SshKeyOption, signer
 from imagekit.errors import SpecError
-from imagekit.pipeline.workspace import workspace
-from imagekit.recovery.bundle import make_bundle, open_bundle, verify_bundle
-from imagekit.recovery.reinstall import Wish, emit_script, steps
+from imagekit.pipeline.workspace import Workspace, workspace
+from imagekit.recovery.bundle import make_bundle
+from imagekit.recovery.guestbundle import make_guest_bundle
+from imagekit.recovery.journal import recorded
+from imagekit.recovery.reinstall import emit_script, steps
 from imagekit.recovery.reinstall import reinstall as carry_out
+from imagekit.recovery.sealing import Seal
 from imagekit.recovery.signing import NAMESPACE
+from imagekit.recovery.target import Wish
+from imagekit.recovery.unpacked import open_bundle, verify_bundle
 from imagekit.spec.load import load_spec
 
 Trust = Annotated[
     Path | None,
     typer.Option("--trust", metavar="FILE", help="Public ssh keys, or an OpenPGP keyring."),
 ]
+Passphrase = Annotated[
+    Path | None,
+    typer.Option(
+        "--passphrase-file", metavar="FILE", help="Encrypt or decrypt with its first line."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
 
 
 def bundle(
-    what: Annotated[str, typer.Argument(metavar="BUILD|verify", help="A build directory.")],
+    what: Annotated[
+        str,
+        typer.Argument(metavar="BUILD|GUEST|verify", help="A build directory, or a guest's name."),
+    ],
     file: Annotated[Path | None, typer.Argument(metavar="BUNDLE", help="With verify.")] = None,
     spec: Annotated[
         Path | None, typer.Option("--spec", metavar="SPEC", help="What BUILD was made from.")
@@ -40,41 +54,71 @@ def bundle(
     image: Annotated[
         bool, typer.Option("--image", help="Put the finished disk in too, for rescue systems.")
     ] = False,
+    encrypt_to: Annotated[
+        list[str] | None,
+        typer.Option("--encrypt-to", metavar="KEYID", help="Put secrets in, for this OpenPGP key."),
+    ] = None,
+    passphrase: Passphrase = None,
     ssh_key: SshKeyOption = None,
     gpg_key: GpgKeyOption = None,
     trust: Trust = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the bundle.")] = False,
 ) -> None:
-    """Pack all that gives a build back offline into one file; or verify such a file.
+    """Pack all that gives a build or a guest back offline into one file; or verify such a file.
 
-    Secrets are never in it: reinstalling needs them again.
+    Secrets are left out; with --encrypt-to or --passphrase-file they are put in, encrypted, and so
+    is the disk.
     """
+    sign = signer(ssh_key, gpg_key, NAMESPACE)
+    wanted = bool(encrypt_to or passphrase)
+    how = Seal(tuple(encrypt_to or ()), passphrase) if wanted else None
     with console.events_for(False) as events, workspace(events) as space:
         if what == "verify" and file is not None:
-            checked = verify_bundle(file, trust, space.temporary("verify"))
-            total = sum(member.size for member in checked.members)
-            signed = "signature good" if trust else "signature not checked (--trust)"
-            state = signed if checked.signature else "not signed"
-            print(f"{file}: {len(checked.members)} members, {console.size(total)}, whole; {state}")
+            _verify(file, trust, space)
             return
-        if spec is None or file is not None:
-            raise SpecError(
-                "name the spec the build was made from",
-                where="--spec",
-                hint="imagekit bundle BUILD --spec SPEC, or imagekit bundle verify BUNDLE",
+        if file is not None:
+            raise SpecError("name one thing to bundle", where=str(file))
+        if spec is None:
+            _require_guest(what)
+            target = out or Path(f"{what}.bundle")
+            members = make_guest_bundle(
+                what, target, workspace=space, sign=sign, how=how, overwrite=force
             )
-        loaded = load_spec(spec, set_ or [])
-        target = out or Path(f"{loaded.spec.name}.bundle")
-        members = make_bundle(
-            Path(what),
-            loaded,
-            target,
-            workspace=space,
-            sign=signer(ssh_key, gpg_key, NAMESPACE),
-            image=image,
-            overwrite=force,
-        )
+        else:
+            loaded = load_spec(spec, set_ or [])
+            target = out or Path(f"{loaded.spec.name}.bundle")
+            members = make_bundle(
+                Path(what),
+                loaded,
+                target,
+                workspace=space,
+                sign=sign,
+                image=image,
+                how=how,
+                overwrite=force,
+            )
     print(f"{target}: {len(members)} members, {console.size(target.stat().st_size)}")
+
+
+def _require_guest(what: str) -> None:
+    if Path(what).is_dir():
+        raise SpecError(
+            "name the spec the build was made from",
+            where="--spec",
+            hint="imagekit bundle BUILD --spec SPEC, or imagekit bundle verify BUNDLE",
+        )
+    if what not in recorded():
+        raise SpecError(
+            f"there is no build and no guest {what}", hint="imagekit destroy --list shows guests"
+        )
+
+
+def _verify(file: Path, trust: Path | None, space: Workspace) -> None:
+    checked = verify_bundle(file, trust, space.temporary("verify"))
+    total = sum(member.size for member in checked.members)
+    signed = "signature good" if trust else "signature not checked (--trust)"
+    state = signed if checked.signature else "not signed"
+    print(f"{file}: {len(checked.members)} members, {console.size(total)}, whole; {state}")
 
 
 def reinstall(
@@ -84,6 +128,10 @@ def reinstall(
     ] = None,
     device: Annotated[
         Path | None, typer.Option("--device", metavar="DEV", help="Write the disk there too.")
+    ] = None,
+    vg: Annotated[
+        str | None,
+        typer.Option("--vg", metavar="VG", help="Write it to a new logical volume."),
     ] = None,
     force: Annotated[
         str | None, typer.Option("--force", metavar="DEV", help="Overwrite what this device holds.")
@@ -95,6 +143,7 @@ def reinstall(
         bool, typer.Option("--unpack", help="Take the finished disk, do not rebuild.")
     ] = False,
     trust: Trust = None,
+    passphrase: Passphrase = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done.")
     ] = False,
@@ -106,12 +155,13 @@ def reinstall(
 ) -> None:
     """Give the machine of a bundle back, without a network, and prove that the disk is the same."""
     with console.events_for(False) as events, workspace(events) as space:
-        unpacked = open_bundle(file, trust, workspace=space)
+        unlock = not (script or dry_run)
+        unpacked = open_bundle(file, trust, workspace=space, passphrase=passphrase, unlock=unlock)
         if script:
             print(emit_script(unpacked), end="")
             return
-        directory = out or Path("build") / unpacked.spec.spec.name
-        wish = Wish(directory, device, force, overwrite, start, unpack)
+        directory = out or Path("build") / unpacked.name
+        wish = Wish(directory, device, vg, force, overwrite, start, unpack)
         if dry_run:
             for line in steps(unpacked, wish):
                 print(line)

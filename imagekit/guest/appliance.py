@@ -36,11 +36,15 @@ _DRIVERS = {"raw": "raw", "qcow2": "qcow2"}
 
 @dataclass(frozen=True)
 class Drive:
-    """A disk of the appliance: ``format`` is raw or qcow2, never probed."""
+    """A disk of the appliance: ``format`` is raw or qcow2, never probed.
+
+    ``discard`` lets what its file systems do not use become holes (fstrim).
+    """
 
     path: Path
     format: str
     readonly: bool = True
+    discard: bool = False
 
 
 class CallFailed(GuestError):
@@ -216,6 +220,7 @@ def appliance(
                 format=_DRIVERS[drive.format],
                 readonly=drive.readonly,
                 cachemode="unsafe" if not drive.readonly else "writeback",
+                discard="enable" if drive.discard else "disable",
             )
         _launch(machine)
         yield machine

@@ -5,62 +5,37 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from imagekit import __version__
-from imagekit.errors import SpecError, VerificationError
+from imagekit.errors import SpecError
 from imagekit.installs.locking import Lock, read_lock
 from imagekit.installs.stages.archive import collect
 from imagekit.installs.stages.lockfile import input_digests
 from imagekit.installs.stages.mirrors import mirrors_for
-from imagekit.pipeline.stage import digest_file
+from imagekit.installs.stages.trees import pack
 from imagekit.pipeline.workspace import Workspace
-from imagekit.recovery.container import Checked, Member, read_container, write_container
-from imagekit.recovery.signing import Sign, check_signature
-from imagekit.spec.load import SpecFile, load_spec
+from imagekit.recovery.container import Member, write_container
+from imagekit.recovery.sealing import SUFFIX, Seal, seal
+from imagekit.recovery.signing import Sign
+from imagekit.recovery.unpacked import (
+    BOOT_ROLES,
+    FORMAT,
+    IMAGE,
+    MAX_SECRETS,
+    SECRETS,
+    read_manifest,
+)
+from imagekit.spec.load import SpecFile
 
-FORMAT = 1
-IMAGE = "image/disk.raw.gz"
-BOOT_ROLES = ("kernel", "initrd")
-
-
-@dataclass(frozen=True)
-class BundledSpec(SpecFile):
-    """A spec whose files lie in an unpacked bundle; what is not there is looked for beside it."""
-
-    inputs: dict[str, Path]
-
-    def resolve(self, name: str) -> Path:
-        """The file the spec calls ``name``."""
-        return self.inputs.get(name) or super().resolve(name)
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """An unpacked bundle: ``manifest`` is that of the original build."""
-
-    directory: Path
-    about: dict[str, Any]
-    manifest: dict[str, Any]
-    spec: BundledSpec
-    lock: Lock
-
-    @property
-    def debs(self) -> Path:
-        """The directory of the packages."""
-        return self.directory / "packages"
-
-    @property
-    def disks(self) -> dict[str, str]:
-        """SHA-256 of the original build's disks by path."""
-        artefacts = self.manifest["artefacts"]
-        return {a["path"]: a["sha256"] for a in artefacts if a["role"] == "disk"}
+Source = tuple[str, Path | bytes]
+"""A member's name, and the file or the bytes it is made of."""
 
 
 def make_bundle(
@@ -71,16 +46,18 @@ def make_bundle(
     workspace: Workspace,
     sign: Sign | None = None,
     image: bool = False,
+    how: Seal | None = None,
     overwrite: bool = False,
 ) -> list[Member]:
     """Write the bundle ``target`` of the build directory ``build``, made from ``file``.
 
     ``image`` puts the finished disk in as well, for hosts that cannot build. Secrets are left out,
-    but for those that are in the finished disk.
+    but for those that are in the finished disk; with ``how`` they are put in, sealed, and so is the
+    finished disk.
     Raises SpecError when spec and build do not belong together, DownloadError when a package is
     gone, ExistsError.
     """
-    manifest = _manifest(build)
+    manifest = read_manifest(build)
     name = file.spec.name
     if manifest.get("spec_sha256") != file.sha256:
         raise SpecError(
@@ -89,18 +66,15 @@ def make_bundle(
             hint="give the same --set as to the build, or build again",
         )
     lock = read_lock(build / f"{name}.lock")
-    debs = workspace.temporary("packages")
-    workspace.events.emit("note", text=f"collecting {len(lock.packages)} packages")
-    collect(lock, debs, mirrors_for(file), None, _proxy(file))
-    sources: list[tuple[str, Path | bytes]] = [
-        (f"packages/{p.filename}", debs / p.filename) for p in lock.packages
-    ]
-    inputs = {}
-    for index, (input_name, digest) in enumerate(sorted(input_digests(file).items())):
-        if lock.inputs.get(input_name) != digest:
-            raise SpecError(f"{input_name} has changed since the build", where=str(file.path))
-        inputs[input_name] = f"inputs/{index:04d}"
-        sources.append((inputs[input_name], file.resolve(input_name)))
+    if not lock.packages:
+        raise SpecError(
+            f"a {lock.method} build has no packages that could be put into a bundle",
+            where=str(file.path),
+            hint="provision a guest from it, and bundle that: its disk is put in",
+        )
+    inputs, sources = _inputs(file, lock)
+    trees, tars = _trees(file, workspace)
+    sources += [*tars, *_packages(file, lock, workspace)]
     sources += [
         ("lock.yaml", build / f"{name}.lock"),
         ("manifest.json", build / "manifest.json"),
@@ -110,13 +84,12 @@ def make_bundle(
         if artefact["role"] == "domain-config":
             sources.append((f"configs/{artefact['path']}", build / artefact["path"]))
     if image:
-        if _secrets(file):
-            text = "the finished disk holds the guest's password hashes: keep the bundle private"
-            workspace.events.emit("note", text=text)
-        sources.append((IMAGE, _image(build, manifest, workspace)))
-        for artefact in manifest["artefacts"]:
-            if artefact["role"] in BOOT_ROLES:
-                sources.append((f"boot/{artefact['path']}", build / artefact["path"]))
+        sources += _finished(build, file, manifest, how, workspace)
+    if how is not None and _secrets(file):
+        values = workspace.temporary("secrets") / SECRETS
+        values.touch(mode=0o600)
+        values.write_text(json.dumps(_secret_values(file)))
+        sources.append(maybe_sealed(SECRETS, values, how, workspace))
     about = {
         "bundle": FORMAT,
         "name": name,
@@ -124,27 +97,92 @@ def make_bundle(
         "spec_sha256": file.sha256,
         "source_date_epoch": lock.source_date_epoch,
         "inputs": inputs,
+        "trees": trees,
         "secrets": _secrets(file),
+        "sealed": [member for member, _ in sources if member.endswith(SUFFIX)],
         "disks": {a["path"]: a["sha256"] for a in manifest["artefacts"] if a["role"] == "disk"},
     }
+    return write_signed(target, about, sources, sign, workspace=workspace, overwrite=overwrite)
+
+
+def _inputs(file: SpecFile, lock: Lock) -> tuple[dict[str, str], list[Source]]:
+    """Names of members by the spec's names, and the members."""
+    inputs: dict[str, str] = {}
+    sources: list[Source] = []
+    for index, (name, digest) in enumerate(sorted(input_digests(file).items())):
+        if lock.inputs.get(name) != digest:
+            raise SpecError(f"{name} has changed since the build", where=str(file.path))
+        inputs[name] = f"inputs/{index:04d}"
+        sources.append((inputs[name], file.resolve(name)))
+    return inputs, sources
+
+
+def _trees(file: SpecFile, workspace: Workspace) -> tuple[dict[str, str], list[Source]]:
+    """The same for directories: elements, and a kernel's modules. The members are tar files."""
+    install = file.spec.debootstrap
+    names = [*install.element_path, *([install.modules] if install.modules else [])]
+    trees: dict[str, str] = {}
+    sources: list[Source] = []
+    for index, name in enumerate(sorted({str(n) for n in names})):
+        target = workspace.temporary("tree") / "tree.tar"
+        pack(file.resolve(name), target)
+        trees[name] = f"trees/{index:04d}.tar"
+        sources.append((trees[name], target))
+    return trees, sources
+
+
+def _packages(file: SpecFile, lock: Lock, workspace: Workspace) -> list[Source]:
+    debs = workspace.temporary("packages")
+    workspace.events.emit("note", text=f"collecting {len(lock.packages)} packages")
+    collect(lock, debs, mirrors_for(file), None, _proxy(file))
+    return [(f"packages/{p.filename}", debs / p.filename) for p in lock.packages]
+
+
+def _finished(
+    build: Path, file: SpecFile, manifest: dict[str, Any], how: Seal | None, workspace: Workspace
+) -> list[Source]:
+    """The disk, and what boots it."""
+    if _secrets(file) and how is None:
+        text = "the finished disk holds the guest's password hashes: keep the bundle private"
+        workspace.events.emit("note", text=text)
+    packed = packed_disk(_raw_disk(build, manifest), workspace)
+    sources: list[Source] = [maybe_sealed(IMAGE, packed, how, workspace)]
+    for artefact in manifest["artefacts"]:
+        if artefact["role"] in BOOT_ROLES:
+            path = str(artefact["path"])
+            sources.append(maybe_sealed(f"boot/{path}", build / path, how, workspace))
+    return sources
+
+
+def write_signed(
+    target: Path,
+    about: dict[str, Any],
+    sources: Sequence[Source],
+    sign: Sign | None,
+    *,
+    workspace: Workspace,
+    overwrite: bool,
+) -> list[Member]:
+    """Write the container, signed if there is something to sign with."""
     scratch = workspace.temporary("sign")
     signer = (lambda data: sign(data, scratch)) if sign is not None else None
     return write_container(target, about, sources, signer, overwrite=overwrite)
 
 
+def maybe_sealed(
+    name: str, source: Path, how: Seal | None, workspace: Workspace
+) -> tuple[str, Path]:
+    """A member of the bundle: ``source`` as ``name``, or sealed with another suffix."""
+    if how is None:
+        return name, source
+    target = workspace.temporary("sealed") / f"{source.name}{SUFFIX}"
+    seal(source, target, how, workspace.temporary("gnupg"))
+    return f"{name}{SUFFIX}", target
+
+
 def _proxy(file: SpecFile) -> dict[str, str]:
     proxy = file.spec.os.proxy
     return dict.fromkeys(("http_proxy", "https_proxy"), proxy) if proxy else {}
-
-
-def _manifest(build: Path) -> dict[str, Any]:
-    try:
-        value: Any = json.loads((build / "manifest.json").read_bytes()[: 16 << 20])
-    except (OSError, ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict) or not isinstance(value.get("artefacts"), list):
-        raise SpecError("holds no build", where=str(build), hint="name what imagekit build made")
-    return value
 
 
 def spec_text(file: SpecFile) -> bytes:
@@ -170,76 +208,38 @@ def _secrets(file: SpecFile) -> list[str]:
     return sorted({f"env:{s.env}" if s.env else f"file:{s.file}" for s in found if s is not None})
 
 
-def _image(build: Path, manifest: dict[str, Any], workspace: Workspace) -> Path:
+def _secret_values(file: SpecFile) -> dict[str, str]:
+    """The same with their values; raises SpecError for one that is not there."""
+    found = {}
+    for entry in _secrets(file):
+        kind, _, name = entry.partition(":")
+        path = file.resolve(name)
+        if kind == "env" and name in os.environ:
+            found[entry] = os.environ[name]
+        elif kind == "file" and path.is_file() and path.stat().st_size <= MAX_SECRETS:
+            found[entry] = path.read_text()
+        else:
+            raise SpecError(f"the secret {entry} is not there to be sealed", where=str(file.path))
+    return found
+
+
+def _raw_disk(build: Path, manifest: dict[str, Any]) -> Path:
     raw = next(
         (a for a in manifest["artefacts"] if a["role"] == "disk" and a.get("format") == "raw"), None
     )
     if raw is None:
         raise SpecError("the build has no raw disk to put in", where=str(build))
+    return build / str(raw["path"])
+
+
+def packed_disk(raw: Path, workspace: Workspace) -> Path:
+    """``raw`` as a gzip file; equal disks make equal files."""
     target = workspace.temporary("image") / "disk.raw.gz"
-    # A fixed time and no name, so that equal disks make equal members (RFC 1952).
+    # A fixed time and no name (RFC 1952).
     with (
-        (build / raw["path"]).open("rb") as source,
+        raw.open("rb") as source,
         target.open("wb") as stream,
         gzip.GzipFile("", "wb", compresslevel=1, fileobj=stream, mtime=0) as packed,
     ):
         shutil.copyfileobj(source, packed, 1 << 20)
     return target
-
-
-def verify_bundle(path: Path, trust: Path | None, scratch: Path) -> Checked:
-    """Check every byte of ``path``, and its signature if ``trust`` names keys.
-
-    Raises VerificationError for a damaged bundle, a wrong signature, or none where ``trust`` asks.
-    """
-    checked = read_container(path)
-    _check_trust(checked, trust, path, scratch)
-    return checked
-
-
-def _check_trust(checked: Checked, trust: Path | None, path: Path, scratch: Path) -> None:
-    if trust is None:
-        return
-    if checked.signature is None:
-        raise VerificationError("is not signed", where=str(path))
-    check_signature(checked.sums, checked.signature, trust, scratch)
-
-
-def open_bundle(path: Path, trust: Path | None, *, workspace: Workspace) -> Bundle:
-    """Check and unpack ``path``; raises VerificationError, SpecError."""
-    directory = workspace.temporary("bundle", size_bytes=path.stat().st_size)
-    checked = read_container(path, directory)
-    _check_trust(checked, trust, path, workspace.temporary("trust"))
-    about = checked.about
-    if about.get("bundle") != FORMAT:
-        raise VerificationError(f"is a bundle of the unknown form {about.get('bundle')!r}")
-    lock = read_lock(directory / "lock.yaml")
-    loaded = load_spec(directory / "spec.yaml")
-    inputs = {str(k): directory / str(v) for k, v in dict(about.get("inputs", {})).items()}
-    for name, file in inputs.items():
-        if not file.resolve().is_relative_to(directory.resolve()) or not file.is_file():
-            raise VerificationError(f"names {name}, which it does not hold", where=str(path))
-        if digest_file(file) != lock.inputs.get(name):
-            raise VerificationError(f"{name} is not what the lock names", where=str(path))
-    # Secrets are looked for beside the bundle.
-    spec = BundledSpec(
-        loaded.spec, path.absolute().parent / "spec.yaml", loaded.sha256, loaded.tree, inputs
-    )
-    if loaded.sha256 != lock.spec_sha256:
-        raise SpecError(
-            "the bundle was made by another version of imagekit, which read the spec differently",
-            where=str(path),
-            hint=f"use imagekit {about.get('imagekit')}",
-        )
-    return Bundle(directory, about, _manifest(directory), spec, lock)
-
-
-def missing_secrets(bundle: Bundle, environment: Sequence[str]) -> list[str]:
-    """Secrets the spec needs that are neither in the environment nor beside the bundle."""
-    missing = []
-    for entry in bundle.about.get("secrets", []):
-        kind, _, name = str(entry).partition(":")
-        there = name in environment if kind == "env" else bundle.spec.resolve(name).is_file()
-        if not there:
-            missing.append(str(entry))
-    return missing

@@ -9,18 +9,21 @@ every other member, for sha256sum(1) on a rescue system), optionally ``SHA256SUM
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import io
 import json
+import os
 import re
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from imagekit.disk.output import replacing
-from imagekit.errors import VerificationError
+from imagekit.disk.output import check_target, os_errors, replacing, temporary_name
+from imagekit.errors import ExistsError, VerificationError
 
 BLOCK = 512
 END = 2 * BLOCK
@@ -88,7 +91,8 @@ def write_container(
     ).encode()
     sums = _sums(index, members)
     by_name = dict(sources)
-    with replacing(target, overwrite=overwrite) as part, part.open("wb") as out:
+    with _whole(target, overwrite) as out:
+        os.fchmod(out.fileno(), 0o600)
         _put(out, INDEX, index)
         _put(out, SUMS, sums)
         if sign is not None:
@@ -97,6 +101,39 @@ def write_container(
             _put(out, member.name, by_name[member.name])
         out.write(bytes(END))
     return members
+
+
+@contextlib.contextmanager
+def _whole(target: Path, overwrite: bool) -> Iterator[IO[bytes]]:
+    """A stream that becomes ``target`` when the block succeeds; killed before, it never was.
+
+    A file without a name (open(2), O_TMPFILE) needs no sweeping after a SIGKILL. File systems
+    without it get a hidden file beside the target.
+    """
+    check_target(target, overwrite=overwrite)
+    directory = os.open(target.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                raise
+            with replacing(target, overwrite=overwrite) as part, part.open("wb") as out:
+                yield out
+            return
+        with os.fdopen(fd, "wb") as out, os_errors(target):
+            yield out
+            out.flush()
+            os.fsync(fd)
+            name = temporary_name(target).name if overwrite else target.name
+            try:
+                os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=directory, follow_symlinks=True)
+            except FileExistsError:
+                raise ExistsError("exists already", where=str(target)) from None
+            if overwrite:
+                os.rename(name, target.name, src_dir_fd=directory, dst_dir_fd=directory)
+    finally:
+        os.close(directory)
 
 
 def _sums(index: bytes, members: Sequence[Member]) -> bytes:

@@ -6,9 +6,9 @@ again from its start.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import re
 import time
 import zlib
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
-from imagekit.disk.extents import BLOCK, opened, sha256_sparse
+from imagekit.disk.extents import sha256_sparse
 from imagekit.disk.output import replacing
 from imagekit.domain.bootpath import domain_for
 from imagekit.domain.emitters import emitter_for
@@ -26,13 +26,21 @@ from imagekit.host.run import run
 from imagekit.installs.build import build
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.workspace import Workspace, copy_file
-from imagekit.recovery.bundle import BOOT_ROLES, IMAGE, Bundle, missing_secrets
 from imagekit.recovery.container import check_name
-from imagekit.recovery.device import check_device, write_device
+from imagekit.recovery.target import (
+    VOLUME,
+    Wish,
+    check_target,
+    check_volume,
+    disk_size,
+    make_target,
+    raw_path,
+    write_disk,
+)
+from imagekit.recovery.unpacked import BOOT_ROLES, IMAGE, Bundle, Recipe, missing_secrets
+from imagekit.recovery.volume import volume_name
 
 REPORT = "reinstall-report.json"
-MARK = ".imagekit-reinstall.json"
-"""In the directory while a device is being written."""
 
 
 @dataclass
@@ -52,34 +60,30 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Wish:
-    """Where to: ``directory`` gets the build, ``device`` the disk; ``force`` names a device."""
-
-    directory: Path
-    device: Path | None = None
-    force: str | None = None
-    overwrite: bool = False
-    start: bool = False
-    unpack: bool = False
-
-
 def steps(bundle: Bundle, wish: Wish) -> list[str]:
     """What :func:`reinstall` would do, one line each; nothing is written."""
-    name = bundle.spec.spec.name
-    lines = [f"check every byte of the bundle of {name}: done"]
+    wish = _possible(bundle, wish)
+    lines = [f"check every byte of the bundle of {bundle.name}: done"]
+    if bundle.sealed:
+        lines.append("decrypt what is sealed, with --passphrase-file or gpg's secret key")
     for secret in missing_secrets(bundle, list(os.environ)):
         lines.append(f"STOP: the secret {secret} is missing")
-    if wish.unpack:
+    if bundle.recipe is None or wish.unpack:
         lines.append(f"unpack the finished disk into {wish.directory}")
     else:
-        lines.append(f"install {len(bundle.lock.packages)} packages of the bundle, without network")
+        count = len(bundle.recipe.lock.packages)
+        lines.append(f"install {count} packages of the bundle, without network")
         lines.append(f"build {', '.join(bundle.disks)} in {wish.directory}")
     for path, digest in bundle.disks.items():
         if not wish.unpack or path.endswith(".raw"):
             lines.append(f"compare {path} with the original's SHA-256 {digest}")
+    if wish.vg is not None:
+        check_volume(bundle, wish)
+        size = disk_size(bundle)
+        lines.append(f"make the logical volume {wish.vg}/{volume_name(bundle.name)}, {size} bytes")
+        lines.append("write the disk to it and read it back")
     if wish.device is not None:
-        _check_device(bundle, wish)
+        check_target(bundle, wish)
         lines.append(f"write the disk to {wish.device} and read it back")
     for mode, toolstack, path in _configs(bundle, wish):
         lines.append(f"write {wish.directory / path} ({mode}, {toolstack})")
@@ -95,6 +99,7 @@ def reinstall(
     SpecError for missing secrets, and what :func:`check_device` and builds raise.
     """
     began = time.monotonic()
+    wish = _possible(bundle, wish)
     missing = missing_secrets(bundle, list(os.environ))
     if missing and not wish.unpack:
         raise SpecError(
@@ -102,18 +107,23 @@ def reinstall(
             where=str(source),
             hint="env: names are variables of the environment, file: names lie beside the bundle",
         )
-    _check_device(bundle, wish)
+    check_volume(bundle, wish)
+    check_target(bundle, wish)
     report = Report(
-        *(bundle.spec.spec.name, str(source.absolute()), str(wish.directory.absolute())),
-        device=str(wish.device) if wish.device else None,
+        *(bundle.name, str(source.absolute()), str(wish.directory.absolute())),
         method="unpack" if wish.unpack else "rebuild",
     )
-    if wish.unpack:
+    if bundle.recipe is None or wish.unpack:
         _unpack(bundle, wish, report)
     else:
-        _rebuild(bundle, wish, events, report)
+        _rebuild(bundle, bundle.recipe, wish, events, report)
+    if wish.vg is not None:
+        device = make_target(bundle, wish, wish.vg)
+        # It is new and ours, whatever its extents held before.
+        wish = replace(wish, device=device, force=str(device))
     if wish.device is not None:
-        _write(bundle, wish, workspace)
+        report.device = str(wish.device)
+        write_disk(bundle, wish, workspace)
     _write_configs(bundle, wish, report)
     if wish.start:
         _start(bundle, wish)
@@ -122,16 +132,27 @@ def reinstall(
     part = wish.directory / f".{REPORT}.part"
     part.write_text(json.dumps(asdict(report), indent=2) + "\n")
     part.replace(wish.directory / REPORT)
+    # Whoever says it again later must not get the volume overwritten.
+    (wish.directory / VOLUME).unlink(missing_ok=True)
     return report
 
 
-def _rebuild(bundle: Bundle, wish: Wish, events: Events, report: Report) -> None:
+def _possible(bundle: Bundle, wish: Wish) -> Wish:
+    """A guest's bundle holds its disk, and nothing to rebuild it from."""
+    return replace(wish, unpack=True) if bundle.recipe is None else wish
+
+
+def _rebuild(bundle: Bundle, recipe: Recipe, wish: Wish, events: Events, report: Report) -> None:
+    for entry, value in bundle.secrets.items():
+        kind, _, name = entry.partition(":")
+        if kind == "env":
+            os.environ[name] = value
     manifest = build(
-        bundle.spec,
+        recipe.spec,
         wish.directory,
         events,
         force=wish.overwrite,
-        lock=bundle.lock,
+        lock=recipe.lock,
         debs=bundle.debs,
     )
     made = {a["path"]: a["sha256"] for a in manifest["artefacts"] if a["role"] == "disk"}
@@ -139,7 +160,7 @@ def _rebuild(bundle: Bundle, wish: Wish, events: Events, report: Report) -> None
     report.identical = made == bundle.disks
     if report.identical:
         return
-    if bundle.lock.epoch_from != "environment":
+    if recipe.lock.epoch_from != "environment":
         report.notes.append(
             "the original was built without SOURCE_DATE_EPOCH: the same packages and files, "
             "but new identifiers and times"
@@ -147,7 +168,7 @@ def _rebuild(bundle: Bundle, wish: Wish, events: Events, report: Report) -> None
         return
     odd = next((p for p in bundle.disks if made.get(p) != bundle.disks[p]), "?")
     tools = manifest.get("tools", {})
-    differ = [f"{t} {v}" for t, v in bundle.lock.tools.items() if tools.get(t, v) != v]
+    differ = [f"{t} {v}" for t, v in recipe.lock.tools.items() if tools.get(t, v) != v]
     raise VerificationError(
         f"{odd} is not the original's, byte by byte",
         where=str(wish.directory),
@@ -164,8 +185,8 @@ def _unpack(bundle: Bundle, wish: Wish, report: Report) -> None:
             hint="leave --unpack away to rebuild it, or make the bundle with --image",
         )
     wish.directory.mkdir(parents=True, exist_ok=True)
-    target = _raw(bundle, wish)
-    size = _size(bundle)
+    target = raw_path(bundle, wish)
+    size = disk_size(bundle)
     digest = bundle.disks.get(target.name, "")
     # An interrupted reinstall may have got this far.
     if not target.is_file() or sha256_sparse(target) != digest:
@@ -181,6 +202,11 @@ def _unpack(bundle: Bundle, wish: Wish, report: Report) -> None:
                 raise VerificationError("is not the original's disk", where=str(target))
     report.disks = {target.name: digest}
     report.identical = True
+    if bundle.about.get("stripped"):
+        report.notes.append(
+            "the guest's SSH host keys and password hashes were left out of the bundle: it makes "
+            "new keys when it boots, and passwords do not work"
+        )
     for artefact in bundle.manifest["artefacts"]:
         if artefact["role"] in BOOT_ROLES:
             name = check_name(str(artefact["path"]))
@@ -206,82 +232,12 @@ def _inflated(stream: IO[bytes], limit: int) -> Iterator[tuple[int, bytes]]:
         raise VerificationError(f"the packed disk is damaged: {error}") from None
 
 
-def _size(bundle: Bundle) -> int:
-    artefacts = bundle.manifest["artefacts"]
-    return max(int(a["virtual_size"]) for a in artefacts if a["role"] == "disk")
-
-
-def _raw(bundle: Bundle, wish: Wish) -> Path:
-    return wish.directory / f"{bundle.spec.spec.name}.raw"
-
-
-def _write(bundle: Bundle, wish: Wish, workspace: Workspace) -> None:
-    """Write the device and read it back."""
-    device = wish.device
-    source = _raw(bundle, wish)
-    if device is None:
-        return
-    if not source.is_file():
-        from imagekit.disk import qemu_img
-
-        packed = wish.directory / next(iter(bundle.disks))
-        source = workspace.temporary("device") / "disk.raw"
-        if packed.suffix == ".vhd":
-            from imagekit.disk.vhd import read_vhd
-
-            read_vhd(packed, source)
-        else:
-            qemu_img.convert(packed, source, source_format="qcow2", target_format="raw")
-    mark = wish.directory / MARK
-    mark.write_text(json.dumps(_mark(bundle, device, source)))
-    write_device(source, device)
-    if _device_digest(device, source.stat().st_size) != sha256_sparse(source):
-        raise VerificationError("does not give back what was written to it", where=str(device))
-    mark.unlink()
-
-
-def _mark(bundle: Bundle, device: Path, begins: Path) -> dict[str, str]:
-    """What tells a device that an interrupted reinstall began to write from any other."""
-    begin = _device_digest(begins, 1 << 20)
-    return {"device": str(device.resolve()), "lock": bundle.lock.digest, "begin": begin}
-
-
-def _check_device(bundle: Bundle, wish: Wish) -> None:
-    """Refuse a device with data, but for what an interrupted reinstall of ours left on it."""
-    if wish.device is None:
-        return
-    force = wish.force
-    try:
-        known = json.loads((wish.directory / MARK).read_text())
-    except (OSError, ValueError):
-        known = None
-    marked = force is None and known is not None and wish.device.is_block_device()
-    if marked and known == _mark(bundle, wish.device, wish.device):
-        force = str(wish.device)
-    check_device(wish.device, _size(bundle), force=force)
-
-
 def _start(bundle: Bundle, wish: Wish) -> None:
     ours = [path for _mode, toolstack, path in _configs(bundle, wish) if toolstack == "xl"]
     if not ours:
         raise SpecError("the build has no config for xl", where="--start")
     config = str((wish.directory / ours[0]).absolute())
     run(["xl", "create", "-q", config], timeout=300, what="starting the domU")
-
-
-def _device_digest(device: Path, size: int) -> str:
-    digest = hashlib.sha256()
-    with opened(device) as fd:
-        # Not from the page cache: what counts is what the device holds.
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        done = 0
-        while done < size:
-            data = os.pread(fd, min(BLOCK, size - done), done)
-            if not data:
-                break
-            digest.update(data)
-            done += len(data)
-    return digest.hexdigest()
 
 
 def _configs(bundle: Bundle, wish: Wish) -> list[tuple[str, str, str]]:
@@ -302,7 +258,7 @@ def _write_configs(bundle: Bundle, wish: Wish, report: Report) -> None:
     if wish.device is not None:
         disk = DiskFacts({"raw": str(wish.device)}, disk.virtual_size, disk.vdev, disk.readonly)
     elif wish.unpack:
-        disk = replace(disk, paths={"raw": str(_raw(bundle, wish).absolute())})
+        disk = replace(disk, paths={"raw": str(raw_path(bundle, wish).absolute())})
     located = replace(located, disks=(disk, *located.disks[1:]))
     for mode, toolstack, name in _configs(bundle, wish):
         path = wish.directory / name
@@ -318,14 +274,20 @@ def _write_configs(bundle: Bundle, wish: Wish, report: Report) -> None:
 def emit_script(bundle: Bundle) -> str:
     """A shell script that writes the bundle's finished disk to a device on a rescue system.
 
-    It needs tar, sha256sum, gzip and dd; no Python and no imagekit.
+    It needs tar, sha256sum, gzip and dd, and gpg for a sealed disk; no Python and no imagekit.
     """
-    if not (bundle.directory / IMAGE).is_file():
+    member = bundle.image
+    if member is None:
         raise SpecError(
             "the bundle holds no finished disk, and a rescue system cannot build one",
             where="--emit-script",
             hint="make the bundle with --image",
         )
     digest = next((d for p, d in bundle.disks.items() if p.endswith(".raw")), "")
-    template = (Path(__file__).parent / "templates/reinstall.sh").read_text()
-    return template.replace("@DIGEST@", digest).replace("@SIZE@", str(_size(bundle)))
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise VerificationError("names no digest of its raw disk", where="manifest.json")
+    text = (Path(__file__).parent / "templates/reinstall.sh").read_text()
+    decrypt = "gpg --quiet --decrypt" if member != IMAGE else "cat"
+    for key, value in (("DIGEST", digest), ("SIZE", str(disk_size(bundle)))):
+        text = text.replace(f"@{key}@", value)
+    return text.replace("@IMAGE@", member).replace("@DECRYPT@", decrypt)

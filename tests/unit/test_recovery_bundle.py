@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -61,6 +63,26 @@ def test_what_was_put_in_comes_out_and_equal_content_makes_equal_bundles(tmp_pat
     assert {m.name: (out / m.name).read_bytes() for m in checked.members} == dict(SOURCES)
     with pytest.raises(ExistsError):
         write_container(paths[0], {}, SOURCES, None)
+    write_container(paths[0], {"n": 2}, SOURCES, None, overwrite=True)
+    assert read_container(paths[0]).about == {"n": 2}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "out"]
+
+
+def test_a_file_system_without_nameless_files_gets_the_same_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_container(tmp_path / "a", {"n": 1}, SOURCES, None)
+    real = os.open
+
+    def refuse(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "no O_TMPFILE here")
+        return real(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", refuse)
+    write_container(tmp_path / "b", {"n": 1}, SOURCES, None)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 
 
 def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 set -eu
 digest=@DIGEST@
 size=@SIZE@
+image=@IMAGE@
 
 fail() {
 	echo "reinstall: $*" >&2
@@ -33,10 +34,10 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM HUP
 echo "checking the bundle"
-(cd "$work" && tar -xf "$bundle" SHA256SUMS image/disk.raw.gz &&
-	grep ' image/disk.raw.gz$' SHA256SUMS | sha256sum -c - >/dev/null) || fail "the bundle is damaged"
+(cd "$work" && tar -xf "$bundle" SHA256SUMS "$image" &&
+	grep " $image\$" SHA256SUMS | sha256sum -c - >/dev/null) || fail "the bundle is damaged"
 echo "writing $device"
-gzip -dc "$work/image/disk.raw.gz" | dd of="$device" bs=1M conv=fsync,notrunc 2>/dev/null
+@DECRYPT@ "$work/$image" | gzip -dc | dd of="$device" bs=1M conv=fsync,notrunc 2>/dev/null
 echo "reading it back"
 written=$(head -c "$size" "$device" | sha256sum | cut -d ' ' -f 1)
 [ "$written" = "$digest" ] || fail "$device does not give back what was written"

@@ -1,0 +1,261 @@
+"""A bundle that was checked and unpacked: what is in it, and what it needs to give a guest back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from imagekit.errors import SpecError, VerificationError
+from imagekit.installs.locking import Lock, read_lock
+from imagekit.pipeline.stage import digest_file, digest_json
+from imagekit.pipeline.workspace import Workspace
+from imagekit.recovery.container import Checked, check_name, read_container
+from imagekit.recovery.sealing import SUFFIX, unseal
+from imagekit.recovery.signing import check_signature
+from imagekit.spec.load import SpecFile, load_spec
+
+FORMAT = 1
+IMAGE = "image/disk.raw.gz"
+SECRETS = "secrets.json"
+BOOT_ROLES = ("kernel", "initrd", "seed")
+MAX_SECRETS = 1 << 20
+
+
+@dataclass(frozen=True)
+class BundledSpec(SpecFile):
+    """A spec whose files lie in an unpacked bundle; what is not there is looked for beside it."""
+
+    inputs: dict[str, Path]
+
+    def resolve(self, name: str) -> Path:
+        """The file or directory the spec calls ``name``."""
+        return self.inputs.get(name) or super().resolve(name)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What rebuilds a bundle's machine."""
+
+    spec: BundledSpec
+    lock: Lock
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An unpacked bundle: ``manifest`` is that of the original build, or of the guest.
+
+    ``recipe`` is None for a guest's bundle: its disk is in there as it was. ``secrets`` are those
+    that were unsealed, by the names ``about`` has them under.
+    """
+
+    directory: Path
+    about: dict[str, Any]
+    manifest: dict[str, Any]
+    recipe: Recipe | None
+    secrets: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """The guest's name."""
+        return str(self.manifest["name"])
+
+    @property
+    def debs(self) -> Path:
+        """The directory of the packages."""
+        return self.directory / "packages"
+
+    @property
+    def identity(self) -> str:
+        """The same for two bundles of the same machine."""
+        return self.recipe.lock.digest if self.recipe else digest_json(self.disks)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether a part of it needs a key."""
+        return bool(self.about.get("sealed"))
+
+    @property
+    def image(self) -> str | None:
+        """The member with the finished disk, sealed or not; None when there is none."""
+        for name in (IMAGE, IMAGE + SUFFIX):
+            if (self.directory / name).is_file():
+                return name
+        return None
+
+    @property
+    def disks(self) -> dict[str, str]:
+        """SHA-256 of the original build's disks by path."""
+        artefacts = self.manifest["artefacts"]
+        return {a["path"]: a["sha256"] for a in artefacts if a["role"] == "disk"}
+
+
+def read_manifest(build: Path) -> dict[str, Any]:
+    """The manifest in the directory ``build``; raises SpecError when there is none."""
+    try:
+        value: Any = json.loads((build / "manifest.json").read_bytes()[: 16 << 20])
+    except (OSError, ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or not isinstance(value.get("artefacts"), list):
+        raise SpecError("holds no build", where=str(build), hint="name what imagekit build made")
+    return value
+
+
+def verify_bundle(path: Path, trust: Path | None, scratch: Path) -> Checked:
+    """Check every byte of ``path``, and its signature if ``trust`` names keys.
+
+    Raises VerificationError for a damaged bundle, a wrong signature, or none where ``trust`` asks.
+    """
+    checked = read_container(path)
+    _check_trust(checked, trust, path, scratch)
+    return checked
+
+
+def _check_trust(checked: Checked, trust: Path | None, path: Path, scratch: Path) -> None:
+    if trust is None:
+        return
+    if checked.signature is None:
+        raise VerificationError("is not signed", where=str(path))
+    check_signature(checked.sums, checked.signature, trust, scratch)
+
+
+def open_bundle(
+    path: Path,
+    trust: Path | None,
+    *,
+    workspace: Workspace,
+    passphrase: Path | None = None,
+    unlock: bool = True,
+) -> Bundle:
+    """Check and unpack ``path``; raises VerificationError, SpecError.
+
+    What is sealed is unsealed, with ``passphrase`` or gpg's secret keys; with ``unlock`` false it
+    is left as it is.
+    """
+    directory = workspace.temporary("bundle", size_bytes=path.stat().st_size)
+    checked = read_container(path, directory)
+    _check_trust(checked, trust, path, workspace.temporary("trust"))
+    about = checked.about
+    if about.get("bundle") != FORMAT:
+        raise VerificationError(f"is a bundle of the unknown form {about.get('bundle')!r}")
+    secrets: dict[str, str] = {}
+    if unlock and about.get("sealed"):
+        for name in dict.fromkeys(map(str, about["sealed"])):
+            source = directory / check_name(name)
+            target = source.with_suffix("")
+            if source.suffix != SUFFIX or not source.is_file() or target.exists():
+                raise VerificationError(f"names {name}, which it does not hold", where=str(path))
+            unseal(source, target, passphrase, workspace.temporary("gnupg"))
+            source.unlink()
+        secrets = _unsealed(directory / SECRETS)
+    manifest = read_manifest(directory)
+    if about.get("kind") == "guest":
+        return Bundle(directory, about, manifest, None, secrets)
+    recipe = _recipe(path, directory, about, secrets)
+    return Bundle(directory, about, manifest, recipe, secrets)
+
+
+def _unsealed(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_bytes()[:MAX_SECRETS])
+        return {str(k): str(v) for k, v in dict(value).items()}
+    except (ValueError, TypeError, RecursionError):
+        raise VerificationError("holds no secrets that can be read", where=path.name) from None
+
+
+def _recipe(
+    path: Path, directory: Path, about: dict[str, Any], secrets: Mapping[str, str]
+) -> Recipe:
+    lock = read_lock(directory / "lock.yaml")
+    loaded = load_spec(directory / "spec.yaml")
+    inputs = {str(k): directory / str(v) for k, v in dict(about.get("inputs", {})).items()}
+    for name, file in inputs.items():
+        if not file.resolve().is_relative_to(directory.resolve()) or not file.is_file():
+            raise VerificationError(f"names {name}, which it does not hold", where=str(path))
+        if digest_file(file) != lock.inputs.get(name):
+            raise VerificationError(f"{name} is not what the lock names", where=str(path))
+    for name, member in dict(about.get("trees", {})).items():
+        inputs[str(name)] = unpack_tree(directory, str(member))
+    for index, entry in enumerate(sorted(secrets)):
+        kind, _, name = entry.partition(":")
+        if kind == "file":
+            inputs[name] = directory / f"secret-{index}"
+            inputs[name].touch(mode=0o600)
+            inputs[name].write_text(secrets[entry])
+    # Secrets that are not in it are looked for beside the bundle.
+    spec = BundledSpec(
+        loaded.spec, path.absolute().parent / "spec.yaml", loaded.sha256, loaded.tree, inputs
+    )
+    if loaded.sha256 != lock.spec_sha256:
+        raise SpecError(
+            "the bundle was made by another version of imagekit, which read the spec differently",
+            where=str(path),
+            hint=f"use imagekit {about.get('imagekit')}",
+        )
+    return Recipe(spec, lock)
+
+
+def unpack_tree(directory: Path, member: str) -> Path:
+    """Unpack a directory that the spec names, from its tar file in the bundle.
+
+    Raises VerificationError for a damaged one, or one that would leave the bundle.
+    """
+    target = directory / f"{check_name(member)}.d"
+    target.mkdir()
+    links = []
+    try:
+        with tarfile.open(directory / member, "r:") as tar:
+            for info in tar:
+                path = target / _inside(info.name)
+                if info.isdir():
+                    path.mkdir(parents=True, exist_ok=True)
+                elif info.issym():
+                    links.append((path, _inside_link(info)))
+                elif info.isreg() and (source := tar.extractfile(info)):
+                    with source, path.open("xb") as stream:
+                        shutil.copyfileobj(source, stream)
+                    path.chmod(0o755 if info.mode & 0o111 else 0o644)
+                else:
+                    raise ValueError(f"{info.name!r} is no file")
+        # Last, so that nothing is written through one.
+        for path, link in links:
+            path.symlink_to(link)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise VerificationError(f"cannot be unpacked: {error}", where=member) from None
+    return target
+
+
+def _inside(name: str) -> str:
+    parts = PurePosixPath(name).parts
+    if ".." in parts or name.startswith("/"):
+        raise ValueError(f"{name!r} leaves the directory")
+    return name
+
+
+def _inside_link(info: tarfile.TarInfo) -> str:
+    """The target of a symbolic link that cannot lead outside, whatever other links there are."""
+    parts = PurePosixPath(info.linkname).parts
+    up = next((i for i, part in enumerate(parts) if part != ".."), len(parts))
+    depth = len(PurePosixPath(info.name).parts) - 1
+    if not parts or parts[0] == "/" or ".." in parts[up:] or up > depth:
+        raise ValueError(f"{info.name!r} leads outside, to {info.linkname!r}")
+    return info.linkname
+
+
+def missing_secrets(bundle: Bundle, environment: Sequence[str]) -> list[str]:
+    """Secrets the spec needs that are in neither the bundle, the environment, nor beside it."""
+    if bundle.recipe is None or bundle.sealed:
+        return []
+    missing = []
+    for entry in bundle.about.get("secrets", []):
+        kind, _, name = str(entry).partition(":")
+        there = name in environment if kind == "env" else bundle.recipe.spec.resolve(name).is_file()
+        if not there:
+            missing.append(str(entry))
+    return missing

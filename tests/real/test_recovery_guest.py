@@ -1,0 +1,262 @@
+"""A provisioned guest in one file, and back: with its secrets sealed, or without them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from oracles.builds import Run
+
+from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
+from imagekit.domain.model import Nic
+
+pytestmark = pytest.mark.real
+ROUNDS = int(os.environ.get("IMAGEKIT_KILL_ROUNDS", "2"))
+UUID = "11111111-2222-3333-4444-555555555555"
+SIZE = 64 << 20
+HASH = "$y$j9T$saltsaltsalt$HashOfARealPasswordThatNobodyMaySee0123456789"
+OLD = "$y$j9T$saltsaltsalt$HashThatPasswdReplacedAndLeftInAFreeBlock012"
+SHADOW = f"root:{HASH}:19000:0:99999:7:::\ndaemon:*:19000::::::\nanna:!{HASH}:19000::::::\n"
+FACTS = BuildFacts(
+    name="golden",
+    uuid="99999999-2222-3333-4444-555555555555",
+    memory_mib=256,
+    vcpus=1,
+    disks=(DiskFacts({"raw": "golden.raw"}, SIZE),),
+    pv=Verdict(True, ("test",)),
+    pvh=Verdict(True, ("test",)),
+    hvm=Verdict(True, ("test",)),
+    pygrub=PygrubView(False, "no bootloader"),
+    nics=(Nic("00:16:3e:00:00:01", "xenbr0"),),
+    kernel="vmlinuz",
+    initrd="initrd.img",
+    kernel_bytes=10,
+    initrd_bytes=10,
+    cmdline=f"root=UUID={UUID} ro",
+    boot_filesystem="ext4",
+)
+
+
+class World:
+    """A host: golden images, guests, and what imagekit remembers of them."""
+
+    def __init__(self, root: Path, imagekit: Run) -> None:
+        self.root = root
+        self._imagekit = imagekit
+        self.env = {"IMAGEKIT_STATE": str(root / "state"), "GNUPGHOME": str(root / "gnupg")}
+
+    def run(self, *args: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self._imagekit(*args, check=check, env=self.env)
+
+    def guest(self, name: str) -> Path:
+        """A provisioned guest that has lived: host keys, passwords, a deleted secret."""
+        args = ("--from", self.root / "golden", "--copy", "--seed", "--dir", self.root / "guests")
+        self.run("provision", name, *args, "--mac", "00:16:3e:aa:bb:cc", "--mode", "pv")
+        directory = self.root / "guests" / name
+        for target, text in (
+            ("/etc/ssh/ssh_host_ed25519_key", f"PRIVATE KEY OF {name}\n"),
+            ("/etc/shadow", SHADOW),
+            ("/etc/shadow-", SHADOW),
+            ("/etc/shadow.before", OLD),
+            ("/srv/data", "what the guest wrote\n"),
+        ):
+            put(directory / f"{name}.raw", target, text, self.root / "text")
+        debugfs(directory / f"{name}.raw", "rm /etc/shadow.before", write=True)
+        assert OLD.encode() in (directory / f"{name}.raw").read_bytes()
+        return directory
+
+
+def debugfs(image: Path, command: str, *, write: bool = False) -> str:
+    argv = ["/sbin/debugfs", *(["-w"] if write else []), "-R", command, str(image)]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+def put(image: Path, target: str, text: str, scratch: Path) -> None:
+    scratch.write_text(text)
+    subprocess.run(
+        ["/sbin/debugfs", "-w", "-f", "-", image],
+        input=f"rm {target}\nwrite {scratch} {target}\nsif {target} mode 0100600\n",
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, imagekit: Run) -> Iterator[World]:
+    root = tmp_path_factory.mktemp("guests")
+    tree = root / "tree"
+    for name in ("etc/ssh", "srv", "var/lib", "bin", "usr/bin"):
+        (tree / name).mkdir(parents=True)
+    (tree / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (tree / "etc/fstab").write_text(f"UUID={UUID} / ext4 defaults 0 1\n")
+    (tree / "etc/os-release").write_text("ID=debian\nVERSION_ID=12\n")
+    (tree / "bin/sh").write_bytes(Path(os.path.realpath("/bin/sh")).read_bytes())
+    golden = root / "golden"
+    golden.mkdir()
+    with (golden / "golden.raw").open("wb") as stream:
+        stream.truncate(SIZE)
+    argv = ["/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-U", UUID, "-d", tree, golden / "golden.raw"]
+    subprocess.run(argv, check=True)
+    for name in ("vmlinuz", "initrd.img"):
+        (golden / name).write_text(f"{name}\n")
+    disk = {"role": "disk", "path": "golden.raw", "format": "raw", "sha256": "0" * 64}
+    manifest = {"name": "golden", "facts": FACTS.to_json(), "artefacts": [disk]}
+    (golden / "manifest.json").write_text(json.dumps(manifest))
+    (root / "gnupg").mkdir(mode=0o700)
+    (root / "passphrase").write_text("correct horse battery staple\n")
+    made = World(root, imagekit)
+    yield made
+    subprocess.run(
+        ["gpgconf", "--homedir", root / "gnupg", "--kill", "all"], check=True, capture_output=True
+    )
+    shutil.rmtree(root)
+
+
+def offline(world: World, *args: str | Path) -> None:
+    argv = ["unshare", "--net", sys.executable, "-m", "imagekit", *map(str, args)]
+    env = {**os.environ, **world.env, "IMAGEKIT_CACHE": str(world.root / "fresh-cache")}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("sealed", ["passphrase", "key"])
+def test_a_sealed_guest_comes_back_with_its_data_host_keys_mac_and_uuid(
+    world: World, sealed: str
+) -> None:
+    name = f"sealed-{sealed}"
+    directory = world.guest(name)
+    raw, config = (
+        (directory / f"{name}.raw").read_bytes(),
+        (directory / f"{name}.cfg").read_text(),
+    )
+    bundle, out = world.root / f"{name}.bundle", world.root / f"{name}-again"
+    key = ["--passphrase-file", str(world.root / "passphrase")]
+    if sealed == "key":
+        argv = ["gpg", "--batch", "--quiet", "--passphrase", "", "--quick-generate-key", "dr"]
+        subprocess.run([*argv, "default", "default"], check=True, env={**os.environ, **world.env})
+        key = []
+        world.run("bundle", name, "-o", bundle, "--encrypt-to", "dr")
+    else:
+        world.run("bundle", name, "-o", bundle, *key)
+    listed = subprocess.run(["tar", "-tf", bundle], check=True, capture_output=True, text=True)
+    names = [n for n in listed.stdout.split() if n.startswith(("image/", "boot/", "configs/"))]
+    assert len(names) == 5 and all(n.endswith(".gpg") for n in names)
+    world.run("destroy", name, "--yes")
+    assert not directory.exists()
+    world.run("bundle", "verify", bundle)
+    lines = world.run("reinstall", bundle, "-o", out, "--dry-run").stdout
+    assert "decrypt" in lines and "STOP" not in lines and not out.exists()
+    offline(world, "reinstall", bundle, "-o", out, *key)
+    assert (out / f"{name}.raw").read_bytes() == raw
+    for file in ("vmlinuz", "initrd.img"):
+        assert (out / f"{name}-{file}").read_text() == f"{file}\n"
+    assert facts_of(config, str(directory), f"{name}") == facts_of(
+        (out / f"{name}.cfg").read_text(), str(out), name
+    )
+    assert "00:16:3e:aa:bb:cc" in (out / f"{name}.cfg").read_text()
+    keys = debugfs(out / f"{name}.raw", "cat /etc/ssh/ssh_host_ed25519_key")
+    assert keys == f"PRIVATE KEY OF {name}\n"
+
+
+def facts_of(config: str, directory: str, name: str) -> str:
+    """A config with the paths of its files made the same, wherever they are."""
+    for old in (f"{directory}/{name}-", f"{directory}/"):
+        config = config.replace(old, "")
+    return config
+
+
+def test_a_guest_is_bundled_without_its_secrets_unless_they_are_sealed(
+    world: World, tmp_path: Path
+) -> None:
+    world.guest("plain")
+    bundle = world.root / "plain.bundle"
+    world.run("bundle", "plain", "-o", bundle)
+    out = world.root / "plain-again"
+    offline(world, "reinstall", bundle, "-o", out)
+    raw = out / "plain.raw"
+    data = raw.read_bytes()
+    for secret in (HASH, OLD, "PRIVATE KEY OF"):
+        assert secret.encode() not in data
+    assert subprocess.run(["/sbin/e2fsck", "-fn", raw], capture_output=True).returncode == 0
+    shadow = debugfs(raw, "cat /etc/shadow")
+    assert shadow == "root:!:19000:0:99999:7:::\ndaemon:*:19000::::::\nanna:!:19000::::::\n"
+    assert debugfs(raw, "cat /srv/data") == "what the guest wrote\n"
+    assert "ssh_host" not in debugfs(raw, "ls -p /etc/ssh")
+    report = json.loads((out / "reinstall-report.json").read_text())
+    assert "password hashes were left out" in report["notes"][0]
+    # The guest itself kept all of it.
+    kept = (world.root / "guests/plain/plain.raw").read_bytes()
+    assert HASH.encode() in kept and b"PRIVATE KEY OF plain" in kept
+
+
+def test_a_wrong_passphrase_and_a_flipped_byte_are_refused_and_nothing_is_left(
+    world: World, tmp_path: Path
+) -> None:
+    world.guest("guarded")
+    bundle, out = world.root / "guarded.bundle", tmp_path / "out"
+    world.run("bundle", "guarded", "-o", bundle, "--passphrase-file", world.root / "passphrase")
+    wrong = tmp_path / "wrong"
+    wrong.write_text("correct horse battery stable\n")
+    args = ("reinstall", bundle, "-o", out)
+    done = world.run(*args, "--passphrase-file", wrong, check=False)
+    assert (done.returncode, "cannot be decrypted" in done.stderr) == (7, True)
+    whole = bundle.read_bytes()
+    for position in range(1000, len(whole), len(whole) // 3):
+        changed = bytearray(whole)
+        changed[position] ^= 0x04
+        bundle.write_bytes(changed)
+        assert world.run("bundle", "verify", bundle, check=False).returncode == 7
+    assert not out.exists()
+
+
+def test_a_killed_bundle_was_never_there_and_can_be_made_again(
+    world: World, tmp_path: Path
+) -> None:
+    directory = world.guest("killed")
+    raw, target = (directory / "killed.raw").read_bytes(), tmp_path / "killed.bundle"
+    args = ["bundle", "killed", "-o", str(target)]
+    args += ["--passphrase-file", str(world.root / "passphrase")]
+    for round_ in range(ROUNDS):
+        argv = [sys.executable, "-m", "imagekit", *args]
+        process = subprocess.Popen(
+            argv,
+            env={**os.environ, **world.env},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(0.4 + random.Random(round_).random() * 3)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert [p.name for p in tmp_path.iterdir()] in ([], ["killed.bundle"])
+        if target.exists():
+            world.run("bundle", "verify", target)
+            target.unlink()
+    world.run(*args)
+    world.run("bundle", "verify", target)
+    assert (directory / "killed.raw").read_bytes() == raw
+
+
+def test_a_running_guest_and_an_unknown_one_are_refused(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.guest("busy")
+    xl = tmp_path / "xl"
+    xl.write_text('#!/bin/sh\n[ "$1 $2" = "domid busy" ] && echo 7\n')
+    xl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    target = tmp_path / "x.bundle"
+    done = world.run("bundle", "busy", "-o", target, check=False)
+    assert (done.returncode, "runs" in done.stderr) == (12, True)
+    done = world.run("bundle", "nobody", "-o", target, check=False)
+    assert (done.returncode, "no guest nobody" in done.stderr) == (3, True)
+    assert not target.exists()
