@@ -121,7 +121,7 @@ class Journal:
                 case "volume":
                     remove_volume(*(str(entry.get(key)) for key in ("vg", "name", "tag")))
                 case "domain":
-                    _end_domain(str(entry.get("name")), str(entry.get("uuid")))
+                    _end_domain(entry)
                 case _:
                     pass
         self.path.unlink(missing_ok=True)
@@ -154,7 +154,18 @@ def _wipe(device: Path) -> None:
             os.close(fd)
 
 
-def _end_domain(name: str, uuid: str) -> None:
+def _end_domain(entry: dict[str, Any]) -> None:
+    """End the domain of this name and UUID, and let libvirt forget it; another's goes on."""
+    name, uuid = str(entry.get("name")), str(entry.get("uuid"))
+    if entry.get("toolstack") == "libvirt":
+        virsh = ("virsh", "-c", "xen:///")
+        if tools.find("virsh") is None:
+            return
+        if run([*virsh, "domname", uuid], check=False, timeout=60).returncode == 0:
+            # It need not be running.
+            run([*virsh, "destroy", uuid], check=False, timeout=60)
+            run([*virsh, "undefine", uuid], timeout=60, what=f"undefining the domain {name}")
+        return
     if tools.find("xl") is None:
         return
     running = run(["xl", "vm-list"], check=False, timeout=30).text

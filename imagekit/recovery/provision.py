@@ -264,7 +264,7 @@ def _finish(work: _Work, golden: Golden, options: Options) -> None:
     config.touch(mode=0o600)
     config.write_text(emitter_for(options.toolstack).text(domain, facts))
     files["config"] = str(config)
-    work.journal.add("domain", name=request.name, uuid=facts.uuid)
+    work.journal.add("domain", name=request.name, uuid=facts.uuid, toolstack=options.toolstack)
     if options.autostart is not None:
         work.journal.link(options.autostart / config.name, config)
     if options.start:

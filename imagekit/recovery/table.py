@@ -115,10 +115,15 @@ def _grown_gpt(head: bytes, old: int, sectors: int) -> Grown:
         (start, bytes(entries)),
         (second * SECTOR, bytes(entries) + bytes(room * SECTOR - size)),
         (backup * SECTOR, header(backup, 1, second)),
-        # The old backup header lies in the middle of the partition now.
-        ((old - 1) * SECTOR, bytes(SECTOR)),
+        *_old_backup(old, room, ends),
     )
     return Grown(number, writes)
+
+
+def _old_backup(old: int, room: int, ends: int) -> tuple[tuple[int, bytes], ...]:
+    """Zeros over the old backup, which lies in the middle of the partition now."""
+    start = old - 1 - room
+    return ((start * SECTOR, bytes((room + 1) * SECTOR)),) if ends < start else ()
 
 
 def _protective(head: bytes, sectors: int) -> tuple[tuple[int, bytes], ...]:
