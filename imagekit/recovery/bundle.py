@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from imagekit import __version__
 from imagekit.errors import SpecError
 from imagekit.installs.locking import Lock, read_lock
+from imagekit.installs.stages.answers import template_digests
 from imagekit.installs.stages.archive import collect
 from imagekit.installs.stages.lockfile import input_digests
 from imagekit.installs.stages.mirrors import mirrors_for
@@ -32,6 +33,7 @@ from imagekit.recovery.unpacked import (
     SECRETS,
     read_manifest,
 )
+from imagekit.spec.install import Debootstrap, DiskimageBuilder, Iso, Netboot
 from imagekit.spec.load import SpecFile
 
 Source = tuple[str, Path | bytes]
@@ -53,37 +55,28 @@ def make_bundle(
 
     ``image`` puts the finished disk in as well, for hosts that cannot build. Secrets are left out,
     but for those that are in the finished disk; with ``how`` they are put in, sealed, and so is the
-    finished disk.
+    finished disk. What an installer of its own made cannot be made again from package files: its
+    finished disk goes in always, and is what comes back.
     Raises SpecError when spec and build do not belong together, DownloadError when a package is
     gone, ExistsError.
     """
-    manifest = read_manifest(build)
-    name = file.spec.name
-    if manifest.get("spec_sha256") != file.sha256:
-        raise SpecError(
-            "the build was not made from this spec",
-            where=str(file.path),
-            hint="give the same --set as to the build, or build again",
-        )
-    lock = read_lock(build / f"{name}.lock")
-    if not lock.packages:
-        raise SpecError(
-            f"a {lock.method} build has no packages that could be put into a bundle",
-            where=str(file.path),
-            hint="provision a guest from it, and bundle that: its disk is put in",
-        )
+    manifest = _manifest_of(build, file)
+    lock_file = build / f"{file.spec.name}.lock"
+    lock = read_lock(lock_file)
     inputs, sources = _inputs(file, lock)
     trees, tars = _trees(file, workspace)
-    sources += [*tars, *_packages(file, lock, workspace)]
+    sources += tars
+    if lock.packages:
+        sources += _packages(file, lock, workspace)
     sources += [
-        ("lock.yaml", build / f"{name}.lock"),
+        ("lock.yaml", lock_file),
         ("manifest.json", build / "manifest.json"),
         ("spec.yaml", spec_text(file)),
     ]
     for artefact in manifest["artefacts"]:
         if artefact["role"] == "domain-config":
             sources.append((f"configs/{artefact['path']}", build / artefact["path"]))
-    if image:
+    if image or not lock.packages:
         sources += _finished(build, file, manifest, how, workspace)
     if how is not None and _secrets(file):
         values = workspace.temporary("secrets") / SECRETS
@@ -91,26 +84,49 @@ def make_bundle(
         values.write_text(json.dumps(_secret_values(file)))
         sources.append(maybe_sealed(SECRETS, values, how, workspace))
     about = {
+        **_about(file, lock, manifest),
+        "inputs": inputs,
+        "trees": trees,
+        "sealed": [member for member, _ in sources if member.endswith(SUFFIX)],
+    }
+    return write_signed(target, about, sources, sign, workspace=workspace, overwrite=overwrite)
+
+
+def _manifest_of(build: Path, file: SpecFile) -> dict[str, Any]:
+    manifest = read_manifest(build)
+    if manifest.get("spec_sha256") != file.sha256:
+        raise SpecError(
+            "the build was not made from this spec",
+            where=str(file.path),
+            hint="give the same --set as to the build, or build again",
+        )
+    return manifest
+
+
+def _about(file: SpecFile, lock: Lock, manifest: dict[str, Any]) -> dict[str, Any]:
+    return {
         "bundle": FORMAT,
-        "name": name,
+        "kind": "build" if lock.packages else "image",
+        "name": file.spec.name,
         "imagekit": __version__,
         "spec_sha256": file.sha256,
         "source_date_epoch": lock.source_date_epoch,
-        "inputs": inputs,
-        "trees": trees,
         "secrets": _secrets(file),
-        "sealed": [member for member, _ in sources if member.endswith(SUFFIX)],
         "disks": {a["path"]: a["sha256"] for a in manifest["artefacts"] if a["role"] == "disk"},
     }
-    return write_signed(target, about, sources, sign, workspace=workspace, overwrite=overwrite)
 
 
 def _inputs(file: SpecFile, lock: Lock) -> tuple[dict[str, str], list[Source]]:
     """Names of members by the spec's names, and the members."""
     inputs: dict[str, str] = {}
     sources: list[Source] = []
-    for index, (name, digest) in enumerate(sorted(input_digests(file).items())):
-        if lock.inputs.get(name) != digest:
+    known = {**lock.inputs, **lock.templates}
+    digests = input_digests(file)
+    install = file.spec.install
+    if isinstance(install, Iso | Netboot) and install.template:
+        digests |= template_digests(file, install)
+    for index, (name, digest) in enumerate(sorted(digests.items())):
+        if known.get(name) != digest:
             raise SpecError(f"{name} has changed since the build", where=str(file.path))
         inputs[name] = f"inputs/{index:04d}"
         sources.append((inputs[name], file.resolve(name)))
@@ -119,11 +135,15 @@ def _inputs(file: SpecFile, lock: Lock) -> tuple[dict[str, str], list[Source]]:
 
 def _trees(file: SpecFile, workspace: Workspace) -> tuple[dict[str, str], list[Source]]:
     """The same for directories: elements, and a kernel's modules. The members are tar files."""
-    install = file.spec.debootstrap
-    names = [*install.element_path, *([install.modules] if install.modules else [])]
+    install = file.spec.install
+    names: list[str] = []
+    if isinstance(install, Debootstrap | DiskimageBuilder):
+        names += install.element_path
+    if isinstance(install, Debootstrap) and install.modules:
+        names.append(install.modules)
     trees: dict[str, str] = {}
     sources: list[Source] = []
-    for index, name in enumerate(sorted({str(n) for n in names})):
+    for index, name in enumerate(sorted(set(names))):
         target = workspace.temporary("tree") / "tree.tar"
         pack(file.resolve(name), target)
         trees[name] = f"trees/{index:04d}.tar"

@@ -23,7 +23,6 @@ from imagekit.guest.golden import IDENTITIES, remove_identity
 from imagekit.guest.mounts import mount_guest
 from imagekit.host import tools
 from imagekit.host.run import run
-from imagekit.pipeline.stage import digest_file
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.bundle import Source, maybe_sealed, packed_disk, write_signed
 from imagekit.recovery.container import Member
@@ -169,40 +168,30 @@ def _empty_swap(app: Appliance) -> None:
                 app.call("mkswap", device, uuid=str(uuid))
 
 
+def _artefact(role: str, source: Path, path: str, **more: Any) -> dict[str, Any]:
+    digest, size = sha256_sparse(source), source.stat().st_size
+    return {"role": role, "path": path, **more, "sha256": digest, "bytes": size}
+
+
 def _contents(
     name: str, record: dict[str, Any], facts: BuildFacts, raw: Path
 ) -> tuple[dict[str, Any], list[tuple[str, Path]]]:
     """The manifest of the guest, in the form of a build's, and the members besides the disk."""
-    artefacts: list[dict[str, Any]] = [
-        {
-            "role": "disk",
-            "path": f"{name}.raw",
-            "format": "raw",
-            "virtual_size": raw.stat().st_size,
-            "sha256": sha256_sparse(raw),
-            "bytes": raw.stat().st_size,
-        }
-    ]
+    disk = _artefact("disk", raw, f"{name}.raw", format="raw", virtual_size=raw.stat().st_size)
+    artefacts = [disk]
     sources: list[tuple[str, Path]] = []
 
     def put(role: str, source: str | None, path: str) -> str | None:
         if source is None:
             return None
-        artefacts.append(
-            {
-                "role": role,
-                "path": path,
-                "sha256": digest_file(Path(source)),
-                "bytes": Path(source).stat().st_size,
-            }
-        )
+        artefacts.append(_artefact(role, Path(source), path))
         sources.append((f"boot/{path}", Path(source)))
         return path
 
     disks = [replace(facts.disks[0], paths={"raw": f"{name}.raw"})]
-    for disk in facts.disks[1:]:
-        put("seed", disk.paths["raw"], f"{name}-seed.iso")
-        disks.append(replace(disk, paths={"raw": f"{name}-seed.iso"}))
+    for other in facts.disks[1:]:
+        put("seed", other.paths["raw"], f"{name}-seed.iso")
+        disks.append(replace(other, paths={"raw": f"{name}-seed.iso"}))
     located = replace(
         facts,
         disks=tuple(disks),
@@ -210,14 +199,8 @@ def _contents(
         initrd=put("initrd", facts.initrd, f"{name}-initrd.img"),
     )
     config = Path(record["files"]["config"])
-    artefacts.append(
-        {
-            "role": "domain-config",
-            "path": config.name,
-            "mode": record["mode"],
-            "toolstack": record["toolstack"],
-        }
-    )
+    how = {"mode": record["mode"], "toolstack": record["toolstack"]}
+    artefacts.append(_artefact("domain-config", config, config.name, **how))
     sources.append((f"configs/{config.name}", config))
     manifest = {
         "manifest_version": 1,

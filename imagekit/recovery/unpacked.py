@@ -49,8 +49,9 @@ class Recipe:
 class Bundle:
     """An unpacked bundle: ``manifest`` is that of the original build, or of the guest.
 
-    ``recipe`` is None for a guest's bundle: its disk is in there as it was. ``secrets`` are those
-    that were unsealed, by the names ``about`` has them under.
+    ``recipe`` is None for a guest's bundle, and for what an installer of its own made: its disk is
+    in there as it was. ``secrets`` are those that were unsealed, by the names ``about`` has them
+    under.
     """
 
     directory: Path
@@ -153,7 +154,7 @@ def open_bundle(
             source.unlink()
         secrets = _unsealed(directory / SECRETS)
     manifest = read_manifest(directory)
-    if about.get("kind") == "guest":
+    if about.get("kind") in ("guest", "image"):
         return Bundle(directory, about, manifest, None, secrets)
     recipe = _recipe(path, directory, about, secrets)
     return Bundle(directory, about, manifest, recipe, secrets)

@@ -82,18 +82,7 @@ def update_lock(
     SpecError for names that are not in the lock and for what cannot be brought together,
     DownloadError and VerificationError for mirrors, HostError.
     """
-    if file.spec.install.method != "debootstrap":
-        raise SpecError(
-            f"the lock of a {file.spec.install.method} build has no packages to choose from",
-            where=file.where("install", "method"),
-            hint="build without --locked, which writes a new lock",
-        )
-    mirrors = mirrors_for(file)
-    if not mirrors.sources:
-        raise SpecError("an update needs a mirror", where=file.where("os"), hint="name os.mirror")
-    unknown = sorted(set(names) - {p.name for p in lock.packages})
-    if unknown:
-        raise SpecError(f"{', '.join(unknown)}: not in the lock", where=lock.name)
+    mirrors = _checked(lock, file, names)
     elements = plan_elements(file, mirrors)
     wanted = {*wanted_packages(file.spec), *(elements.packages if elements else ())}
     archive = _archive(file, mirrors, workspace)
@@ -128,6 +117,23 @@ def update_lock(
     if lock.epoch_from == "releases":
         value["source_date_epoch"] = max(r["date"] for r in releases)
     return Lock.model_validate(value), gone
+
+
+def _checked(lock: Lock, file: SpecFile, names: Sequence[str]) -> Mirrors:
+    """The mirrors to ask; raises SpecError for what cannot be updated."""
+    if file.spec.install.method != "debootstrap":
+        raise SpecError(
+            f"the lock of a {file.spec.install.method} build has no packages to choose from",
+            where=file.where("install", "method"),
+            hint="build without --locked, which writes a new lock",
+        )
+    mirrors = mirrors_for(file)
+    if not mirrors.sources:
+        raise SpecError("an update needs a mirror", where=file.where("os"), hint="name os.mirror")
+    unknown = sorted(set(names) - {p.name for p in lock.packages})
+    if unknown:
+        raise SpecError(f"{', '.join(unknown)}: not in the lock", where=lock.name)
+    return mirrors
 
 
 Row = tuple[str, str, str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -18,6 +19,8 @@ from oracles.builds import Run
 
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Nic
+from imagekit.installs.locking import Lock, lock_text
+from imagekit.spec.load import load_spec
 
 pytestmark = pytest.mark.real
 ROUNDS = int(os.environ.get("IMAGEKIT_KILL_ROUNDS", "2"))
@@ -217,6 +220,45 @@ def test_a_wrong_passphrase_and_a_flipped_byte_are_refused_and_nothing_is_left(
         bundle.write_bytes(changed)
         assert world.run("bundle", "verify", bundle, check=False).returncode == 7
     assert not out.exists()
+
+
+def test_what_an_installer_made_comes_back_as_its_finished_disk(
+    world: World, tmp_path: Path
+) -> None:
+    build, spec = tmp_path / "build", tmp_path / "golden.yaml"
+    shutil.copytree(world.root / "golden", build)
+    (tmp_path / "x.iso").touch()
+    (tmp_path / "own.cfg").write_text("d-i my/answers string\n")
+    spec.write_text(
+        "name: golden\nos: {distribution: debian, suite: bookworm}\n"
+        "install: {method: iso, iso: ./x.iso, template: ./own.cfg}\n"
+    )
+    file = load_spec(spec)
+    template = hashlib.sha256((tmp_path / "own.cfg").read_bytes()).hexdigest()
+    lock = {"name": "golden", "spec_sha256": file.sha256, "method": "iso", "source_date_epoch": 0}
+    installed = [{"name": "bash", "version": "5.2", "architecture": "amd64"}]
+    more = {"epoch_from": "packages", "installed": installed, "templates": {"./own.cfg": template}}
+    (build / "golden.lock").write_text(lock_text(Lock.model_validate({**lock, **more})))
+    manifest = json.loads((build / "manifest.json").read_text())
+    (disk,) = manifest["artefacts"]
+    raw = (build / "golden.raw").read_bytes()
+    disk |= {"sha256": hashlib.sha256(raw).hexdigest(), "virtual_size": SIZE}
+    manifest["artefacts"] += [
+        {"role": "kernel", "path": "vmlinuz"},
+        {"role": "initrd", "path": "initrd.img"},
+        {"role": "domain-config", "path": "golden.pv.xl.cfg", "mode": "pv", "toolstack": "xl"},
+    ]
+    (build / "golden.pv.xl.cfg").touch()
+    (build / "manifest.json").write_text(json.dumps({**manifest, "spec_sha256": file.sha256}))
+    bundle, out = tmp_path / "golden.bundle", tmp_path / "again"
+    world.run("bundle", build, "--spec", spec, "-o", bundle)
+    assert b"d-i my/answers" in bundle.read_bytes()
+    offline(world, "reinstall", bundle, "-o", out)
+    assert (out / "golden.raw").read_bytes() == raw
+    assert str(out / "golden.raw") in (out / "golden.pv.xl.cfg").read_text()
+    (tmp_path / "own.cfg").write_text("d-i other/answers string\n")
+    done = world.run("bundle", build, "--spec", spec, "-o", bundle, "--force", check=False)
+    assert (done.returncode, "own.cfg has changed" in done.stderr) == (3, True)
 
 
 def test_a_killed_bundle_was_never_there_and_can_be_made_again(
