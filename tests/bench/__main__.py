@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 from imagekit.installs.stages.mirrors import mirrors_for  # noqa: E402
 from imagekit.installs.stages.packages import wanted_packages  # noqa: E402
 from imagekit.spec.load import load_spec  # noqa: E402
+from tests.bench.guests import Guests  # noqa: E402
 
 SPEC = ROOT / "examples/web01.yaml"
 ELEMENTS = ("xen-guest", "xen-pv-kernel", "growroot", "serial-console")
@@ -196,10 +197,43 @@ def table(title: str, rows: list[Row], base: float | None) -> str:
     return "\n".join(lines)
 
 
+def guest_rows(golden: Path, work: Path, wanted: Callable[[str], bool]) -> list[Row]:
+    """What a guest of the build in ``golden`` costs, in several ways; seconds are for each."""
+    guests = Guests(golden, work)
+    ways: list[tuple[str, Callable[[], tuple[float, str]]]] = [
+        ("guests: overlays", guests.overlays),
+        ("guests: overlays of 10 GiB", guests.grown),
+        ("guests: overlays, seed disks", guests.seeds),
+        ("guests: one alone", guests.single),
+        ("guests: full copies", guests.copies),
+        ("guests: xen-create-image", guests.xen_tools),
+    ]
+    rows = []
+    for name, way in ways:
+        if not wanted(name):
+            continue
+        each: list[float] = []
+
+        def run(way: Callable[[], tuple[float, str]] = way, each: list[float] = each) -> str:
+            seconds, text = way()
+            each.append(seconds)
+            return text
+
+        _, result = timed(run)
+        rows.append(Row(name, each[0] if each else None, result))
+        print(f"{name}: {round(each[0], 2) if each else result}", flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", help="run only candidates whose name has this")
+    parser.add_argument("--golden", type=Path, help="make the guests of this build")
     options = parser.parse_args()
+
+    def wanted(name: str) -> bool:
+        return not options.only or any(word in name for word in options.only)
+
     work = Path(tempfile.mkdtemp(prefix="imagekit-bench-"))
     try:
         bench = Bench(work)
@@ -221,16 +255,21 @@ def main() -> None:
         rows: list[Row] = []
         own: list[Row] = []
         for name, run in candidates:
-            if options.only and not any(word in name for word in options.only):
+            if not wanted(name):
                 continue
             seconds, result = timed(run)
             rows.append(Row(name, seconds, result))
             print(f"{name}: {seconds if seconds is None else round(seconds, 2)}", flush=True)
             if name == "imagekit, cold" and seconds is not None:
                 own = stages(work / "out")
+        golden = options.golden or work / "out"
+        guests = guest_rows(golden, work, wanted) if golden.is_dir() else []
         base = next((r.seconds for r in rows if r.name == "mmdebstrap to tar"), None)
         print(f"\n{len(bench.packages)} packages named, {bench.suite}; ratio to mmdebstrap")
         print(table("builders", rows, base))
+        if guests:
+            copy = next((r.seconds for r in guests if r.name == "guests: full copies"), None)
+            print(table("seconds for one guest; ratio to a full copy", guests, copy))
         if own:
             print(table("stages of imagekit, cold", own, sum(r.seconds or 0 for r in own)))
     finally:

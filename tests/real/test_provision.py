@@ -18,7 +18,7 @@ import pytest
 from oracles.builds import Build, Run
 
 pytestmark = pytest.mark.real
-ROUNDS = int(os.environ.get("IMAGEKIT_KILL_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("IMAGEKIT_KILL_ROUNDS", "6"))
 START = "18874368"
 """Byte offset of the root partition in the demo image's GPT: BIOS boot and EFI come first."""
 
