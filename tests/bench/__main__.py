@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from imagekit.host.sandbox import SUDO  # noqa: E402
 from imagekit.installs.stages.mirrors import mirrors_for  # noqa: E402
 from imagekit.installs.stages.packages import wanted_packages  # noqa: E402
 from imagekit.spec.load import load_spec  # noqa: E402
@@ -134,12 +135,20 @@ class Bench:
     def diskimage_builder_with_elements(self) -> str:
         return self._disk_image_create(*ELEMENTS)
 
+    def _sudo(self) -> Path:
+        """A directory with a sudo for root, found where the host has none."""
+        directory = self.work / "bin"
+        directory.mkdir(exist_ok=True)
+        shutil.copyfile(SUDO, directory / "sudo")
+        (directory / "sudo").chmod(0o755)
+        return directory
+
     def _disk_image_create(self, *elements: str) -> str:
         """disk-image-create as it is, with a cache of its own that later runs find again."""
         target = self.work / "dib"
         bin_ = Path(sys.executable).parent
         env = {
-            "PATH": f"{bin_}:{os.environ['PATH']}:/usr/sbin:/sbin",
+            "PATH": f"{bin_}:{os.environ['PATH']}:/usr/sbin:/sbin:{self._sudo()}",
             "DIB_RELEASE": self.suite,
             "DIB_PYTHON_VERSION": "3",
             "DIB_INITRD_LATER": "0",
