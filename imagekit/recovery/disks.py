@@ -23,7 +23,7 @@ from imagekit.recovery.device import exclusive, write_device
 from imagekit.recovery.golden import Base, Golden, base_directory, bases_locked, make_base
 from imagekit.recovery.journal import Journal
 from imagekit.recovery.request import Clone, GuestRequest
-from imagekit.recovery.table import HEAD_BYTES, Grown, grown_table
+from imagekit.recovery.table import HEAD_BYTES, Grown, grown_table, last_partition
 from imagekit.recovery.volume import make_volume
 
 QEMU_NAMES = {"raw": "raw", "qcow2": "qcow2", "vhd": "vpc"}
@@ -58,6 +58,11 @@ class Disks:
     _tables: dict[int, Grown] = field(default_factory=dict)
     _overlays: dict[int, Path] = field(default_factory=dict)
     _raw: Path | None = None
+
+    def last_partition(self) -> int:
+        """Number of the golden disk's last partition, 0 where that cannot be told."""
+        with self._lock:
+            return last_partition(self._head(), self.golden.size)
 
     def make(self, request: GuestRequest, size: int, place: Path, found: Journal) -> Made:
         """The disk of ``request``, ``size`` bytes, in the guest's directory ``place``.

@@ -7,6 +7,7 @@ what is the same in all clones is looked at once.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ PIECE = 2 << 20
 """Bytes that one pread of libguestfs returns at most, safely below its message limit of 4 MiB."""
 BATCH = 24
 """Disks of one appliance: its memory and start-up time hardly grow with them."""
+DEVICES = tuple(f"/dev/sd{letter}" for letter in string.ascii_lowercase[:BATCH])
+"""What libguestfs calls disks in the order they were added (guestfs(3), BLOCK DEVICE NAMING).
+Asking for the names waits for the appliance's udev to look at every disk."""
 _NETWORKD = "/etc/systemd/network"
 
 
@@ -34,13 +38,15 @@ _NETWORKD = "/etc/systemd/network"
 class Target:
     """A clone to settle: its disk, raw or qcow2, and what the golden image knows of itself.
 
-    ``grown`` is the number of the partition that was made larger with the disk, 0 for a disk
-    without a table, None where nothing grew.
+    ``last`` is the number of its last partition, 0 where that is not known. ``grown`` is the number
+    of the one that was made larger with the disk, 0 for a disk without a table, None where nothing
+    grew.
     """
 
     request: GuestRequest
     disk: Path
     format: str
+    last: int
     grown: int | None
     root_uuid: str | None
     nics: int
@@ -127,10 +133,8 @@ def settle(
     """
     drives = [Drive(t.disk, t.format, readonly=False) for t in targets]
     with appliance(drives, workspace=workspace) as app:
-        batch = _Batch(app)
-        if len(batch.devices) != len(targets):
-            raise GuestError(f"the appliance shows {len(batch.devices)} of {len(targets)} disks")
-        for device, target in zip(batch.devices, targets, strict=True):
+        batch = _Batch(app, targets[0])
+        for device, target in zip(DEVICES, targets, strict=False):
             workspace.events.emit("note", text=f"{target.request.name}: giving it its identity")
             try:
                 _settle_one(batch, device, target)
@@ -154,23 +158,26 @@ def _alive(app: Appliance) -> bool:
 class _Batch:
     """The appliance, and what was found out about the first disk and holds for all of them."""
 
-    def __init__(self, app: Appliance) -> None:
+    def __init__(self, app: Appliance, first: Target) -> None:
         self.app = app
-        self.devices = [str(device) for device in app.call("list_devices")]
-        self._partitions = [str(p) for p in app.call("list_partitions")]
+        self._first = first
         self._root: Root | None = None
 
-    def root(self, device: str, uuid: str | None) -> Root:
+    def root(self, device: str) -> Root:
         """Where the root is; looked for once, as each look costs a process in the appliance."""
         if self._root is None:
-            self._root = self._find(device, uuid)
+            self._root = self._find(device, self._first.root_uuid)
         elif self._root.volume is not None:
             # Clones hold volume groups of one name: LVM is shown one disk at a time.
             self.app.call("lvm_set_filter", [device])
         return self._root
 
     def _find(self, device: str, uuid: str | None) -> Root:
-        own = [p.removeprefix(device) for p in self._partitions if p.startswith(device)]
+        guess = str(self._first.last or "")
+        if uuid and guess and self._is(device + guess, uuid):
+            return Root(guess, None, str(self.app.call("vfs_type", device + guess)))
+        partitions = map(str, self.app.call("list_partitions"))
+        own = [p.removeprefix(device) for p in partitions if p.startswith(device)]
         numbers = [n for n in own if n.isdigit()] or [""]
         if uuid is None:
             return Root(numbers[-1], None, str(self.app.call("vfs_type", device + numbers[-1])))
@@ -192,7 +199,7 @@ class _Batch:
 
 def _settle_one(batch: _Batch, device: str, target: Target) -> None:
     app = batch.app
-    root = batch.root(device, target.root_uuid)
+    root = batch.root(device)
     place = root.volume or device + root.partition
     if target.grown is not None:
         _grow_volume(app, device, root, target.grown)

@@ -18,7 +18,14 @@ from pathlib import Path
 from imagekit.domain.bootpath import domain_for
 from imagekit.domain.emitters import emitter_for
 from imagekit.domain.model import DiskFormat, Mode
-from imagekit.errors import CapabilityError, ExistsError, GuestError, ImagekitError, SpecError
+from imagekit.errors import (
+    CapabilityError,
+    ExistsError,
+    GuestError,
+    HostError,
+    ImagekitError,
+    SpecError,
+)
 from imagekit.guest.changes import SshKey, parse_ssh_key
 from imagekit.host.run import run
 from imagekit.pipeline.workspace import Workspace
@@ -122,6 +129,12 @@ def _caught(outcome: Outcome) -> Iterator[None]:
         yield
     except ImagekitError as error:
         outcome.error = error
+    except OSError as error:
+        # A full file system is this guest's failure; others may lie elsewhere.
+        name = error.filename
+        outcome.error = HostError(
+            error.strerror or str(error), where=os.fsdecode(name) if name else outcome.name
+        )
 
 
 def _admit(
@@ -206,10 +219,10 @@ def _settle(works: Sequence[_Work], disks: Disks) -> None:
         return
     by_name = {work.request.name: work for work in works}
     golden = disks.golden
-    uuid = root_uuid(golden.facts)
+    uuid, last = root_uuid(golden.facts), disks.last_partition()
     targets = [
         identity.Target(
-            *(w.request, w.made.disk, w.made.format, w.made.grown, uuid),
+            *(w.request, w.made.disk, w.made.format, last, w.made.grown, uuid),
             *(_nics(golden, w), w.keys),
         )
         for w in works

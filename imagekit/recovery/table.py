@@ -51,6 +51,15 @@ def grown_table(head: bytes, old_size: int, new_size: int) -> Grown:
     return _grown_mbr(head, new_size // SECTOR)
 
 
+def last_partition(head: bytes, size: int) -> int:
+    """Number of the partition that begins last on a disk of ``size`` bytes, 0 where that cannot be
+    told."""
+    try:
+        return grown_table(head, size, 2 * size).partition
+    except GuestError:
+        return 0
+
+
 def _grown_mbr(head: bytes, sectors: int) -> Grown:
     last, begins = -1, 0
     for index in range(4):

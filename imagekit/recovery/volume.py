@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from imagekit.errors import ExistsError, HostError, SpecError
+from imagekit.errors import ExistsError, HostError, SpecError, ToolError
 from imagekit.host.run import run
 
 _NAME = re.compile(r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,126}")
@@ -19,6 +19,7 @@ _RESERVED_PARTS = (
     *("_cdata", "_cmeta", "_corig", "_cpool", "_cvol", "_imeta", "_iorig", "_mimage", "_mlog"),
     *("_pmspare", "_rimage", "_rmeta", "_tdata", "_tmeta", "_vdata", "_vorigin", "_wcorig"),
 )
+_ABSENT = ("Failed to find logical volume", "not found")
 _TIMEOUT = 120.0
 
 
@@ -115,8 +116,16 @@ def remove_volume(vg: str, name: str, tag: str) -> None:
 
 
 def _tags(vg: str, name: str) -> tuple[str, ...] | None:
-    """The tags of a volume, None when there is none of the name."""
-    done = run(
-        ["lvs", "--noheadings", "-o", "lv_tags", f"{vg}/{name}"], check=False, timeout=_TIMEOUT
-    )
-    return tuple(done.text.strip().split(",")) if done.returncode == 0 else None
+    """The tags of a volume, None when there is none of the name; raises ToolError.
+
+    To lvs(8) a volume that is not there is a failure like any other, told apart by its words
+    (tools/toollib.c of LVM2).
+    """
+    argv = ["lvs", "--noheadings", "-o", "lv_tags", f"{vg}/{name}"]
+    done = run(argv, check=False, timeout=_TIMEOUT)
+    if done.returncode == 0:
+        return tuple(done.text.strip().split(","))
+    said = done.stderr.decode("utf-8", "backslashreplace")
+    if said.strip() and not any(words in said for words in _ABSENT):
+        raise ToolError("looking for logical volumes failed", output=said)
+    return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +152,22 @@ def test_a_guest_that_does_not_start_leaves_nothing(
     assert list((tmp_path / "guests").iterdir()) == []
 
 
+def test_a_full_file_system_is_the_failure_of_one_guest(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/srv/web01")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", full)
+        error = make("web01").error
+    assert isinstance(error, HostError)
+    assert str(error) == "/srv/web01: No space left on device"
+    assert recorded() == {}
+    assert list((tmp_path / "guests").iterdir()) == []
+    assert make("web01").error is None
+
+
 def test_libvirt_guests_are_defined_and_started_by_virsh_and_forgotten_by_it(
     make: Make, fakes: Fakes
 ) -> None:
@@ -167,7 +185,11 @@ def test_libvirt_guests_are_defined_and_started_by_virsh_and_forgotten_by_it(
 
 
 def test_a_volume_is_noted_before_lvm_is_asked_to_make_it(fakes: Fakes) -> None:
-    calls = fakes(vgs="echo '  vg0:1073741824:4194304'", lvs="exit 5", lvcreate="exit 0")
+    calls = fakes(
+        vgs="echo '  vg0:1073741824:4194304'",
+        lvs="echo Failed to find logical volume >&2; exit 5",
+        lvcreate="exit 0",
+    )
     noted: list[tuple[str, str, int]] = []
 
     def note(name: str, tag: str) -> None:
@@ -203,7 +225,10 @@ def test_what_cannot_be_undone_now_is_tried_again_and_stops_nobody_else(
     assert sweep() == []
     assert make("other").error is None
     assert isinstance(make("stuck").error, ToolError)
-    fakes(lvremove="exit 0")
+    # Nor is a volume forgotten because LVM could not be asked.
+    fakes(lvs="echo 'no lock' >&2; exit 5", lvremove="exit 0")
+    assert sweep() == []
+    fakes(lvs="echo imagekit-1")
     assert sweep() == ["stuck"]
 
 
