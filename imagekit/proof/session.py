@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ from imagekit.proof.overlay import block_node, make_overlay
 
 CREATE_TIMEOUT = 240.0
 """Seconds for xl create: pygrub reads the disk, or the device model of an HVM guest starts."""
+
+COMMAND_SECONDS = 240
+"""For proof.command; the host waits somewhat longer before it gives up the lab."""
 
 LIMIT = 7200.0
 """Seconds after which dom0 ends a guest by itself; the host does so long before."""
@@ -136,7 +140,7 @@ class Session:
             "macs": [nic.mac for nic in config.nics if nic.mac],
             "create_timeout": CREATE_TIMEOUT,
             "timeout": LIMIT,
-            "command": rules.command,
+            "command": bounded_command(rules.command),
         }
 
     def _overlay(self, target: int) -> Path:
@@ -184,6 +188,11 @@ class Session:
         part = self._jobs / f"{ident}.stop-part"
         part.write_text(word)
         part.rename(self._jobs / f"{ident}.stop")
+
+
+def bounded_command(command: str | None) -> str | None:
+    """``command`` for dom0's shell, ended (with status 124, timeout(1)) when it takes too long."""
+    return f"timeout {COMMAND_SECONDS} sh -c {shlex.quote(command)}" if command else None
 
 
 def announce(events: Events, ident: str, title: str) -> None:

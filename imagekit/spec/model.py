@@ -219,8 +219,14 @@ class Proof(Model):
 
     modes: list[Mode] = Field(default_factory=list)
     expect: Text | None = Field(None, description="Regular expression on the console.")
-    command: Text | None = None
-    timeout: int = Field(300, ge=10, le=7200)
+    command: Text | None = Field(
+        None,
+        description="Shell command for the proof's dom0 once the guest is up, with `GUEST_ADDRESS` "
+        "and `GUEST_NAME` in its environment; the guest fails unless it exits 0 within 240 s.",
+    )
+    timeout: int = Field(
+        300, ge=10, le=7200, description="Seconds for each boot; HVM has four times that."
+    )
 
 
 class Spec(Model):

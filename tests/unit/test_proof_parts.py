@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import socket
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from imagekit.proof.machine import LabFiles, Shape
 from imagekit.proof.observed import disk_name, frontends
 from imagekit.proof.prove import require_up
 from imagekit.proof.report import Boot, Failure, ProofReport, table
-from imagekit.proof.session import Rules
+from imagekit.proof.session import Rules, bounded_command
 from imagekit.proof.xlcfg import XlDisk
 
 MIB = 1 << 20
@@ -221,3 +222,11 @@ def test_hvm_guests_get_more_time_unless_the_user_says_how_much() -> None:
     rules = Rules(expectation(None), None, 300.0)
     assert [rules.seconds(mode) for mode in ("pv", "pvh", "hvm")] == [300, 300, 1200]
     assert Rules(expectation(None), 20.0).seconds("hvm") == 20
+
+
+@pytest.mark.parametrize("command", ["exit 3", "test 'a b' = \"a b\"; exit 3", "(exit 3)"])
+def test_a_command_of_the_proof_reaches_the_shell_as_it_was_written(command: str) -> None:
+    bounded = bounded_command(command)
+    assert bounded is not None and bounded.startswith("timeout ")
+    assert subprocess.run(["sh", "-c", bounded], check=False).returncode == 3
+    assert bounded_command(None) is None
