@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from oracles.builds import Run
+from oracles.proofs import report_of
 
 pytestmark = pytest.mark.real
 ROUNDS = int(os.environ.get("IMAGEKIT_KILL_ROUNDS", "2"))
@@ -77,7 +78,7 @@ def offline(*args: str | Path, cache: Path) -> subprocess.Popen[str]:
 
 
 def test_the_bundle_holds_no_secret_and_says_which_it_needs(
-    bundle: Path, original: Path, spec: Path, place: Path, imagekit: Run
+    bundle: Path, sealed: Path, original: Path, spec: Path, place: Path, imagekit: Run
 ) -> None:
     plain = place / "plain.bundle"
     imagekit("bundle", original, "--spec", spec, "-o", plain)
@@ -87,6 +88,8 @@ def test_the_bundle_holds_no_secret_and_says_which_it_needs(
     lines = imagekit("reinstall", bundle, "-o", place / "dry", "--dry-run").stdout
     assert "STOP: the secret file:./secret is missing" in lines
     assert not (place / "dry").exists()
+    lines = imagekit("reinstall", sealed, "-o", place / "dry", "--dry-run").stdout
+    assert "STOP" not in lines
     done = imagekit("reinstall", bundle, "-o", place / "dry", check=False)
     assert (done.returncode, "needs file:./secret" in done.stderr) == (3, True)
 
@@ -115,12 +118,23 @@ def test_a_flipped_byte_anywhere_and_a_strangers_key_are_found(
     imagekit("bundle", "verify", bundle)
 
 
-def test_reinstalling_offline_after_kills_gives_the_same_bytes(
-    bundle: Path, original: Path, place: Path
-) -> None:
-    shutil.copy(place / "secret", bundle.parent / "secret")
+@pytest.fixture(scope="module")
+def sealed(original: Path, spec: Path, place: Path, imagekit: Run) -> Path:
+    """A signed bundle with its secrets in it, encrypted, on its own in a directory."""
+    (place / "passphrase").write_text("correct horse battery staple\n")
+    target = place / "elsewhere/dr.bundle"
+    target.parent.mkdir()
+    args = ("--sign", place / "key", "--passphrase-file", place / "passphrase")
+    imagekit("bundle", original, "--spec", spec, "-o", target, *args)
+    return target
+
+
+@pytest.fixture(scope="module")
+def again(bundle: Path, sealed: Path, place: Path) -> Iterator[Path]:
+    """The build of the sealed bundle, made without network and cache, killed on the way."""
     cache, out = place / "fresh-cache", place / "again"
-    args = ("reinstall", bundle, "-o", out, "--trust", place / "key.pub")
+    args = ("reinstall", sealed, "-o", out, "--trust", place / "key.pub")
+    args += ("--passphrase-file", place / "passphrase")
     for round_ in range(ROUNDS):
         process = offline(*args, cache=cache)
         time.sleep(2 + 7 * round_ % 41)
@@ -130,14 +144,54 @@ def test_reinstalling_offline_after_kills_gives_the_same_bytes(
     process = offline(*args, cache=cache)
     text = process.communicate(timeout=900)
     assert process.returncode == 0, text
-    report = json.loads((out / "reinstall-report.json").read_text())
+    assert list((cache / "store/tmp").iterdir()) == []
+    shutil.rmtree(cache)
+    yield out
+    shutil.rmtree(out)
+
+
+def test_reinstalling_offline_after_kills_gives_the_same_bytes(again: Path, original: Path) -> None:
+    report = json.loads((again / "reinstall-report.json").read_text())
     assert report["identical"] is True
     assert report["disks"] == digests(original)
     for path in digests(original):
-        subprocess.run(["cmp", original / path, out / path], check=True)
-    assert list((cache / "store/tmp").iterdir()) == []
-    shutil.rmtree(cache)
-    shutil.rmtree(out)
+        subprocess.run(["cmp", original / path, again / path], check=True)
+    check = ["sha256sum", "--quiet", "--strict", "-c", "SHA256SUMS"]
+    subprocess.run(check, cwd=again, check=True)
+
+
+@pytest.mark.xen
+@pytest.mark.slow
+def test_what_was_reinstalled_boots_as_pv_under_xen_with_the_same_mac(
+    again: Path, original: Path, imagekit: Run
+) -> None:
+    imagekit("prove", again, "--mode", "pv", "--boot", "pygrub", timeout=1500)
+    (found,) = report_of(again)["boots"]
+    assert found["ok"], found["failure"]
+    assert (found["guest_type"], found["disks"]) == ("PV", ["xvda"])
+    (nic,) = json.loads((original / "facts.json").read_text())["nics"]
+    assert found["nics"] == [nic["mac"]]
+    assert found["dhcp"][nic["mac"]].startswith("198.18.0.")
+
+
+def test_a_build_directory_is_signed_and_a_later_build_signs_anew(
+    original: Path, spec: Path, place: Path, bundle: Path, imagekit: Run
+) -> None:
+    build = ("build", spec, "-o", original)
+    imagekit(*build, "--sign", place / "key", env=EPOCH)
+    signers = place / "signers"
+    signers.write_text(f"me {(place / 'key.pub').read_text()}")
+    argv = ["ssh-keygen", "-Y", "verify", "-f", signers, "-I", "me", "-n", "imagekit-build"]
+    with (original / "SHA256SUMS").open("rb") as sums:
+        subprocess.run([*argv, "-s", original / "SHA256SUMS.sig"], stdin=sums, check=True)
+    imagekit(*build, env=EPOCH)
+    assert (original / "SHA256SUMS.sig").exists()
+    (original / "SHA256SUMS").write_text("")
+    done = imagekit(*build, env=EPOCH, check=False)
+    assert (done.returncode, "was changed" in done.stderr) == (13, True)
+    imagekit(*build, "--force", env=EPOCH)
+    assert not (original / "SHA256SUMS.sig").exists()
+    assert (original / "SHA256SUMS").read_text().count("\n") > 8
 
 
 @pytest.fixture
@@ -185,6 +239,44 @@ def test_the_finished_disk_goes_to_a_device_and_the_config_names_it(
     subprocess.run(["cmp", "-n", str(raw.stat().st_size), raw, loop], check=True)
     assert not (out / ".imagekit-reinstall.json").exists()
     shutil.rmtree(out)
+
+
+LVM = {
+    "vgs": 'echo "  vg0:1000000000000:4194304"',
+    "lvs": "cat {tag} 2>/dev/null || exit 5",
+    "lvcreate": 'while [ $# -gt 1 ]; do [ "$1" = --addtag ] && echo "  $2" > {tag}; shift; done\n'
+    "mkdir -p /dev/imagekit-test && ln -s {loop} /dev/imagekit-test/dr-disk",
+}
+
+
+def test_a_logical_volume_is_made_for_it_once(
+    bundle: Path, original: Path, place: Path, loop: Path, imagekit: Run
+) -> None:
+    """LVM itself needs device-mapper: its programs are played here, by a loop device."""
+    programs, tag, out = place / "lvm", place / "tag", place / "volume"
+    programs.mkdir()
+    for name, text in LVM.items():
+        body = text.replace("{tag}", str(tag)).replace("{loop}", str(loop))
+        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
+        (programs / name).chmod(0o755)
+    subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", loop], check=True)
+    env = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    args = ["reinstall", bundle, "-o", out, "--unpack", "--vg", "imagekit-test"]
+    try:
+        lines = imagekit(*args, "--dry-run", env=env).stdout
+        assert "make the logical volume imagekit-test/dr-disk" in lines and not out.exists()
+        imagekit(*args, env=env)
+        raw = original / "dr.raw"
+        subprocess.run(["cmp", "-n", str(raw.stat().st_size), raw, loop], check=True)
+        report = json.loads((out / "reinstall-report.json").read_text())
+        assert report["device"] == "/dev/imagekit-test/dr-disk"
+        assert "/dev/imagekit-test/dr-disk" in Path(report["configs"][0]).read_text()
+        # It is a guest's disk now.
+        refused = imagekit(*args, env=env, check=False)
+        assert (refused.returncode, "is a logical volume already" in refused.stderr) == (13, True)
+    finally:
+        shutil.rmtree("/dev/imagekit-test", ignore_errors=True)
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def test_the_shell_script_does_it_without_python(
