@@ -75,6 +75,14 @@ class Bench:
         self.sources = work / "sources.list"
         self.sources.write_text("\n".join(mirrors.lines()) + "\n")
         self.mirror = [url for url, _suite in mirrors.sources[:1]]
+        self.dib_mirrors = {
+            name: url
+            for name, (url, _suite) in zip(
+                ("DIB_DISTRIBUTION_MIRROR", "DIB_DEBIAN_SECURITY_MIRROR"),
+                (*mirrors.sources[:1], *mirrors.sources[-1:]),
+                strict=False,
+            )
+        }
         self.suite = self.file.spec.os.suite
 
     def imagekit(self, *args: str) -> str:
@@ -156,7 +164,7 @@ class Bench:
             "ELEMENTS_PATH": str(ROOT / "elements"),
             "TMPDIR": str(self.work),
             "DIB_DEBIAN_COMPONENTS": "main",
-            **({"DIB_DISTRIBUTION_MIRROR": self.mirror[0]} if self.mirror else {}),
+            **self.dib_mirrors,
         }
         packages = ",".join(self.packages)
         options = ["-t", "tar", "-o", str(target), "-p", packages]
