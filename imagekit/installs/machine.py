@@ -68,6 +68,8 @@ class Hardware:
         argv += ["-sandbox", SANDBOX, "-device", "VGA", "-device", "virtio-rng-pci"]
         boot, card_options = "", ",romfile="
         if isinstance(self.media, Network):
+            # SeaBIOS then says on the serial port too what it and the PXE ROM say on the screen.
+            argv += ["-machine", "pc,graphics=off"]
             boot = f",tftp={_value(self.media.tftp)},bootfile={self.media.program}"
             card_options = ",bootindex=1"
         else:

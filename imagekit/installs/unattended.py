@@ -33,6 +33,8 @@ FAILURES: tuple[tuple[str, str], ...] = (
     (r"not enough (free )?(disk )?space|No space left on device", "the guest's disk is too small"),
     (r"autoinstall config did not (create|validate)|An error occurred\. Press enter",
      "Ubuntu's installer failed"),
+    (r"Could not boot image: |No bootable device",
+     "the PXE ROM could not fetch or start the installer"),
     (r"Kernel panic - not syncing", "the installer's kernel panicked"),
     (r"imagekit: installation failed", "the installer says that it failed"),
 )  # fmt: skip

@@ -61,6 +61,7 @@ class Iso(_Method):
     )
     checksums: Url | HostPath | None = Field(None, description="SHA256SUMS naming the ISO.")
     keyring: HostPath | None = None
+    args: Text = Field("", description="More kernel arguments for the installer.")
     answers: Answers = "preseed"
     template: HostPath | None = Field(None, description="Your own answers template.")
     release: Word | None = Field(None, description="Version of the answers, e.g. RHEL9.")

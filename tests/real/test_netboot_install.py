@@ -16,12 +16,15 @@ import pytest
 from oracles.builds import Build, Run
 from oracles.tiny_installer import HASH, KEY, Parts
 
+from imagekit.disk import raw
 from imagekit.disk.extents import copy_sparse
 from imagekit.domain.bootpath import CONSOLES
+from imagekit.errors import ToolError
 from imagekit.host.kvm import kvm_works
 from imagekit.installs.machine import Hardware, Network, machine
 from imagekit.installs.netboot_tree import netboot_guest, serving
 from imagekit.installs.stages.overlay import mac_of
+from imagekit.installs.unattended import Limits, run_installer
 from imagekit.netboot.publish import Site, publish
 from imagekit.spec.install import Netboot
 from imagekit.spec.load import load_spec
@@ -151,6 +154,28 @@ def test_the_flipped_tree_boots_the_guest_from_its_own_disk_by_the_same_rom(
 def booted(said: list[str]) -> str:
     """The command line that the installed kernel says it got."""
     return next((line for line in said if "Command line:" in line and "root=UUID=" in line), "")
+
+
+def test_an_installer_that_cannot_be_fetched_is_told_by_the_firmwares_own_words(
+    tmp_path: Path,
+) -> None:
+    for name in ("tftp", "scratch", "logs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tftp/boot.ipxe").write_text("#!ipxe\nkernel http://10.0.2.2:9/linux\nboot\n")
+    raw.create(tmp_path / "disk", 1 << 20)
+    hardware = Hardware(
+        Network(tmp_path / "tftp", "boot.ipxe"), tmp_path / "disk", 256, kvm_works().works
+    )
+    with pytest.raises(ToolError) as caught:
+        run_installer(
+            hardware,
+            Limits(300, 120),
+            scratch=tmp_path / "scratch",
+            logs=tmp_path / "logs",
+            note=lambda _text: None,
+        )
+    assert "could not fetch or start the installer" in caught.value.what
+    assert "http://10.0.2.2:9/linux" in (tmp_path / "logs/console.log").read_text()
 
 
 def test_a_kernel_that_is_not_the_one_named_is_never_booted(

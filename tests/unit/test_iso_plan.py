@@ -51,6 +51,7 @@ def test_the_stages_come_in_order_and_deliver_every_artefact(tmp_path: Path) -> 
         ({"signature": "x.sig"}, {}, "keyring"),
         ({"keyring": "no.gpg"}, {}, "there is no keyring"),
         ({"template": "no.j2"}, {}, "there is no template"),
+        ({"args": 'inst.sshd a"b'}, {}, "kernel argument"),
         ({"answers": "kickstart", "release": "slackware"}, {}, "kickstart release"),
         ({}, {"files": [{"target": "/etc/motd", "content": "x"}]}, "imagekit inject"),
         ({}, {"disk": {"size": "8GiB", "filesystem": "btrfs"}}, "btrfs"),
@@ -76,6 +77,8 @@ def test_other_answers_run_the_installer_again_and_another_toolstack_does_not(
     first = keys(plan(tmp_path))
     (tmp_path / "b").mkdir()
     answers = keys(plan(tmp_path, {"packages": ["openssh-server"]}))
+    args = keys(plan(tmp_path, {"args": "inst.sshd"}))
+    assert first["remaster"] != args["remaster"] and first["answers"] == args["answers"]
     toolstack = keys(plan(tmp_path, toolstacks=["xl", "libvirt"]))
     assert first["install"] != answers["install"] and first["harvest"] != answers["harvest"]
     assert first["install"] == toolstack["install"] and first["configs"] != toolstack["configs"]

@@ -83,6 +83,8 @@ def test_steps_are_told_once() -> None:
         "[!!] Install the base system Debootstrap Error",
         "The following error occurred while parsing the kickstart file",
         "Kernel panic - not syncing: VFS: Unable to mount root fs",
+        "Could not boot image: Connection reset (http://ipxe.org/0f0a6039)",
+        "No bootable device.",
         "tar: write error: No space left on device",
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from imagekit.answers.context import target_of
 from imagekit.errors import ImageError, SpecError
 from imagekit.host.versions import tool_versions
+from imagekit.installs.remaster import menus
 from imagekit.installs.remaster.remaster import remaster
 from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.install import Iso
@@ -26,12 +27,19 @@ class Remaster(Stage):
     def __init__(self, file: SpecFile, install: Iso) -> None:
         self._file = file
         self._install = install
+        try:
+            for word in install.args.split():
+                menus.grub_word(word)
+        except SpecError as error:
+            error.where = file.where("install", "args")
+            raise
 
     def key(self) -> Mapping[str, Any]:
         return {
             "code": 1,
             "answers": self._install.answers,
             "release": self._install.release,
+            **({"args": self._install.args} if self._install.args else {}),
             "tools": tool_versions(["xorriso"]),
         }
 
@@ -47,6 +55,7 @@ class Remaster(Stage):
                 scratch=run.workspace.temporary("remaster"),
                 kind=kind,
                 release=target.name,
+                extra_args=self._install.args.split(),
             )
         except (SpecError, ImageError) as error:
             error.where = self._file.where("install", "iso")
