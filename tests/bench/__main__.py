@@ -162,7 +162,7 @@ class Bench:
             "DIB_INITRD_LATER": "0",
             "DIB_IMAGE_CACHE": str(self.work / "image-cache"),
             "ELEMENTS_PATH": str(ROOT / "elements"),
-            "TMPDIR": str(self.work),
+            "TMP_DIR": str(self.work),  # a TMPDIR would be looked for in the tree too
             "DIB_DEBIAN_COMPONENTS": "main",
             **self.dib_mirrors,
         }
