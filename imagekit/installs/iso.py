@@ -35,7 +35,7 @@ def plan(file: SpecFile, out: Path, lock: Lock | None = None) -> Plan:
         raise TypeError(f"install.method is {install.method}")
     refuse_unused(file)
     if lock is not None:
-        install = install.model_copy(update={"sha256": lock.iso_sha256})
+        install = install.model_copy(update={"sha256": lock.iso_sha256 or install.sha256})
     stages: list[Stage] = [
         IsoSource(file, install),
         Answers(file, install),
