@@ -106,15 +106,18 @@ GUEST_KERNELS = st.sampled_from(
 )
 
 
-@given(some.domains(), GUEST_KERNELS, st.booleans())
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(some.domains(), GUEST_KERNELS, st.sampled_from([False, True, True]))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 def test_records_read_back_as_the_domain_or_are_refused(
     domain: model.Domain, boot: model.Boot, swap: bool
 ) -> None:
     if swap and domain.mode != "hvm" and domain.disks:
         domain = dataclasses.replace(domain, boot=boot)
-    if swap:
-        domain = dataclasses.replace(domain, on_poweroff="destroy", on_reboot="restart")
+    if swap and domain.mode == "hvm":
+        domain = dataclasses.replace(domain, boot=model.Firmware())
+    if swap:  # without what XAPI has no word for
+        actions = {"on_poweroff": "destroy", "on_reboot": "restart"}
+        domain = dataclasses.replace(domain, graphics=None, **actions)
     sources = tuple(
         VdiSource(f"Ref:{1000 + i}", CHUNK) for i, d in enumerate(domain.disks) if d.target
     )
@@ -132,7 +135,7 @@ def test_records_read_back_as_the_domain_or_are_refused(
 def test_enough_random_domains_were_read_back() -> None:
     if not outcomes:  # this test was picked alone
         test_records_read_back_as_the_domain_or_are_refused()
-    assert outcomes["read back"] > 10, outcomes
+    assert outcomes["read back"] > 5, outcomes
 
 
 @given(st.text(max_size=12) | st.text("<>&\"' ]a", max_size=8))
