@@ -204,8 +204,12 @@ def _kickstart(text: str, target: Target, place: Place) -> None:
         path = Path(directory) / "answers.ks"
         path.touch(mode=0o600)
         path.write_text(text)
+        # pykickstart leaves a copy of what it reads, password hashes and all, in TMPDIR.
         done = run(
-            [program, "--version", target.name, "--firsterror", path], check=False, timeout=SECONDS
+            [program, "--version", target.name, "--firsterror", path],
+            env={"TMPDIR": directory},
+            check=False,
+            timeout=SECONDS,
         )
         output = (done.stdout + done.stderr).decode("utf-8", "replace").replace(str(path), "")
     if done.returncode == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +51,16 @@ def test_pykickstart_takes_our_kickstart(release: str) -> None:
         context = made("kickstart", release, mirror, **changes)
         text = render("kickstart", context)
         assert validate("kickstart", text, target=context.target, where="ours") == []
+
+
+def test_checking_answers_leaves_no_copy_of_them_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    context = made("kickstart", "RHEL9", None)
+    validate("kickstart", render("kickstart", context), target=context.target, where="ours")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pykickstart_names_the_line_of_a_wrong_option() -> None:
