@@ -22,7 +22,13 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
     pytest.mark.skipif(not shutil.which("dnsmasq"), reason="dnsmasq is not installed"),
 ]
-PROGRAM = "from imagekit.cli.netboot import app; app()"
+# A shell's background jobs ignore SIGINT, and so would what they start.
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from imagekit.cli.netboot import app
+app()
+"""
 
 
 @pytest.fixture
