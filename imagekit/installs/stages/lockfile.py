@@ -18,6 +18,18 @@ from imagekit.spec.load import SpecFile
 TOOLS = ("mmdebstrap", "mke2fs", "sfdisk", "grub-mkimage", "qemu-img", "tar")
 
 
+def _common(file: SpecFile) -> dict[str, Any]:
+    """What every lock depends on."""
+    return {
+        "code": 1,
+        "name": file.spec.name,
+        "spec": file.sha256,
+        "epoch": source_date_epoch(),
+        "tools": lock_tools(),
+        "inputs": input_digests(file),
+    }
+
+
 class LockFile(Stage):
     """The lock: packages with digests, Release files, inputs, elements, tools, epoch."""
 
@@ -32,12 +44,7 @@ class LockFile(Stage):
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
-            "name": self._file.spec.name,
-            "spec": self._file.sha256,
-            "epoch": source_date_epoch(),
-            "tools": lock_tools(),
-            "inputs": input_digests(self._file),
+            **_common(self._file),
             **({"elements": self._elements} if self._elements else {}),
         }
 
@@ -96,12 +103,7 @@ class InstalledLock(Stage):
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
-            "name": self._file.spec.name,
-            "spec": self._file.sha256,
-            "epoch": source_date_epoch(),
-            "tools": lock_tools(),
-            "inputs": input_digests(self._file),
+            **_common(self._file),
             "parts": self._parts,
             "lock": lock_text(self._lock) if self._lock else None,
         }
