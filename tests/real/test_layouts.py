@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,25 +103,6 @@ def test_an_mbr_disk_has_a_partition_for_each_mount(layout: Any) -> None:
         ["/sbin/debugfs", "-R", "ls -p /lib/dpkg", var], capture_output=True, text=True
     ).stdout
     assert "/status/" in listing
-
-
-def test_a_root_on_lvm_boots(layout: Any, tmp_path: Path) -> None:
-    made = layout("disk.lvm=true")
-    log = tmp_path / "console.log"
-    argv = ["qemu-system-x86_64", "-accel", "tcg", "-m", "512", "-nographic", "-no-reboot"]
-    argv += ["-nic", "none", "-drive", f"file={made.disk('raw')},format=raw,if=virtio,snapshot=on"]
-    with log.open("wb") as stream:
-        machine = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
-    try:
-        deadline = time.monotonic() + 400
-        while time.monotonic() < deadline and machine.poll() is None:
-            if b"db01 login:" in log.read_bytes():
-                break
-            time.sleep(1)
-        assert b"db01 login:" in log.read_bytes(), log.read_bytes()[-2000:]
-    finally:
-        machine.kill()
-        machine.wait()
 
 
 def own_kernel_spec(tmp_path: Path, kernel: Path, initrd: Path) -> Path:

@@ -14,12 +14,21 @@ from oracles.builds import ROOT
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-# The user exists only in this command's mount namespace: nothing on the host is changed.
+# The user exists only in this command's mount namespace: nothing on the host is changed. There the
+# checkout ($2) can be read as well when it lies in a directory ($3) that is closed to others.
 AS_BUILDER = """
 set -eu
 for name in passwd group subuid subgid; do mount --bind "$1/$name" "/etc/$name"; done
 home=$1/home
-shift
+if [ -n "$3" ]; then
+	mkdir "$1/checkout"
+	mount --bind "$2" "$1/checkout"
+	mount -t tmpfs -o mode=755 tmpfs "$3"
+	mkdir -p "$2"
+	mount --move "$1/checkout" "$2"
+	rmdir "$1/checkout"
+fi
+shift 3
 exec setpriv --reuid 4321 --regid 4321 --clear-groups env -i HOME="$home" PATH="$PATH" "$@"
 """
 
@@ -42,10 +51,13 @@ def as_builder(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
         if directory.stat().st_uid == os.getuid() and str(directory).startswith("/tmp/"):
             directory.chmod(directory.stat().st_mode | 0o111)
 
+    closed = [d for d in ROOT.parents if not d.stat().st_mode & 0o001]
+
     def run(*argv: str | Path) -> subprocess.CompletedProcess[str]:
+        places = (tmp_path, ROOT, closed[-1] if closed else "")
         unshare = ["unshare", "--mount", "--propagation=private"]
         return subprocess.run(
-            [*unshare, "sh", "-c", AS_BUILDER, "sh", str(tmp_path), *map(str, argv)],
+            [*unshare, "sh", "-c", AS_BUILDER, "sh", *map(str, (*places, *argv))],
             capture_output=True,
             text=True,
             timeout=900,
