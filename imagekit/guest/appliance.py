@@ -274,7 +274,7 @@ def _check_host() -> None:
 def sweep_sockets() -> None:
     """Remove the socket directories of appliances whose process was killed (SIGKILL).
 
-    libguestfs makes them as /tmp/libguestfsXXXXXX for root, whatever the temporary directory is,
+    libguestfs makes them as /tmp/libguestfs?????? for root, whatever the temporary directory is,
     and only itself removes them.
     """
     try:

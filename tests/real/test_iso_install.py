@@ -160,7 +160,7 @@ def test_a_guest_disk_that_is_too_small_is_named(stub: Path, tmp_path: Path) -> 
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB."""
     if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
+        pytest.skip("missing: root, to mount a small tmpfs")
     path = tmp_path / "small"
     path.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", path], check=True)

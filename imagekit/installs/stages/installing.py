@@ -62,14 +62,19 @@ class InstallFromIso(Stage):
             bus=disk_bus(spec, install),
             static=static_network(spec),
         )
-        run_installer(
-            hardware,
-            Limits(install.timeout, install.idle),
-            scratch=run.workspace.temporary("install"),
-            logs=run.logs,
-            note=run.note,
-            mask=run.workspace.events.mask,
-        )
+        install_on(hardware, install, run)
+
+
+def install_on(hardware: Hardware, install: Iso | Netboot, run: StageRun) -> None:
+    """Run the installer within the limits the spec sets; raises as :func:`run_installer`."""
+    run_installer(
+        hardware,
+        Limits(install.timeout, install.idle),
+        scratch=run.workspace.temporary("install"),
+        logs=run.logs,
+        note=run.note,
+        mask=run.workspace.events.mask,
+    )
 
 
 def disk_bus(spec: Spec, install: Iso | Netboot) -> str:

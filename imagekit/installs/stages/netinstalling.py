@@ -15,9 +15,8 @@ from imagekit.host.versions import tool_versions
 from imagekit.installs.machine import Hardware, Network
 from imagekit.installs.netboot_tree import arguments, host_address, netboot_guest, serving
 from imagekit.installs.stages.image import effective_disk
-from imagekit.installs.stages.installing import disk_bus
+from imagekit.installs.stages.installing import disk_bus, install_on
 from imagekit.installs.stages.overlay import mac_of, secrets_of
-from imagekit.installs.unattended import Limits, run_installer
 from imagekit.netboot import publish, tree
 from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.install import Netboot
@@ -89,14 +88,7 @@ class InstallFromNetwork(Stage):
             bus=disk_bus(self._spec, install),
             static=static_network(self._spec),
         )
-        run_installer(
-            hardware,
-            Limits(install.timeout, install.idle),
-            scratch=run.workspace.temporary("install"),
-            logs=run.logs,
-            note=run.note,
-            mask=run.workspace.events.mask,
-        )
+        install_on(hardware, install, run)
 
 
 def mode_of(root: Path, name: str) -> str:
