@@ -18,6 +18,8 @@ import typer
 from imagekit import __version__
 from imagekit.errors import HostError, ImagekitError, Interrupted
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 # Command name to module and attribute. Modules are imported only when their command is used, so
 # that "imagekit build" of an unchanged spec need not load libguestfs.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -88,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     debug = "--debug" in args
     wants_json = "--json" in args
     named = next((a for a in args if not a.startswith("-")), "")
-    signal.signal(signal.SIGINT, _interrupt)
+    _listen()
     try:
         make_app([named] if named in COMMANDS else COMMANDS)(args, prog_name="imagekit")
     except (KeyboardInterrupt, Interrupted) as error:
@@ -103,6 +105,21 @@ def main(argv: list[str] | None = None) -> None:
         _report(error, debug, wants_json)
     except OSError as error:
         _report(_from_os(error), debug, wants_json)
+    finally:
+        # The work and its status are settled; a signal in the interpreter's last milliseconds
+        # must not turn them into another.
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _listen() -> None:
+    """Answer the signals that end a program by Interrupted, for as long as it lives.
+
+    SIGHUP stays ignored for whom nohup(1) started.
+    """
+    for number in ENDING:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

@@ -205,8 +205,11 @@ def _raise(number: int, _frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
+    numbers = [signal.SIGTERM, signal.SIGHUP]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup(1) started this program
+        numbers.remove(signal.SIGHUP)
     try:
-        before = {n: signal.signal(n, _raise) for n in (signal.SIGTERM, signal.SIGHUP)}
+        before = {n: signal.signal(n, _raise) for n in numbers}
     except ValueError:  # not the main thread: whoever owns it handles signals
         yield
         return

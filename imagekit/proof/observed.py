@@ -90,6 +90,7 @@ def boot_of(seen: Seen, out: Path) -> Boot:
         dhcp={n.mac: _text(given.get(n.mac)) for n in config.nics if n.mac},
         stolen_seconds=round(seen.stolen, 1),
         restarts=int(seen.result.get("restarts", 0)),
+        attempts=int(seen.result.get("attempts", 1)),
         console=str(kept / "console.log"),
         command_output=tuple(tail(read_text(seen.directory / "command.log"))),
         failure=failure,

@@ -31,7 +31,8 @@ class Boot:
 
     ``seconds`` counts from the start of ``xl create`` (or of QEMU) to the login prompt. ``disks``
     and ``nics`` are what the guest's own drivers connected to; ``dhcp`` maps a MAC to the address
-    it was given, None where it asked for none.
+    it was given, None where it asked for none. ``attempts`` is over 1 where the emulation
+    lost the guest's firmware and it was started anew (imagekit.proof.circling).
     """
 
     ident: str
@@ -50,6 +51,7 @@ class Boot:
     nics: tuple[str, ...] = ()
     dhcp: dict[str, str | None] = field(default_factory=dict)
     restarts: int = 0
+    attempts: int = 1
     stolen_seconds: float = 0.0
     console: str | None = None
     command_output: tuple[str, ...] = ()

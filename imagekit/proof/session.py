@@ -14,6 +14,7 @@ from typing import Any
 from imagekit.errors import ImagekitError, ToolError
 from imagekit.pipeline.events import Events
 from imagekit.proof.boots import LAB_PATHS, Trial
+from imagekit.proof.circling import ATTEMPTS, Circling
 from imagekit.proof.console import Follower
 from imagekit.proof.machine import Machine
 from imagekit.proof.netboot import program_path, write_program
@@ -160,6 +161,7 @@ class Session:
         started, stolen = time.monotonic(), self._lab.stolen()
         allowed = rules.seconds(trial.config.mode)
         verdict, took = "", 0.0
+        circling, attempt, emulated_twice = Circling(self._lab), 1, trial.config.mode == "hvm"
         announce(self._events, trial.ident, f"booting {trial.config.name}")
         while not (out / "result.json").exists():
             if not self._lab.alive():
@@ -176,6 +178,12 @@ class Session:
                 self._stop(ident, "down")
             elif counted > allowed + CREATE_TIMEOUT + 120:
                 raise ToolError("the lab does not end a guest", where=trial.ident)
+            elif emulated_twice and not verdict and attempt < ATTEMPTS and circling.look():
+                text = f"{trial.ident}: the emulation lost its firmware; starting it anew"
+                self._events.emit("note", text=text)
+                (self._jobs / f"{ident}.again-{attempt}").touch()
+                circling, attempt = Circling(self._lab), attempt + 1
+                started, stolen = time.monotonic(), self._lab.stolen()
             time.sleep(0.1)
         result = _read_result(out / "result.json")
         if not verdict:

@@ -134,7 +134,9 @@ class Boot(Model):
 
     modes: list[Mode] = Field(["pv", "pvh", "hvm"], min_length=1)
     cmdline: Text = Field("", description="Added to the kernel's command line.")
-    timeout: int = Field(1, ge=0, le=60, description="GRUB's timeout in seconds.")
+    timeout: int = Field(
+        1, ge=0, le=60, description="GRUB's timeout in seconds; it shows its menu if over 1."
+    )
 
     @field_validator("modes")
     @classmethod

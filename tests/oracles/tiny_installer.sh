@@ -93,7 +93,7 @@ cat >/usr/bin/update-grub <<EOT
 release=\$(ls /target/usr/lib/modules)
 cat >/target/boot/grub/grub.cfg <<EOF
 set default=0
-set timeout=1
+set timeout=0
 serial --unit=0 --speed=115200
 terminal_output console serial
 menuentry 'Tiny' {

@@ -46,7 +46,7 @@ def test_xl_understands_every_domain_exactly_or_it_is_refused(arguments: dict[st
 def test_enough_of_the_random_domains_were_read_back() -> None:
     if not outcomes["read back"]:  # alone, or in another process than the property test
         test_xl_understands_every_domain_exactly_or_it_is_refused()
-    assert outcomes["read back"] > 1000, outcomes
+    assert outcomes["read back"] > 500, outcomes  # of 2500; about 1000 in the mean
 
 
 @given(some.domains())

@@ -2,8 +2,9 @@
 
 It knows nothing of imagekit and imports nothing but Python. The host and it share a directory
 (9p, mounted at SHARE): ``jobs/ID.json`` asks for a guest, ``jobs/ID.stop`` ends it (its content is
-``up`` or ``down``), ``jobs/end`` ends everything; ``out/ID/`` takes the console, logs and finally
-``result.json``. A second one, read-only at FILES, holds kernels and initrds.
+``up`` or ``down``), ``jobs/ID.again-N`` ends attempt N and starts it anew, ``jobs/end`` ends all;
+``out/ID/`` takes the console, logs and finally ``result.json``. A second one, read-only at FILES,
+holds kernels and initrds.
 
 Names of guests and paths come from configs nobody vouches for: they are only ever arguments.
 """
@@ -103,7 +104,7 @@ class Job:
         self.out = SHARE / "out" / self.ident
         self.config = Path("/run/jobs") / f"{self.ident}.cfg"
         self.stop = SHARE / "jobs" / f"{self.ident}.stop"
-        self.result: dict[str, Any] = {"restarts": 0}
+        self.result: dict[str, Any] = {"restarts": 0, "attempts": 1}
         self.placed: list[Path] = []
         self.consoles: list[Console] = []
         self.dhcp_before = 0
@@ -160,6 +161,13 @@ class Job:
         raise TimeoutError(f"the disk at target {target} did not appear")
 
     def _guest(self) -> None:
+        while (domid := self._create()) is not None and self._watch(domid):
+            self._destroy()
+            self.consoles.clear()
+            self.result["attempts"] += 1
+
+    def _create(self) -> int | None:
+        """Start the guest, with its consoles read; None when that fails."""
         started = time.monotonic()
         argv = [XL, "-vvv", "create", "-p", str(self.config)]
         status, text = call(argv, timeout=self.request["create_timeout"], merged=True)
@@ -167,17 +175,17 @@ class Job:
         self.result["create_seconds"] = round(time.monotonic() - started, 2)
         self.result["create_status"] = status
         if status != 0:
-            return
+            return None
         domid = domain_id(self.name)
         if domid is None:
             self.result["error"] = "xl create succeeded and the domain is not there"
-            return
+            return None
         self._attach(domid)
         # A bootloader may have asked for the guest's address; what follows asks the guest itself.
         self.dhcp_before = DHCP_LOG.stat().st_size
         call([XL, "unpause", str(domid)])
         (self.out / "started").touch()
-        self._watch(domid)
+        return domid
 
     def _attach(self, domid: int) -> None:
         """Read the PV console, and for HVM the emulated serial port."""
@@ -189,13 +197,16 @@ class Job:
             if terminal and terminal.startswith("/dev/pts/"):
                 self.consoles.append(Console(terminal, self.out / f"{name}.log"))
 
-    def _watch(self, domid: int) -> None:
+    def _watch(self, domid: int) -> bool:
+        """Wait for the guest's end; True when the host wants it to be started anew."""
         deadline = time.monotonic() + self.request["timeout"]
         checked = time.monotonic()
         while time.monotonic() < deadline:
             if self.stop.exists():
                 self._evidence(domid, self.stop.read_text().strip() == "up")
-                return
+                return False
+            if (SHARE / "jobs" / f"{self.ident}.again-{self.result['attempts']}").exists():
+                return True
             quiet = any(console.ended.is_set() for console in self.consoles)
             if quiet or time.monotonic() - checked > 10:
                 checked = time.monotonic()
@@ -208,7 +219,7 @@ class Job:
                         continue
                     if now is None or self.result["restarts"] >= RESTARTS:
                         self.result["ended"] = "gone" if now is None else "restarts for ever"
-                        return
+                        return False
                     self.result["restarts"] += 1
                     self.consoles.clear()
                     domid = now
@@ -216,6 +227,7 @@ class Job:
             time.sleep(0.2)
         self.result["ended"] = "timeout"
         self._evidence(domid, False)
+        return False
 
     def _evidence(self, domid: int, up: bool) -> None:
         if up:
