@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import queue
 import secrets
@@ -30,7 +31,13 @@ LAUNCH_TIMEOUT = 240.0
 CALL_TIMEOUT = 300.0
 """Seconds for one operation; an image that keeps the appliance busy for longer is refused."""
 
+MEMORY_MIB = 1280
+"""What one takes, by default (guestfs_set_memsize in guestfs(3))."""
+
 _MARKER = "IMAGEKIT_APPLIANCE"
+_STARTING = threading.Lock()
+_starting = 0
+_running: set[Appliance] = set()
 _DRIVERS = {"raw": "raw", "qcow2": "qcow2"}
 
 
@@ -60,10 +67,10 @@ class CallFailed(GuestError):
 class Appliance:
     """A launched appliance; made by :func:`appliance`."""
 
-    def __init__(self, handle: Any, token: str) -> None:
+    def __init__(self, handle: Any) -> None:
         self._handle = handle
         self._errors = _ErrorState(handle)
-        self._token = token
+        self._pid: int | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._console: deque[str] = deque(maxlen=200)
         self._dead = False
@@ -110,9 +117,15 @@ class Appliance:
     def kill(self) -> None:
         """End QEMU and whatever else libguestfs started, at once."""
         self._dead = True
-        wanted = f"{_MARKER}={self._token}".encode()
+        if self._pid is not None:
+            # A child of ours, so that its number stays its own until close() waits for it.
+            with contextlib.suppress(OSError):
+                os.kill(self._pid, signal.SIGKILL)
+            return
+        others = {machine._pid for machine in list(_running)}
+        wanted = f"{_MARKER}={_token()}".encode()
         for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            if not entry.name.isdigit() or int(entry.name) in {os.getpid(), *others}:
                 continue
             with contextlib.suppress(OSError):
                 if wanted in (entry / "environ").read_bytes().split(b"\0"):
@@ -130,6 +143,7 @@ class Appliance:
         if not job.done.wait(20):
             self.kill()
             job.done.wait(10)
+        _running.discard(self)
         self._jobs.put(None)
         self._thread.join(5)
 
@@ -203,7 +217,8 @@ def appliance(
     sweep_sockets()
     verdict = kvm if kvm is not None else kvm_works(workspace.directory.parent.parent)
     handle = guestfs.GuestFS(python_return_dict=True)
-    machine = Appliance(handle, secrets.token_hex(8))
+    machine = Appliance(handle)
+    _running.add(machine)
     with contextlib.ExitStack() as stack:
         stack.callback(machine.close)
         machine.watch_console(guestfs.EVENT_APPLIANCE)
@@ -226,18 +241,44 @@ def appliance(
         yield machine
 
 
-def _launch(machine: Appliance) -> None:
-    token = machine._token
-    os.environ[_MARKER] = token
+def kill_appliances() -> None:
+    """End every appliance of this process at once; what is being called in them fails."""
+    for machine in list(_running):
+        machine.kill()
+
+
+@functools.cache
+def _token() -> str:
+    """What marks the processes that libguestfs starts for this one."""
+    return secrets.token_hex(8)
+
+
+@contextlib.contextmanager
+def _marked() -> Iterator[None]:
+    """Mark the children made in the block; several appliances may start at once."""
+    global _starting
+    with _STARTING:
+        _starting += 1
+        os.environ[_MARKER] = _token()
     try:
-        machine.call("launch", timeout=LAUNCH_TIMEOUT)
+        yield
+    finally:
+        with _STARTING:
+            _starting -= 1
+            if not _starting:
+                os.environ.pop(_MARKER, None)
+
+
+def _launch(machine: Appliance) -> None:
+    try:
+        with _marked():
+            machine.call("launch", timeout=LAUNCH_TIMEOUT)
+        machine._pid = int(machine.call("get_pid"))
     except GuestError as error:
         raise HostError(
             f"the libguestfs appliance does not start: {_first_line(error.what)}",
             hint="libguestfs-test-tool tells more; imagekit doctor lists what is needed",
         ) from error
-    finally:
-        os.environ.pop(_MARKER, None)
 
 
 def _library() -> Any:

@@ -15,6 +15,7 @@ from imagekit.errors import HostError, ImageError, ProofError, SpecError, ToolEr
 from imagekit.host.run import kill
 from imagekit.host.versions import package_versions
 from imagekit.pipeline.events import Events
+from imagekit.pipeline.lanes import Queue, available_mib, lanes_for, run_lanes
 from imagekit.pipeline.workspace import Workspace, workspace
 from imagekit.proof import plain
 from imagekit.proof.boots import (
@@ -27,7 +28,6 @@ from imagekit.proof.boots import (
 )
 from imagekit.proof.console import expectation
 from imagekit.proof.lab import build_lab
-from imagekit.proof.lanes import Queue, lanes_for, run_lanes
 from imagekit.proof.machine import DOM0_MIB, LabFiles, Shape, machine
 from imagekit.proof.netboot import check_tree, program_path, ship_tree
 from imagekit.proof.observed import boot_of
@@ -162,7 +162,7 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
         started = time.monotonic()
         files, state = build_lab(shape, events, state=state_is_useful, fresh=options.fresh)
         seconds["lab"] = round(time.monotonic() - started, 1)
-        count = lanes_for(len(sound), shape.memory_mib, _available_mib(), options.jobs)
+        count = lanes_for(len(sound), shape.memory_mib, available_mib(), options.jobs)
         with workspace(events) as space:
             lab = _Lab(space, shape, files, state, options.netboot)
             boots = lab.prove(sound, out, events, rules, seconds, keep=options.keep, count=count)
@@ -279,20 +279,13 @@ def _shape(trials: Sequence[Trial]) -> tuple[Shape, bool]:
     usual = Shape()
     needed = DOM0_MIB + max(trial.config.memory_mib for trial in trials) + RESERVE_MIB
     memory = max(usual.memory_mib, -(-needed // 512) * 512)
-    free = _available_mib()
+    free = available_mib()
     if memory > free:
         raise HostError(
             f"the proof needs {memory} MiB of memory and {free} MiB are free",
             hint="prove a guest with less memory, or on a larger host",
         )
     return replace(usual, memory_mib=memory), memory == usual.memory_mib
-
-
-def _available_mib() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) >> 10
-    raise HostError("/proc/meminfo does not tell the free memory")
 
 
 def _check_netboot(trials: Sequence[Trial], options: Options) -> None:

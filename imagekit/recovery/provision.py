@@ -1,7 +1,7 @@
 """Makes guests from a golden image: clone, grow, identity, config; whole or not at all, each.
 
-The appliance is started once for a batch. A guest that fails is undone by its journal and the
-others go on.
+One appliance serves a batch, or where guests are many one on each processor. A guest that fails is
+undone by its journal and the others go on.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +27,10 @@ from imagekit.errors import (
     ImagekitError,
     SpecError,
 )
+from imagekit.guest.appliance import MEMORY_MIB, kill_appliances
 from imagekit.guest.changes import SshKey, parse_ssh_key
 from imagekit.host.run import run
+from imagekit.pipeline.lanes import Queue, available_mib, lanes_for, run_lanes
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery import identity
 from imagekit.recovery.config import guest_facts, root_uuid
@@ -41,6 +44,8 @@ from imagekit.recovery.volume import check_room
 
 CHAINS = ("xm",)
 """Toolstacks whose disks blktap2 opens: it reads chains of VHDs, QEMU's qdisk does not."""
+WORTH_AN_APPLIANCE = 5
+"""Guests for which another appliance is started: that takes as long as ten guests or so."""
 
 
 @dataclass(frozen=True)
@@ -191,9 +196,7 @@ def _make(works: Sequence[_Work], golden: Golden, options: Options, workspace: W
 
     _parallel(clone, works)
     if not options.seed:
-        alive = [w for w in works if not w.failed]
-        for start in range(0, len(alive), identity.BATCH):
-            _settle(alive[start : start + identity.BATCH], disks)
+        _settle_all([w for w in works if not w.failed], disks)
     for work in works:
         if not work.failed:
             with _caught(work.outcome):
@@ -213,7 +216,21 @@ def _clone(work: _Work, disks: Disks) -> None:
     work.made = disks.make(work.request, work.size, work.directory, work.journal)
 
 
-def _settle(works: Sequence[_Work], disks: Disks) -> None:
+def _settle_all(works: Sequence[_Work], disks: Disks) -> None:
+    """Identity for all: in one appliance, or where there are many, one on each processor."""
+    count = lanes_for(len(works) // WORTH_AN_APPLIANCE, MEMORY_MIB, available_mib(), None)
+    # Shares of equal size: an appliance takes the longer to start the more disks it has.
+    share = min(identity.BATCH, -(-len(works) // count)) or 1
+    queue = Queue([works[n : n + share] for n in range(0, len(works), share)])
+
+    def lane(shares: Queue[Sequence[_Work]]) -> None:
+        for part in shares:
+            _settle(part, disks, shares.ended)
+
+    run_lanes(queue, count, lane, kill_appliances)
+
+
+def _settle(works: Sequence[_Work], disks: Disks, ended: threading.Event) -> None:
     """Identity for a batch; if one guest ends the appliance, the others are made anew."""
     if not works:
         return
@@ -234,12 +251,14 @@ def _settle(works: Sequence[_Work], disks: Disks) -> None:
     try:
         identity.settle(targets, failed, workspace=disks.workspace)
     except identity.ApplianceDied as error:
+        if ended.is_set():
+            raise
         by_name[str(error.where)].outcome.error = error
         rest = [w for w in works if not w.failed]
         for work in rest:
             with _caught(work.outcome):
                 _clone(work, disks)
-        _settle([w for w in rest if not w.failed], disks)
+        _settle([w for w in rest if not w.failed], disks, ended)
 
 
 def _nics(golden: Golden, work: _Work) -> int:

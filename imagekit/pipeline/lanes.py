@@ -1,13 +1,14 @@
-"""Proves guests side by side: each lane is a lab of its own that takes the next guest in turn."""
+"""Work side by side: each lane has a machine of its own and takes the next piece in turn."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Generic, TypeVar
 
-from imagekit.errors import ImagekitError
+from imagekit.errors import HostError, ImagekitError
 
 T = TypeVar("T")
 
@@ -32,8 +33,16 @@ class Queue(Generic[T]):
             return self._items.pop(0) if self else None
 
 
+def available_mib() -> int:
+    """MiB of memory that the host can give (MemAvailable, proc_meminfo(5)); raises HostError."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) >> 10
+    raise HostError("/proc/meminfo does not tell the free memory")
+
+
 def lanes_for(guests: int, memory_mib: int, free_mib: int, jobs: int | None) -> int:
-    """How many labs of ``memory_mib`` MiB run at once: as asked for, or one for each processor.
+    """How many machines of ``memory_mib`` MiB run at once: as asked for, or one a processor.
 
     Never more than there are guests, nor than fit into half of what is free beyond the first.
     """

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagekit.errors import ToolError
-from imagekit.proof.lanes import Queue, lanes_for, run_lanes
+from imagekit.pipeline.lanes import Queue, lanes_for, run_lanes
 
 
 @given(st.lists(st.integers(), max_size=40), st.integers(1, 4))
