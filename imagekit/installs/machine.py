@@ -24,6 +24,7 @@ from imagekit.answers.context import Static
 from imagekit.errors import HostError, SpecError
 from imagekit.host.qmp import Messages, request
 from imagekit.host.run import spawn
+from imagekit.host.sockets import roomy_pair
 
 QEMU = "qemu-system-x86_64"
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE.fd")
@@ -263,7 +264,7 @@ def machine(
         ours: dict[str, socket.socket] = {}
         theirs: dict[str, socket.socket] = {}
         for name in ("console", "syslog", "monitor"):
-            ours[name], theirs[name] = socket.socketpair()
+            ours[name], theirs[name] = roomy_pair()
             stack.callback(ours[name].close)
             stack.callback(theirs[name].close)
         fds = {name: end.fileno() for name, end in theirs.items()}

@@ -19,6 +19,7 @@ from typing import Any
 from imagekit.errors import ToolError
 from imagekit.host.qmp import Qmp
 from imagekit.host.run import spawn
+from imagekit.host.sockets import roomy_pair
 
 QEMU = "qemu-system-x86_64"
 CPU = "EPYC,-smap,-smep,-monitor,-rdtscp"
@@ -249,7 +250,7 @@ def _resume(running: Machine) -> None:
 
 
 def _pair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
-    ours, theirs = socket.socketpair()
+    ours, theirs = roomy_pair()
     for end in (ours, theirs):
         stack.callback(end.close)
     return ours, theirs
