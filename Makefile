@@ -7,7 +7,7 @@ APT_LIST := packages.apt
 DEMO := demo/web01
 PYTEST_WORKERS ?= 2
 
-.PHONY: setup demo test test-fast lint bench fuzz clean
+.PHONY: setup demo test test-fast test-long lint bench fuzz clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,11 @@ test: lint
 
 test-fast: setup
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile tests/unit
+
+# Hours: 50 rounds of killing provision, bundle and reinstall; proofs that take ten minutes each.
+test-long: setup
+	IMAGEKIT_KILL_ROUNDS=50 $(BIN)/python -m pytest tests/real -m "" \
+		-k "killed or after_kills or its_own_boot_loader"
 
 bench: setup
 	$(BIN)/python -m tests.bench

@@ -23,3 +23,14 @@ def test_the_installed_guest_boots_as_pv(tiny: Build, imagekit: Run) -> None:
     root = json.loads(tiny.one("facts").read_text())["cmdline"].split()[0]
     assert root.startswith("root=UUID=") and f"Command line: {root} " in console
     assert "tiny01 login:" in console
+
+
+@pytest.mark.long
+def test_the_installed_guest_boots_as_hvm_from_its_own_boot_loader(
+    tiny: Build, imagekit: Run
+) -> None:
+    imagekit("prove", tiny.path, "--mode", "hvm", timeout=4000)
+    (boot,) = report_of(tiny.path)["boots"]
+    assert boot["ok"], boot["failure"]
+    assert (boot["mode"], boot["boot"], boot["format"]) == ("hvm", "firmware", "raw")
+    assert (boot["guest_type"], boot["disks"]) == ("HVM with PV drivers", ["xvda"])
