@@ -140,7 +140,13 @@ def again(bundle: Path, sealed: Path, place: Path) -> Iterator[Path]:
         time.sleep(2 + 7 * round_ % 41)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        assert not (out / "reinstall-report.json").exists()
+        if (out / "reinstall-report.json").exists():
+            # What earlier rounds had done was not done again, so that this one was soon over.
+            assert json.loads((out / "reinstall-report.json").read_text())["identical"] is True
+            shutil.rmtree(out)
+            shutil.rmtree(cache)
+        elif (out / "manifest.json").exists():
+            subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=out, check=True)
     process = offline(*args, cache=cache)
     text = process.communicate(timeout=900)
     assert process.returncode == 0, text
