@@ -118,18 +118,16 @@ class Appliance:
         """End QEMU and whatever else libguestfs started, at once."""
         self._dead = True
         if self._pid is not None:
-            # A child of ours, so that its number stays its own until close() waits for it.
-            with contextlib.suppress(OSError):
-                os.kill(self._pid, signal.SIGKILL)
-            return
-        others = {machine._pid for machine in list(_running)}
+            found = {self._pid}
+        else:
+            pids = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+            found = pids - {os.getpid(), *(machine._pid for machine in list(_running))}
         wanted = f"{_MARKER}={_token()}".encode()
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) in {os.getpid(), *others}:
-                continue
+        for pid in found:
+            # The mark also tells QEMU from a stranger who has its number since it ended.
             with contextlib.suppress(OSError):
-                if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    os.kill(int(entry.name), signal.SIGKILL)
+                if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    os.kill(pid, signal.SIGKILL)
 
     def finish(self) -> None:
         """Unmount, flush everything to the disks and stop; raises CallFailed when that fails."""

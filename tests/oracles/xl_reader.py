@@ -40,7 +40,7 @@ def missing() -> str | None:
     if xl_program() is None:
         return "xl (Debian package xen-utils-4.17) is not installed"
     if shutil.which("gcc") is None:
-        return "gcc is not installed"
+        return "gcc (Debian package gcc) is not installed"
     return None
 
 
