@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from imagekit.cli import console
-from imagekit.cli.signing_options import GpgKeyOption, SshKeyOption, signer
+from imagekit.cli.signing_options import GpgKeyOption, MinisignKeyOption, SshKeyOption, signer
 from imagekit.installs.build import build as build_spec
 from imagekit.installs.build import outlook
 from imagekit.installs.locking import read_lock
@@ -48,13 +48,15 @@ def build(
     ] = False,
     ssh_key: SshKeyOption = None,
     gpg_key: GpgKeyOption = None,
+    minisign_key: MinisignKeyOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Build a guest image from a spec: disk images, kernel, initrd, configs and a manifest.
 
-    SHA256SUMS names all of it; --sign or --gpg put a detached signature of it beside it.
+    SHA256SUMS names all of it; --sign, --gpg or --minisign put a detached signature of it
+    beside it.
     """
-    sign = signer(ssh_key, gpg_key, BUILD_NAMESPACE)
+    sign = signer(ssh_key, gpg_key, minisign_key, BUILD_NAMESPACE)
     file = load_spec(spec, set_ or [])
     directory = out or Path("build") / file.spec.name
     lock = read_lock(locked) if locked else None

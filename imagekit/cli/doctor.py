@@ -24,6 +24,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "inject, inspect, check": ("qemu-img", "qemu-system-x86_64"),
     "prove": ("qemu-system-x86_64", "mmdebstrap", "mke2fs"),
 }
+WANTED: dict[str, tuple[str, ...]] = {"bundle": ("gpg", "age", "minisign", "ssh-keygen")}
+"""What only those lack who ask for it: kinds of keys."""
 FILES: dict[str, tuple[tuple[str, str], ...]] = {
     "debootstrap": (
         ("/usr/lib/grub/i386-pc/kernel.img", "grub-pc-bin"),
@@ -57,6 +59,11 @@ def checks() -> list[Check]:
             there = Path(file).exists()
             detail = file if there else f"apt-get install {package}"
             found.append(Check(pipeline, package, there, detail))
+    for pipeline, names in WANTED.items():
+        for name in names:
+            path = tools.find(name)
+            detail = str(path) if path else f"apt-get install {tools.PACKAGES[name]}"
+            found.append(Check(pipeline, name, path is not None, detail, required=False))
     found.append(_guestfs())
     found.append(_namespaces())
     verdict = kvm_works()

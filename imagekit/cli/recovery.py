@@ -11,7 +11,7 @@ import typer
 
 from imagekit.cli import console
 from imagekit.cli.build import SetOption
-from imagekit.cli.signing_options import GpgKeyOption, SshKeyOption, signer
+from imagekit.cli.signing_options import GpgKeyOption, MinisignKeyOption, SshKeyOption, signer
 from imagekit.errors import SpecError
 from imagekit.pipeline.workspace import Workspace, workspace
 from imagekit.recovery.bundle import make_bundle
@@ -19,7 +19,7 @@ from imagekit.recovery.guestbundle import make_guest_bundle
 from imagekit.recovery.journal import recorded
 from imagekit.recovery.reinstall import emit_script, steps
 from imagekit.recovery.reinstall import reinstall as carry_out
-from imagekit.recovery.sealing import Seal
+from imagekit.recovery.sealing import Seal, Unlock
 from imagekit.recovery.signing import NAMESPACE
 from imagekit.recovery.target import Wish
 from imagekit.recovery.unpacked import open_bundle, verify_bundle
@@ -27,7 +27,11 @@ from imagekit.spec.load import load_spec
 
 Trust = Annotated[
     Path | None,
-    typer.Option("--trust", metavar="FILE", help="Public ssh keys, or an OpenPGP keyring."),
+    typer.Option(
+        "--trust",
+        metavar="FILE",
+        help="Public ssh keys, an OpenPGP keyring, or a minisign public key.",
+    ),
 ]
 Passphrase = Annotated[
     Path | None,
@@ -58,20 +62,29 @@ def bundle(
         list[str] | None,
         typer.Option("--encrypt-to", metavar="KEYID", help="Put secrets in, for this OpenPGP key."),
     ] = None,
+    age: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--age",
+            metavar="RECIPIENT|FILE",
+            help="The same for an age recipient, an ssh public key, or a file of these.",
+        ),
+    ] = None,
     passphrase: Passphrase = None,
     ssh_key: SshKeyOption = None,
     gpg_key: GpgKeyOption = None,
+    minisign_key: MinisignKeyOption = None,
     trust: Trust = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the bundle.")] = False,
 ) -> None:
     """Pack all that gives a build or a guest back offline into one file; or verify such a file.
 
-    Secrets are left out; with --encrypt-to or --passphrase-file they are put in, encrypted, and so
-    is the disk.
+    Secrets are left out; with --encrypt-to, --age or --passphrase-file they are put in, encrypted,
+    and so is the disk.
     """
-    sign = signer(ssh_key, gpg_key, NAMESPACE)
-    wanted = bool(encrypt_to or passphrase)
-    how = Seal(tuple(encrypt_to or ()), passphrase) if wanted else None
+    sign = signer(ssh_key, gpg_key, minisign_key, NAMESPACE)
+    wanted = bool(encrypt_to or age or passphrase)
+    how = Seal(tuple(encrypt_to or ()), passphrase, tuple(age or ())) if wanted else None
     with console.events_for(False) as events, workspace(events) as space:
         if what == "verify" and file is not None:
             _verify(file, trust, space)
@@ -144,6 +157,10 @@ def reinstall(
     ] = False,
     trust: Trust = None,
     passphrase: Passphrase = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option("--age-identity", metavar="FILE", help="What opens a bundle made with --age."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done.")
     ] = False,
@@ -155,8 +172,8 @@ def reinstall(
 ) -> None:
     """Give the machine of a bundle back, without a network, and prove that the disk is the same."""
     with console.events_for(False) as events, workspace(events) as space:
-        unlock = not (script or dry_run)
-        unpacked = open_bundle(file, trust, workspace=space, passphrase=passphrase, unlock=unlock)
+        keys = None if script or dry_run else Unlock(passphrase, identity)
+        unpacked = open_bundle(file, trust, workspace=space, keys=keys)
         if script:
             print(emit_script(unpacked), end="")
             return

@@ -1,4 +1,4 @@
-"""Options of every command that signs: an ssh key or an OpenPGP key."""
+"""Options of every command that signs: an ssh key, an OpenPGP key or a minisign key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from imagekit.errors import SpecError
-from imagekit.recovery.signing import Sign, sign_gpg, sign_ssh
+from imagekit.recovery.signing import Sign, sign_gpg, sign_minisign, sign_ssh
 
 SshKeyOption = Annotated[
     Path | None, typer.Option("--sign", metavar="KEY", help="Sign with this ssh key.")
@@ -16,14 +16,24 @@ SshKeyOption = Annotated[
 GpgKeyOption = Annotated[
     str | None, typer.Option("--gpg", metavar="KEYID", help="Sign with this OpenPGP key.")
 ]
+MinisignKeyOption = Annotated[
+    Path | None, typer.Option("--minisign", metavar="KEY", help="Sign with this minisign key.")
+]
 
 
-def signer(ssh_key: Path | None, gpg_key: str | None, namespace: str) -> Sign | None:
-    """What signs, if anything was asked for; ``namespace`` is that of ssh-keygen -Y."""
-    if ssh_key is not None and gpg_key is not None:
-        raise SpecError("sign with one key", where="--sign, --gpg")
+def signer(
+    ssh_key: Path | None, gpg_key: str | None, minisign_key: Path | None, namespace: str
+) -> Sign | None:
+    """What signs, if anything was asked for.
+
+    ``namespace`` says what is signed: that of ssh-keygen -Y, minisign's trusted comment.
+    """
+    if sum(key is not None for key in (ssh_key, gpg_key, minisign_key)) > 1:
+        raise SpecError("sign with one key", where="--sign, --gpg, --minisign")
     if ssh_key is not None:
         return lambda data, scratch: sign_ssh(data, ssh_key, scratch, namespace)
     if gpg_key is not None:
         return lambda data, scratch: sign_gpg(data, gpg_key, scratch)
+    if minisign_key is not None:
+        return lambda data, scratch: sign_minisign(data, minisign_key, scratch, namespace)
     return None

@@ -13,6 +13,8 @@ PACKAGES: dict[str, str] = {
     "debootstrap": "debootstrap",
     "gpgv": "gpgv",
     "gpg": "gnupg",
+    "age": "age",
+    "minisign": "minisign",
     "mke2fs": "e2fsprogs",
     "debugfs": "e2fsprogs",
     "e2fsck": "e2fsprogs",

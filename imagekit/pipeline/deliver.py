@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 STATE = ".imagekit-state.json"
 SUMS = "SHA256SUMS"
 """Digests of the manifest and every artefact, as sha256sum(1) reads them."""
-SIGNATURES = (f"{SUMS}.sig", f"{SUMS}.asc")
+SIGNATURES = (f"{SUMS}.sig", f"{SUMS}.asc", f"{SUMS}.minisig")
 Copy = Callable[[Path, Path], None]
 
 

@@ -23,7 +23,7 @@ from imagekit.installs.stages.mirrors import mirrors_for
 from imagekit.installs.stages.trees import pack
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.container import Member, write_container
-from imagekit.recovery.sealing import SUFFIX, Seal, seal
+from imagekit.recovery.sealing import SUFFIXES, Seal, seal
 from imagekit.recovery.signing import Sign
 from imagekit.recovery.unpacked import (
     BOOT_ROLES,
@@ -87,7 +87,7 @@ def make_bundle(
         **_about(file, lock, manifest),
         "inputs": inputs,
         "trees": trees,
-        "sealed": [member for member, _ in sources if member.endswith(SUFFIX)],
+        "sealed": [member for member, _ in sources if member.endswith(SUFFIXES)],
     }
     return write_signed(target, about, sources, sign, workspace=workspace, overwrite=overwrite)
 
@@ -195,9 +195,9 @@ def maybe_sealed(
     """A member of the bundle: ``source`` as ``name``, or sealed with another suffix."""
     if how is None:
         return name, source
-    target = workspace.temporary("sealed") / f"{source.name}{SUFFIX}"
+    target = workspace.temporary("sealed") / f"{source.name}{how.suffix}"
     seal(source, target, how, workspace.temporary("gnupg"))
-    return f"{name}{SUFFIX}", target
+    return f"{name}{how.suffix}", target
 
 
 def _proxy(file: SpecFile) -> dict[str, str]:

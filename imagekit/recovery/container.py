@@ -33,7 +33,7 @@ MAX_SIGNATURE_BYTES = 1 << 16
 MAX_SIZE = 8 << 30
 """A ustar header has 11 octal digits for the size: 8 GiB less one byte."""
 INDEX, SUMS = "index.json", "SHA256SUMS"
-SIGNATURES = (f"{SUMS}.sig", f"{SUMS}.asc")
+SIGNATURES = (f"{SUMS}.sig", f"{SUMS}.asc", f"{SUMS}.minisig")
 _PART = r"[A-Za-z0-9_+%~@][A-Za-z0-9_.+%~@:-]*"
 _NAME = re.compile(rf"{_PART}(/{_PART})*")
 

@@ -28,7 +28,7 @@ from imagekit.recovery.bundle import Source, maybe_sealed, packed_disk, write_si
 from imagekit.recovery.container import Member
 from imagekit.recovery.device import exclusive
 from imagekit.recovery.journal import journal
-from imagekit.recovery.sealing import SUFFIX, Seal
+from imagekit.recovery.sealing import SUFFIXES, Seal
 from imagekit.recovery.signing import Sign
 from imagekit.recovery.unpacked import FORMAT, IMAGE
 
@@ -77,7 +77,7 @@ def make_guest_bundle(
         "kind": "guest",
         "name": name,
         "imagekit": __version__,
-        "sealed": [member for member, _ in sources if member.endswith(SUFFIX)],
+        "sealed": [member for member, _ in sources if member.endswith(SUFFIXES)],
         "stripped": how is None,
         "disks": {f"{name}.raw": manifest["artefacts"][0]["sha256"]},
     }
@@ -123,7 +123,7 @@ def _strip(raw: Path, workspace: Workspace) -> None:
         try:
             root = mount_guest(app, None, readonly=False)
         except GuestError as error:
-            error.hint = "bundle it encrypted, with --encrypt-to or --passphrase-file"
+            error.hint = "bundle it encrypted: --encrypt-to, --age or --passphrase-file"
             raise
         files = GuestFiles(app)
         for identity in IDENTITIES:

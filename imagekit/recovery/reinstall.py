@@ -65,7 +65,9 @@ def steps(bundle: Bundle, wish: Wish) -> list[str]:
     wish = _possible(bundle, wish)
     lines = [f"check every byte of the bundle of {bundle.name}: done"]
     if bundle.sealed:
-        lines.append("decrypt what is sealed, with --passphrase-file or gpg's secret key")
+        lines.append(
+            "decrypt what is sealed, with --passphrase-file, --age-identity or gpg's secret key"
+        )
     for secret in missing_secrets(bundle, list(os.environ)):
         lines.append(f"STOP: the secret {secret} is missing")
     if bundle.recipe is None or wish.unpack:
@@ -274,7 +276,8 @@ def _write_configs(bundle: Bundle, wish: Wish, report: Report) -> None:
 def emit_script(bundle: Bundle) -> str:
     """A shell script that writes the bundle's finished disk to a device on a rescue system.
 
-    It needs tar, sha256sum, gzip and dd, and gpg for a sealed disk; no Python and no imagekit.
+    It needs tar, sha256sum, gzip and dd, and gpg or age for a sealed disk; no Python and no
+    imagekit.
     """
     member = bundle.image
     if member is None:
@@ -287,7 +290,8 @@ def emit_script(bundle: Bundle) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise VerificationError("names no digest of its raw disk", where="manifest.json")
     text = (Path(__file__).parent / "templates/reinstall.sh").read_text()
-    decrypt = "gpg --quiet --decrypt" if member != IMAGE else "cat"
-    for key, value in (("DIGEST", digest), ("SIZE", str(disk_size(bundle)))):
+    seal = Path(member).suffix.removeprefix(".") if member != IMAGE else "none"
+    size = str(disk_size(bundle))
+    for key, value in (("DIGEST", digest), ("SIZE", size), ("IMAGE", member), ("SEAL", seal)):
         text = text.replace(f"@{key}@", value)
-    return text.replace("@IMAGE@", member).replace("@DECRYPT@", decrypt)
+    return text

@@ -1,7 +1,7 @@
-"""Members of a bundle that only the right people can read: OpenPGP, by gpg(1).
+"""Members of a bundle that only the right people can read: OpenPGP by gpg(1), or age(1).
 
-Sealed to recipients of the user's keyring, or with a passphrase. What is sealed is checked by the
-bundle's digests like everything else, without the key.
+Sealed to keys, or with a passphrase (OpenPGP: age asks for one on a terminal only). What is sealed
+is checked by the bundle's digests like everything else, without the key.
 """
 
 from __future__ import annotations
@@ -13,20 +13,44 @@ from pathlib import Path
 from imagekit.errors import SpecError, ToolError, VerificationError
 from imagekit.host.run import run
 
-SUFFIX = ".gpg"
+GPG = ".gpg"
+AGE = ".age"
+SUFFIXES = (GPG, AGE)
 MAX_PASSPHRASE = 4096
+AGE_RECIPIENTS = ("age1", "ssh-ed25519 ", "ssh-rsa ")
+"""How a recipient begins that is a key itself (RECIPIENTS AND IDENTITIES in age(1))."""
 
 
 @dataclass(frozen=True)
 class Seal:
-    """For whom to seal: OpenPGP key names, or whoever knows the passphrase in a file."""
+    """For whom to seal: names of OpenPGP keys, whoever knows the passphrase in a file, or age.
+
+    ``age`` are recipients as age(1) has them, or names of files of such.
+    """
 
     recipients: tuple[str, ...] = ()
     passphrase: Path | None = None
+    age: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if bool(self.recipients) == bool(self.passphrase):
-            raise SpecError("seal to keys or with a passphrase, one of both", where="--encrypt-to")
+        if [bool(self.recipients), bool(self.passphrase), bool(self.age)].count(True) != 1:
+            raise SpecError(
+                "seal in one way: to OpenPGP keys, to age recipients or with a passphrase",
+                where="--encrypt-to, --age, --passphrase-file",
+            )
+
+    @property
+    def suffix(self) -> str:
+        """What the name of a sealed member ends in."""
+        return AGE if self.age else GPG
+
+
+@dataclass(frozen=True)
+class Unlock:
+    """What opens a seal: gpg's own secret keys unless there is a passphrase or an age identity."""
+
+    passphrase: Path | None = None
+    identity: Path | None = None
 
 
 def gnupg() -> dict[str, str]:
@@ -39,6 +63,9 @@ def seal(source: Path, target: Path, how: Seal, scratch: Path) -> None:
 
     Raises SpecError for keys that are not there and for a passphrase that cannot be read.
     """
+    if how.age:
+        _seal_age(source, target, how.age)
+        return
     argv = ["gpg", "--batch", "--yes", "--quiet", "--compress-algo", "none"]
     if how.passphrase is not None:
         argv += [*_with_passphrase(how.passphrase, scratch), "--symmetric"]
@@ -54,26 +81,59 @@ def seal(source: Path, target: Path, how: Seal, scratch: Path) -> None:
         run(argv, env=gnupg(), timeout=7200, what="encrypting")
     except ToolError as error:
         raise SpecError(
-            f"gpg does not encrypt: {' '.join(error.output.split())[-300:]}",
+            f"gpg does not encrypt: {_said(error)}",
             where="--passphrase-file" if how.passphrase else ", ".join(how.recipients),
         ) from None
 
 
-def unseal(source: Path, target: Path, passphrase: Path | None, scratch: Path) -> None:
+def _seal_age(source: Path, target: Path, recipients: tuple[str, ...]) -> None:
+    argv = ["age", "--encrypt"]
+    for recipient in recipients:
+        if recipient.startswith(AGE_RECIPIENTS):
+            argv += ["--recipient", recipient]
+        elif Path(recipient).is_file():
+            argv += ["--recipients-file", str(Path(recipient).absolute())]
+        else:
+            raise SpecError(
+                "is neither an age recipient nor a file of them",
+                where=f"--age {recipient}",
+                hint="age1..., an ssh-ed25519 or ssh-rsa public key, or a file of these",
+            )
+    try:
+        run([*argv, "--output", str(target), str(source)], timeout=7200, what="encrypting")
+    except ToolError as error:
+        raise SpecError(f"age does not encrypt: {_said(error)}", where="--age") from None
+
+
+def unseal(source: Path, target: Path, keys: Unlock, scratch: Path) -> None:
     """Decrypt ``source`` into the new file ``target``; raises VerificationError without the key."""
-    argv = ["gpg", "--batch", "--yes", "--quiet"]
-    if passphrase is not None:
-        argv += _with_passphrase(passphrase, scratch)
-    argv += ["--output", str(target), "--decrypt", str(source)]
+    if source.suffix == AGE:
+        if keys.identity is None:
+            raise VerificationError(
+                "is encrypted by age", where=source.name, hint="--age-identity names the key's file"
+            )
+        argv = ["age", "--decrypt", "--identity", str(keys.identity.absolute())]
+        hint = "is --age-identity the key of one of the recipients?"
+    else:
+        argv = ["gpg", "--batch", "--yes", "--quiet"]
+        if keys.passphrase is not None:
+            argv += _with_passphrase(keys.passphrase, scratch)
+        hint = "--passphrase-file names the passphrase; else gpg needs the secret key"
+    argv += ["--output", str(target)]
+    argv += ["--decrypt", str(source)] if source.suffix != AGE else [str(source)]
     try:
         run(argv, env=gnupg(), timeout=7200, what="decrypting")
     except ToolError as error:
+        # age leaves what it had decrypted until it met a damaged block.
+        target.unlink(missing_ok=True)
         raise VerificationError(
-            f"cannot be decrypted: {' '.join(error.output.split())[-300:]}",
-            where=source.name,
-            hint="--passphrase-file names the passphrase; else gpg needs the secret key",
+            f"cannot be decrypted: {_said(error)}", where=source.name, hint=hint
         ) from None
     target.chmod(0o600)
+
+
+def _said(error: ToolError) -> str:
+    return " ".join(error.output.split())[-300:]
 
 
 def _with_passphrase(passphrase: Path, scratch: Path) -> list[str]:

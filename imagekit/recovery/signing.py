@@ -1,4 +1,4 @@
-"""Signatures of a SHA256SUMS: ssh-keygen -Y (PROTOCOL.sshsig of OpenSSH), or OpenPGP."""
+"""Signatures of a SHA256SUMS: ssh-keygen -Y (PROTOCOL.sshsig of OpenSSH), OpenPGP, minisign(1)."""
 
 from __future__ import annotations
 
@@ -64,11 +64,27 @@ def sign_gpg(data: bytes, key: str, scratch: Path) -> tuple[str, bytes]:
     return f"{SUMS}.asc", target.read_bytes()
 
 
+def sign_minisign(data: bytes, key: Path, scratch: Path, comment: str) -> tuple[str, bytes]:
+    """Sign ``data`` with the minisign secret key in the file ``key``, which has no password.
+
+    ``comment`` is signed with it, in the place where minisign puts the time.
+    """
+    file, target = scratch / SUMS, scratch / f"{SUMS}.minisig"
+    file.write_bytes(data)
+    argv = ["minisign", "-S", "-s", str(key.absolute()), "-x", str(target), "-m", str(file)]
+    try:
+        run([*argv, "-t", comment], timeout=120, what="signing with the minisign key")
+    except ToolError as error:
+        error.hint = "the key must have no password (minisign -C -W -s KEY takes it away)"
+        raise
+    return target.name, target.read_bytes()
+
+
 def check_signature(data: bytes, signature: tuple[str, bytes], trust: Path, scratch: Path) -> None:
     """Check the signature of ``data`` against ``trust``.
 
-    ``trust`` is a file of public ssh keys (.pub, authorized_keys or allowed_signers), or an
-    OpenPGP keyring for gpgv(1). Raises VerificationError.
+    ``trust`` is a file of public ssh keys (.pub, authorized_keys or allowed_signers), an OpenPGP
+    keyring for gpgv(1), or a minisign public key. Raises VerificationError.
     """
     name, content = signature
     file = scratch / name
@@ -79,10 +95,14 @@ def check_signature(data: bytes, signature: tuple[str, bytes], trust: Path, scra
             signers.write_text(_signers(trust))
             argv = ["ssh-keygen", "-Y", "verify", "-f", str(signers), "-I", PRINCIPAL]
             run([*argv, "-n", NAMESPACE, "-s", str(file)], input=data, timeout=60)
-        else:
-            plain = scratch / SUMS
-            plain.write_bytes(data)
-            run(["gpgv", "--keyring", str(trust.absolute()), str(file), str(plain)], timeout=60)
+            return
+        plain = scratch / SUMS
+        plain.write_bytes(data)
+        argv = ["gpgv", "--keyring", str(trust.absolute()), str(file), str(plain)]
+        if name.endswith(".minisig"):
+            argv = ["minisign", "-V", "-q", "-p", str(trust.absolute())]
+            argv += ["-x", str(file), "-m", str(plain)]
+        run(argv, timeout=60)
     except ToolError as error:
         raise VerificationError(
             f"the signature does not match: {error.output.strip().splitlines()[-1:]}",

@@ -15,7 +15,7 @@ from imagekit.installs.locking import Lock, read_lock
 from imagekit.pipeline.stage import digest_file, digest_json
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.container import Checked, check_name, read_container
-from imagekit.recovery.sealing import SUFFIX, unseal
+from imagekit.recovery.sealing import SUFFIXES, Unlock, unseal
 from imagekit.recovery.signing import check_signature
 from imagekit.spec.load import SpecFile, load_spec
 
@@ -83,7 +83,7 @@ class Bundle:
     @property
     def image(self) -> str | None:
         """The member with the finished disk, sealed or not; None when there is none."""
-        for name in (IMAGE, IMAGE + SUFFIX):
+        for name in (IMAGE, *(IMAGE + suffix for suffix in SUFFIXES)):
             if (self.directory / name).is_file():
                 return name
         return None
@@ -129,13 +129,11 @@ def open_bundle(
     trust: Path | None,
     *,
     workspace: Workspace,
-    passphrase: Path | None = None,
-    unlock: bool = True,
+    keys: Unlock | None = None,
 ) -> Bundle:
     """Check and unpack ``path``; raises VerificationError, SpecError.
 
-    What is sealed is unsealed, with ``passphrase`` or gpg's secret keys; with ``unlock`` false it
-    is left as it is.
+    What is sealed is unsealed with ``keys``; without, it is left as it is.
     """
     directory = workspace.temporary("bundle", size_bytes=path.stat().st_size)
     checked = read_container(path, directory)
@@ -144,13 +142,13 @@ def open_bundle(
     if about.get("bundle") != FORMAT:
         raise VerificationError(f"is a bundle of the unknown form {about.get('bundle')!r}")
     secrets: dict[str, str] = {}
-    if unlock and about.get("sealed"):
+    if keys is not None and about.get("sealed"):
         for name in dict.fromkeys(map(str, about["sealed"])):
             source = directory / check_name(name)
             target = source.with_suffix("")
-            if source.suffix != SUFFIX or not source.is_file() or target.exists():
+            if source.suffix not in SUFFIXES or not source.is_file() or target.exists():
                 raise VerificationError(f"names {name}, which it does not hold", where=str(path))
-            unseal(source, target, passphrase, workspace.temporary("gnupg"))
+            unseal(source, target, keys, workspace.temporary("gnupg"))
             source.unlink()
         secrets = _unsealed(directory / SECRETS)
     manifest = read_manifest(directory)

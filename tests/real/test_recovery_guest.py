@@ -132,9 +132,41 @@ def offline(world: World, *args: str | Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("sealed", ["passphrase", "key"])
+def sealing(world: World, sealed: str) -> tuple[list[str | Path], list[str | Path], dict[str, str]]:
+    """Options that seal, options that open, and the same for the script of a rescue system."""
+    if sealed == "passphrase":
+        file = world.root / "passphrase"
+        options: list[str | Path] = ["--passphrase-file", file]
+        return options, options, {"PASSPHRASE_FILE": str(file)}
+    if sealed == "age":
+        file = world.root / "age.key"
+        subprocess.run(["age-keygen", "-o", file], check=True, capture_output=True)
+        public = subprocess.run(["age-keygen", "-y", file], check=True, capture_output=True)
+        recipient = public.stdout.decode().strip()
+        return ["--age", recipient], ["--age-identity", file], {"AGE_IDENTITY": str(file)}
+    argv = ["gpg", "--batch", "--quiet", "--passphrase", "", "--quick-generate-key", "dr"]
+    subprocess.run([*argv, "default", "default"], check=True, env={**os.environ, **world.env})
+    return ["--encrypt-to", "dr"], [], {"GNUPGHOME": world.env["GNUPGHOME"]}
+
+
+@pytest.fixture
+def loop(world: World) -> Iterator[Path]:
+    """A block device as large as the guest's disk."""
+    backing = world.root / "device.img"
+    with backing.open("wb") as stream:
+        stream.truncate(SIZE)
+    argv = ["/sbin/losetup", "--find", "--show", str(backing)]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip("this kernel has no loop devices")
+    yield Path(done.stdout.strip())
+    subprocess.run(["/sbin/losetup", "-d", done.stdout.strip()], check=True)
+    backing.unlink()
+
+
+@pytest.mark.parametrize("sealed", ["passphrase", "key", "age"])
 def test_a_sealed_guest_comes_back_with_its_data_host_keys_mac_and_uuid(
-    world: World, sealed: str
+    world: World, sealed: str, loop: Path
 ) -> None:
     name = f"sealed-{sealed}"
     directory = world.guest(name)
@@ -143,17 +175,12 @@ def test_a_sealed_guest_comes_back_with_its_data_host_keys_mac_and_uuid(
         (directory / f"{name}.cfg").read_text(),
     )
     bundle, out = world.root / f"{name}.bundle", world.root / f"{name}-again"
-    key = ["--passphrase-file", str(world.root / "passphrase")]
-    if sealed == "key":
-        argv = ["gpg", "--batch", "--quiet", "--passphrase", "", "--quick-generate-key", "dr"]
-        subprocess.run([*argv, "default", "default"], check=True, env={**os.environ, **world.env})
-        key = []
-        world.run("bundle", name, "-o", bundle, "--encrypt-to", "dr")
-    else:
-        world.run("bundle", name, "-o", bundle, *key)
+    close, key, rescue = sealing(world, sealed)
+    world.run("bundle", name, "-o", bundle, *close)
     listed = subprocess.run(["tar", "-tf", bundle], check=True, capture_output=True, text=True)
     names = [n for n in listed.stdout.split() if n.startswith(("image/", "boot/", "configs/"))]
-    assert len(names) == 5 and all(n.endswith(".gpg") for n in names)
+    suffix = ".age" if sealed == "age" else ".gpg"
+    assert len(names) == 5 and all(n.endswith(suffix) for n in names)
     world.run("destroy", name, "--yes")
     assert not directory.exists()
     world.run("bundle", "verify", bundle)
@@ -169,6 +196,17 @@ def test_a_sealed_guest_comes_back_with_its_data_host_keys_mac_and_uuid(
     assert "00:16:3e:aa:bb:cc" in (out / f"{name}.cfg").read_text()
     keys = debugfs(out / f"{name}.raw", "cat /etc/ssh/ssh_host_ed25519_key")
     assert keys == f"PRIVATE KEY OF {name}\n"
+    script = world.root / "reinstall.sh"
+    script.write_text(world.run("reinstall", bundle, "--emit-script").stdout)
+    argv = ["unshare", "--net", "sh", str(script), str(bundle), str(loop)]
+    wrong = {"PASSPHRASE_FILE": "/dev/null", "AGE_IDENTITY": "", "GNUPGHOME": str(out)}
+    for environment, code in ((wrong, 1), (rescue, 0)):
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **environment}
+        done = subprocess.run(argv, capture_output=True, text=True, env=environment)
+        assert done.returncode == code, done.stderr
+        # What the device holds is not touched for a key that does not fit.
+        assert loop.read_bytes() == (raw if code == 0 else bytes(SIZE))
+        assert ("cannot be opened" in done.stderr) == (code == 1)
 
 
 def facts_of(config: str, directory: str, name: str) -> str:

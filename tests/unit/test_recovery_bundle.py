@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import os
 import subprocess
@@ -12,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imagekit.errors import ExistsError, ImagekitError, SpecError, VerificationError
+from imagekit.errors import ExistsError, ImagekitError, SpecError, ToolError, VerificationError
 from imagekit.recovery.bundle import spec_text
 from imagekit.recovery.container import read_container, write_container
-from imagekit.recovery.signing import check_signature, sign_ssh
+from imagekit.recovery.signing import check_signature, sign_minisign, sign_ssh
 from imagekit.spec.load import load_spec
 
 SOURCES: list[tuple[str, Path | bytes]] = [
@@ -171,6 +172,44 @@ def test_an_openssh_signature_is_what_ssh_keygen_itself_accepts(
     argv = ["ssh-keygen", "-Y", "verify", "-f", signers, "-I", "me", "-n", "imagekit-bundle"]
     with (tmp_path / "SHA256SUMS").open("rb") as sums:
         subprocess.run([*argv, "-s", tmp_path / "SHA256SUMS.sig"], stdin=sums, check=True)
+
+
+def test_a_minisign_signature_is_what_minisign_itself_accepts(tmp_path: Path) -> None:
+    keys = [tmp_path / name for name in ("a", "b")]
+    for path in keys:
+        argv = ["minisign", "-G", "-W", "-s", path, "-p", path.with_suffix(".pub")]
+        subprocess.run(argv, check=True, capture_output=True)
+    target, key, public = tmp_path / "web01.bundle", keys[0], keys[0].with_suffix(".pub")
+    write_container(
+        target, {"n": 1}, SOURCES, lambda d: sign_minisign(d, key, tmp_path, "imagekit-bundle")
+    )
+    checked = read_container(target)
+    assert checked.signature is not None
+    check_signature(checked.sums, checked.signature, public, tmp_path)
+    for sums, trust in (
+        (checked.sums + b"\n", public),
+        (checked.sums, keys[1].with_suffix(".pub")),
+    ):
+        with pytest.raises(VerificationError, match="does not match"):
+            check_signature(sums, checked.signature, trust, tmp_path)
+    (tmp_path / "out").mkdir()
+    subprocess.run(["tar", "-xf", target, "-C", tmp_path / "out"], check=True)
+    argv = ["minisign", "-V", "-Q", "-p", public, "-m", tmp_path / "out/SHA256SUMS"]
+    said = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    assert said.strip() == "imagekit-bundle"
+
+
+def test_a_minisign_key_that_wants_a_password_is_refused_at_once(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    argv = ["minisign", "-G", "-W", "-s", key, "-p", tmp_path / "key.pub"]
+    subprocess.run(argv, check=True, capture_output=True)
+    lines = key.read_text().splitlines()
+    raw = bytearray(base64.b64decode(lines[1]))
+    # The key derivation of minisign's secret key format: scrypt, where it has none.
+    raw[2:4] = b"Sc"
+    key.write_text(f"{lines[0]}\n{base64.b64encode(raw).decode()}\n")
+    with pytest.raises(ToolError, match="must have no password"):
+        sign_minisign(b"x", key, tmp_path, "imagekit-bundle")
 
 
 def test_a_missing_bundle_is_an_error_a_user_can_read(tmp_path: Path) -> None:

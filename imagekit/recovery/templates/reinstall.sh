@@ -1,14 +1,30 @@
 #!/bin/sh
 # Writes the disk of an imagekit bundle to a block device, on a system that has neither imagekit
 # nor Python: sh reinstall.sh BUNDLE DEVICE [--force DEVICE]
+# An encrypted disk needs a key: the file that AGE_IDENTITY names, or the first line of the one that
+# PASSPHRASE_FILE names, or what gpg has or asks for.
 set -eu
 digest=@DIGEST@
 size=@SIZE@
 image=@IMAGE@
+seal=@SEAL@
 
 fail() {
 	echo "reinstall: $*" >&2
 	exit 1
+}
+
+opened() {
+	case $seal in
+	none) cat "$1" ;;
+	age) age --decrypt --identity "${AGE_IDENTITY:?names no file}" "$1" ;;
+	gpg)
+		if [ -n "${PASSPHRASE_FILE:-}" ]; then
+			set -- --batch --pinentry-mode loopback --passphrase-file "$PASSPHRASE_FILE" "$1"
+		fi
+		gpg --quiet --decrypt "$@"
+		;;
+	esac
 }
 
 [ $# -ge 2 ] || fail "usage: reinstall.sh BUNDLE DEVICE [--force DEVICE]"
@@ -36,8 +52,11 @@ trap 'exit 1' INT TERM HUP
 echo "checking the bundle"
 (cd "$work" && tar -xf "$bundle" SHA256SUMS "$image" &&
 	grep " $image\$" SHA256SUMS | sha256sum -c - >/dev/null) || fail "the bundle is damaged"
+# Before the device loses what it holds.
+[ "$(opened "$work/$image" | head -c 2 | od -A n -t x1)" = " 1f 8b" ] ||
+	fail "$image cannot be opened"
 echo "writing $device"
-@DECRYPT@ "$work/$image" | gzip -dc | dd of="$device" bs=1M conv=fsync,notrunc 2>/dev/null
+opened "$work/$image" | gzip -dc | dd of="$device" bs=1M conv=fsync,notrunc 2>/dev/null
 echo "reading it back"
 written=$(head -c "$size" "$device" | sha256sum | cut -d ' ' -f 1)
 [ "$written" = "$digest" ] || fail "$device does not give back what was written"
