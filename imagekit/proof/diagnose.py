@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from imagekit.proof.circling import ATTEMPTS
 from imagekit.proof.console import clean, read_console, tail
 from imagekit.proof.report import Failure
 
@@ -195,6 +196,14 @@ def _created(evidence: Evidence) -> _Found:
             "the guest stopped in its emergency shell",
             "a file system in /etc/fstab, or a service needed for booting, failed",
             _line(console, shell),
+        )
+    if evidence.verdict == "circling":
+        return (
+            "firmware-lost",
+            "the guest's firmware or boot loader ran in a circle of a few instructions, in each of"
+            f" {ATTEMPTS} attempts",
+            "the emulation is known to lose firmware so: prove it again, or with --boot direct",
+            None,
         )
     if evidence.error:
         return "lab", f"the guest could not be watched: {evidence.error}", None, None

@@ -178,7 +178,11 @@ class Session:
                 self._stop(ident, "down")
             elif counted > allowed + CREATE_TIMEOUT + 120:
                 raise ToolError("the lab does not end a guest", where=trial.ident)
-            elif emulated_twice and not verdict and attempt < ATTEMPTS and circling.look():
+            elif emulated_twice and not verdict and circling.look():
+                if attempt == ATTEMPTS:
+                    verdict, took = "circling", passed
+                    self._stop(ident, "down")
+                    continue
                 text = f"{trial.ident}: the emulation lost its firmware; starting it anew"
                 self._events.emit("note", text=text)
                 (self._jobs / f"{ident}.again-{attempt}").touch()

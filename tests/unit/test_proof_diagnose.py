@@ -100,6 +100,7 @@ def evidence(**changes: Any) -> Evidence:
         (evidence(console=EMERGENCY, disks_connected=1), "emergency-mode", "emergency"),
         (evidence(verdict="timeout"), "silent", None),
         (evidence(verdict="timeout", mode="hvm"), "silent", None),
+        (evidence(verdict="circling", mode="hvm"), "firmware-lost", None),
         (evidence(verdict="gone", console="[ 0.1] Linux\n"), "guest-ended", None),
         (evidence(verdict="timeout", console="[ 0.1] Linux\n"), "timeout", None),
     ],
