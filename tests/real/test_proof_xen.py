@@ -40,6 +40,16 @@ def test_the_demo_image_boots_from_raw(demo: Build, imagekit: Run, mode: str, bo
     assert_up(found, mode.upper())
 
 
+@pytest.mark.long
+def test_the_demo_image_boots_by_pvgrub(demo: Build, imagekit: Run) -> None:
+    wanted = ("--mode", "pv", "--mode", "pvh", "--boot", "pvgrub")
+    imagekit("prove", demo.path, *wanted, timeout=1500)
+    boots = report_of(demo.path)["boots"]
+    assert [(boot["mode"], boot["boot"]) for boot in boots] == [("pv", "pvgrub"), ("pvh", "pvgrub")]
+    for boot in boots:
+        assert_up(boot, boot["mode"].upper())
+
+
 def test_the_demo_image_boots_from_other_formats_side_by_side(demo: Build, imagekit: Run) -> None:
     formats = ("qcow2", "vhd")
     before = [demo.disk(name).stat() for name in formats]

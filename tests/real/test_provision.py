@@ -201,6 +201,7 @@ def snapshot(directory: Path) -> dict[str, tuple[int, int, int]]:
     }
 
 
+@pytest.mark.kills
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_a_provision_killed_at_any_moment_leaves_a_whole_guest_or_none(
     round_: int, demo: Build, imagekit: Run, batch: Path, state: Path

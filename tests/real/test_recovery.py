@@ -156,6 +156,7 @@ def again(bundle: Path, sealed: Path, place: Path) -> Iterator[Path]:
     shutil.rmtree(out)
 
 
+@pytest.mark.kills
 def test_reinstalling_offline_after_kills_gives_the_same_bytes(again: Path, original: Path) -> None:
     report = json.loads((again / "reinstall-report.json").read_text())
     assert report["identical"] is True

@@ -299,6 +299,7 @@ def test_what_an_installer_made_comes_back_as_its_finished_disk(
     assert (done.returncode, "own.cfg has changed" in done.stderr) == (3, True)
 
 
+@pytest.mark.kills
 def test_a_killed_bundle_was_never_there_and_can_be_made_again(
     world: World, tmp_path: Path
 ) -> None:
