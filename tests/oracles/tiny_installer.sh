@@ -76,6 +76,8 @@ if [ -n "$swap" ]; then
 	echo "UUID=$(blkid /dev/vda2 | sed -n 's/.* UUID="\([^"]*\)".*/\1/p') none swap sw 0 0" >>/target/etc/fstab
 fi
 answer netcfg/get_hostname >/target/etc/hostname
+# As netcfg does, by the name that the card has in the machine of the installation.
+printf '[Match]\nName=ens3\n\n[Network]\nDHCP=yes\n' >/target/etc/systemd/network/installer.network
 hash=$(answer passwd/root-password-crypted)
 sed -i "s|^root:[^:]*:|root:$hash:|" /target/etc/shadow
 echo "0123456789abcdef0123456789abcdef" >/target/etc/machine-id

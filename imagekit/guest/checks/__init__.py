@@ -14,6 +14,12 @@ CHECKS: tuple[Check, ...] = (
     identity.find,
 )
 
-FIXES: dict[str, Fix] = {**fstab.FIXES, **console.FIXES, **identity.FIXES, **initrd.FIXES}
+FIXES: dict[str, Fix] = {
+    **fstab.FIXES,
+    **console.FIXES,
+    **network.FIXES,
+    **identity.FIXES,
+    **initrd.FIXES,
+}
 """Repairs by the code of their finding, in the order in which they are made: initrds last, since
 they hold copies of files that the others change."""

@@ -36,8 +36,9 @@ MAX_STATUS = 64 << 20
 class Harvest(Stage):
     """Makes the installed disk fit for Xen and reads from it what the configs need.
 
-    Consoles, drivers in the initrd (regenerated in the guest) and device names are repaired; with
-    ``golden`` machine identity is removed. What remains wrong for a mode of the spec is an error.
+    Consoles, drivers in the initrd (regenerated in the guest), names of disks and interfaces are
+    repaired; with ``golden`` machine identity is removed. What remains wrong for a mode of the spec
+    is an error.
     """
 
     name: ClassVar[str] = "harvest"
@@ -50,7 +51,7 @@ class Harvest(Stage):
         self._golden = golden
 
     def key(self) -> Mapping[str, Any]:
-        return {"code": 2, "golden": self._golden, "modes": sorted(self._file.spec.boot.modes)}
+        return {"code": 3, "golden": self._golden, "modes": sorted(self._file.spec.boot.modes)}
 
     def run(self, run: StageRun) -> None:
         disk = run.output / "disk.raw"
