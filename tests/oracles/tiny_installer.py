@@ -25,6 +25,7 @@ HASH = (
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl r's key"
 # The installer is told not to make the initrd anew, which alone takes a minute without KVM.
 SPEC = """name: tiny01
+memory: 512
 os: {{distribution: debian, suite: bookworm}}
 install: {{method: iso, iso: "{iso}", args: tiny=quick, memory: 768, timeout: 1500, idle: 400}}
 disk: {{size: 2GiB, swap: 64MiB, formats: [raw, qcow2, vhd]}}

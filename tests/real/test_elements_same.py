@@ -12,6 +12,7 @@ from oracles.proofs import report_of
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 SPEC = """
 name: {name}
+memory: 512
 os: {{suite: bookworm}}
 install:
   method: {method}
