@@ -22,8 +22,8 @@ from imagekit.host.run import spawn
 from imagekit.host.sockets import roomy_pair
 
 QEMU = "qemu-system-x86_64"
-# The family is that of a processor without Retbleed and SRSO (arch/x86/kernel/cpu/common.c of Linux):
-# guests that take each return through a thunk need a tenth more time to boot.
+# The family is one without Retbleed and SRSO (arch/x86/kernel/cpu/common.c of Linux): guests that
+# take each return through a thunk need a tenth more time to boot.
 CPU = "EPYC,-smap,-smep,-monitor,-rdtscp,family=16,model=2,stepping=3"
 # The clock counts instructions (4 ns each) and goes on in real time only while all is idle: on a
 # busy host time passes more slowly inside, and no service of a guest runs into its timeout.

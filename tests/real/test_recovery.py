@@ -34,7 +34,8 @@ def spec(place: Path) -> Path:
     (place / "secret").write_text("$y$j9T$abcdefgh$0123456789abcdefghijklmnopqrstuvwxyzABCDEFG\n")
     path = place / "dr.yaml"
     path.write_text(
-        "name: dr\nmemory: 512\nos: {distribution: debian, suite: bookworm}\ninstall: {method: debootstrap}\n"
+        "name: dr\nmemory: 512\nos: {distribution: debian, suite: bookworm}\n"
+        "install: {method: debootstrap}\n"
         "disk: {size: 1536MiB, formats: [raw, vhd]}\n"
         "identity: {root_password: {file: ./secret}}\n"
         "files: [{target: /etc/motd, source: ./motd}]\n"
