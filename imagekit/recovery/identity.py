@@ -21,6 +21,7 @@ from imagekit.guest.files import MAX_TEXT, GuestFiles, Status
 from imagekit.guest.golden import IDENTITIES, remove_identity
 from imagekit.guest.hostname import set_hostname
 from imagekit.guest.mounts import GuestRoot
+from imagekit.guest.network import Vif, set_network
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.request import GuestRequest
 
@@ -31,7 +32,6 @@ BATCH = 24
 DEVICES = tuple(f"/dev/sd{letter}" for letter in string.ascii_lowercase[:BATCH])
 """What libguestfs calls disks in the order they were added (guestfs(3), BLOCK DEVICE NAMING).
 Asking for the names waits for the appliance's udev to look at every disk."""
-_NETWORKD = "/etc/systemd/network"
 
 
 @dataclass(frozen=True)
@@ -248,39 +248,20 @@ def _grow_filesystem(app: Appliance, place: str, kind: str) -> None:
         raise GuestError(f"a {kind or 'unknown'} file system cannot grow")
 
 
-def network_file(request: GuestRequest, index: int) -> str:
-    """systemd.network(5) of one NIC: the addresses asked for on the first, else DHCP."""
-    lines = ["[Match]", f"MACAddress={request.mac_of(index)}", "", "[Network]"]
-    if index == 0 and request.ip:
-        lines += [f"Address={address}" for address in request.ip]
-        lines += [f"Gateway={gateway}" for gateway in request.gateway]
-        lines += [f"DNS={server}" for server in request.dns]
-    else:
-        lines += ["DHCP=yes", "", "[DHCPv4]", "ClientIdentifier=mac"]
-    return "\n".join(lines) + "\n"
+def vifs_of(request: GuestRequest, nics: int) -> list[Vif]:
+    """The clone's NICs: the addresses asked for on the first, DHCP on the others."""
+    first = (tuple(request.ip), tuple(request.gateway), tuple(request.dns))
+    asked = [first if index == 0 and request.ip else () for index in range(nics)]
+    return [Vif(request.mac_of(index), *more) for index, more in enumerate(asked)]
 
 
 def _set_network(files: GuestFiles, target: Target) -> None:
-    there = files.stat(_NETWORKD)
-    if there is None or not there.is_directory:
-        if target.request.ip:
-            raise GuestError(
-                "the guest does not use systemd-networkd, so its address cannot be set",
-                hint="use --seed with cloud-init in the image, or let DHCP give it",
-            )
-        return
-    for name in files.names(_NETWORKD):
-        if name.startswith("10-imagekit-vif"):
-            files.remove(f"{_NETWORKD}/{name}")
-    for index in range(target.nics):
-        text = network_file(target.request, index)
-        files.write(f"{_NETWORKD}/10-imagekit-vif{index}.network", text.encode(), mode=0o644)
-    if target.request.dns:
-        text = "".join(f"nameserver {server}\n" for server in target.request.dns)
-        resolved = files.stat("/usr/lib/systemd/systemd-resolved")
-        if resolved is None:
-            files.remove("/etc/resolv.conf")
-            files.write("/etc/resolv.conf", text.encode(), mode=0o644)
+    stack = set_network(files, vifs_of(target.request, target.nics))
+    if stack is None and target.request.ip:
+        raise GuestError(
+            "what configures the guest's network is not known, so its address cannot be set",
+            hint="use --seed with cloud-init in the image, or let DHCP give it",
+        )
 
 
 def check_size(size: int, golden_bytes: int) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from oracles.directory_guest import DirectoryGuest
 
 from imagekit.guest.checks import FIXES, network
 from imagekit.guest.findings import Finding
@@ -16,33 +17,9 @@ KEYFILE = "[connection]\nid=a\ntype=ethernet\ninterface-name=ens3\n"
 NETPLAN = "network:\n  ethernets:\n    ens3:\n      dhcp4: true\n"
 
 
-class Guest:
-    """A directory in place of a mounted guest."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def place(self, path: str) -> Path:
-        return self.root / path.lstrip("/")
-
-    def stat(self, path: str) -> object | None:
-        return self.place(path).stat() if self.place(path).exists() else None
-
-    def names(self, path: str) -> list[str]:
-        return sorted(p.name for p in self.place(path).glob("*"))
-
-    def peek(self, path: str) -> str:
-        return self.place(path).read_text() if self.place(path).is_file() else ""
-
-    def write(self, path: str, content: bytes, **_options: object) -> str:
-        self.place(path).parent.mkdir(parents=True, exist_ok=True)
-        self.place(path).write_bytes(content)
-        return path
-
-
 def subject(root: Path, args: str = "ro", **files: str) -> Any:
     """A guest with systemd's udev, files by their paths with __ for a slash."""
-    guest = Guest(root)
+    guest = DirectoryGuest(root)
     guest.write("/usr/lib/systemd/systemd-udevd", b"")
     for name, text in files.items():
         guest.write("/" + name.replace("__", "/"), text.encode())

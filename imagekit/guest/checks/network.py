@@ -12,31 +12,27 @@ from collections.abc import Iterator
 
 from imagekit.guest.files import GuestFiles
 from imagekit.guest.findings import Finding, Subject
+from imagekit.guest.network import (
+    KEYFILES,
+    MAX_FILES,
+    NETPLAN,
+    NETWORKD,
+    UDEV,
+    by_number,
+    write_link,
+)
+from imagekit.guest.network import NAMED as _NAMED
 
-MAX_FILES = 50
-_NAMED = r"(?:eth\d+|en(?:s|p|o|x|X)[0-9a-fA-F][0-9a-fs]*)"
 _IFUPDOWN = re.compile(rf"(?m)^\s*(?:iface|auto|allow-hotplug)\s+({_NAMED})\b")
 _NETPLAN = re.compile(rf"(?m)^\s+[\"']?({_NAMED})[\"']?:\s*$")
 _KEYFILE = re.compile(rf"(?m)^\s*interface-name\s*=\s*({_NAMED})\s*$")
-_NETWORKD = re.compile(rf"(?m)^\s*Name\s*=\s*({_NAMED})\s*$")
+_NAME = re.compile(rf"(?m)^\s*Name\s*=\s*({_NAMED})\s*$")
 _IFCFG = re.compile(r"ifcfg-(" + _NAMED + ")")
-_LINK_NAME = re.compile(rf"(?m)^\s*Name\s*=\s*({_NAMED})\s*$")
-_LINKS = "/etc/systemd/network"
-_UDEV = ("/lib/systemd/systemd-udevd", "/usr/lib/systemd/systemd-udevd")
-# Before 99-default.link, and before what names all interfaces of a kind.
-_LINK = """\
-# Written by imagekit: {path} configures {name}.
-[Match]
-Path=xen-vif-{index}
-
-[Link]
-Name={name}
-"""
 
 
 def find(subject: Subject) -> Iterator[Finding]:
     """Files that configure an interface by a name that changes with the mode."""
-    fixable = any(subject.files.stat(path) is not None for path in _UDEV)
+    fixable = any(subject.files.stat(path) is not None for path in UDEV)
     for path, name in _unknown(subject):
         yield Finding(
             "nic-name",
@@ -54,17 +50,11 @@ def find(subject: Subject) -> Iterator[Finding]:
 
 
 def fix_names(subject: Subject) -> None:
-    """Give the first VIF the first of the configured names, and so on (systemd.link(5)).
-
-    Path is what udev's path_id says of a VIF, whatever its MAC address: clones have others.
-    """
-    found = _unknown(subject)
+    """Give the first VIF the first of the configured names, and so on; clones have other MACs."""
     taken = len(_linked(subject.files))
-    names = sorted({name for _path, name in found}, key=_by_number)
+    names = sorted({name for _path, name in _unknown(subject)}, key=by_number)
     for index, name in enumerate(names, taken):
-        path = next(path for path, other in found if other == name)
-        text = _LINK.format(path=path, index=index, name=name)
-        subject.files.write(f"{_LINKS}/10-imagekit-{name}.link", text.encode(), mode=0o644)
+        write_link(subject.files, index, name)
 
 
 FIXES = {"nic-name": fix_names}
@@ -84,15 +74,9 @@ def _unknown(subject: Subject) -> list[tuple[str, str]]:
 
 def _linked(files: GuestFiles) -> set[str]:
     """Names that .link files of the administrator give."""
-    names = [name for name in files.names(_LINKS) if name.endswith(".link")]
-    texts = [files.peek(f"{_LINKS}/{name}") for name in names[:MAX_FILES]]
-    return {name for text in texts for name in _LINK_NAME.findall(text)}
-
-
-def _by_number(name: str) -> list[tuple[int, str]]:
-    """ens4 before ens10: the order in which their cards are plugged in."""
-    parts = re.findall(r"\d+|\D+", name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    names = [name for name in files.names(NETWORKD) if name.endswith(".link")]
+    texts = [files.peek(f"{NETWORKD}/{name}") for name in names[:MAX_FILES]]
+    return {name for text in texts for name in _NAME.findall(text)}
 
 
 def _names(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -101,19 +85,18 @@ def _names(subject: Subject) -> Iterator[tuple[str, str]]:
     for path in ["/etc/network/interfaces", *extra[:MAX_FILES]]:
         for name in dict.fromkeys(_IFUPDOWN.findall(files.peek(path))):
             yield path, name
-    for file in files.names("/etc/netplan")[:MAX_FILES]:
-        text = files.peek(f"/etc/netplan/{file}")
+    for file in files.names(NETPLAN)[:MAX_FILES]:
+        text = files.peek(f"{NETPLAN}/{file}")
         if file.endswith(".yaml") and "macaddress:" not in text:
             for name in dict.fromkeys(_NETPLAN.findall(text)):
-                yield f"/etc/netplan/{file}", name
-    for file in files.names("/etc/systemd/network")[:MAX_FILES]:
+                yield f"{NETPLAN}/{file}", name
+    for file in files.names(NETWORKD)[:MAX_FILES]:
         if file.endswith(".network"):
-            for name in _NETWORKD.findall(files.peek(f"/etc/systemd/network/{file}")):
-                yield f"/etc/systemd/network/{file}", name
-    keyfiles = "/etc/NetworkManager/system-connections"
-    for file in files.names(keyfiles)[:MAX_FILES]:
-        for name in _KEYFILE.findall(files.peek(f"{keyfiles}/{file}")):
-            yield f"{keyfiles}/{file}", name
+            for name in _NAME.findall(files.peek(f"{NETWORKD}/{file}")):
+                yield f"{NETWORKD}/{file}", name
+    for file in files.names(KEYFILES)[:MAX_FILES]:
+        for name in _KEYFILE.findall(files.peek(f"{KEYFILES}/{file}")):
+            yield f"{KEYFILES}/{file}", name
     for file in files.names("/etc/sysconfig/network-scripts")[:MAX_FILES]:
         match = _IFCFG.fullmatch(file)
         path = f"/etc/sysconfig/network-scripts/{file}"
