@@ -16,10 +16,8 @@ SPEC = r"""
 name: golden01
 memory: 512
 os: {suite: bookworm}
-install:
-  method: debootstrap
-  packages: [ifupdown]
-  scripts: [./as-installed]
+install: {method: debootstrap, packages: [ifupdown]}
+scripts: [./as-installed]
 files:
 - {target: /etc/network/interfaces, content: "auto lo\niface lo inet loopback\n
     allow-hotplug ens3\niface ens3 inet dhcp\n"}
