@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Nic
 from imagekit.errors import BusyError, ExistsError, SpecError
+from imagekit.guest.network import network_file
 from imagekit.recovery.config import guest_facts, root_uuid
 from imagekit.recovery.golden import sweep
-from imagekit.recovery.identity import check_size, network_file
+from imagekit.recovery.identity import check_size, vifs_of
 from imagekit.recovery.journal import guests_directory, journal, recorded
 from imagekit.recovery.provision import destroy
 from imagekit.recovery.request import GuestRequest, make_request, read_guests
@@ -222,13 +223,13 @@ def test_the_network_of_a_guest_matches_by_mac_however_it_is_told() -> None:
     request = make_request(
         {"name": "w", "ip": ["192.0.2.7/24", "2001:db8::7/64"], "gateway": "192.0.2.1"}, "here"
     )
-    text = network_file(request, 0)
+    first, second = (network_file(vif) for vif in vifs_of(request, 2))
     config = json.loads(json.dumps(network_config(request, 2)))["ethernets"]
-    assert f"MACAddress={config['vif0']['match']['macaddress']}" in text
+    assert f"MACAddress={config['vif0']['match']['macaddress']}" in first
     for address in config["vif0"]["addresses"]:
-        assert f"Address={address}" in text
+        assert f"Address={address}" in first
     assert config["vif1"]["dhcp4"] is True
-    assert "DHCP=yes" in network_file(request, 1)
+    assert "DHCP=yes" in second
 
 
 def test_the_journal_is_nobody_elses_business(state: Path) -> None:
