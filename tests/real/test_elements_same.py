@@ -7,17 +7,10 @@ from pathlib import Path
 
 import pytest
 from oracles.builds import Build, Run
+from oracles.elements import guest_spec
 from oracles.proofs import report_of
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
-SPEC = """
-name: {name}
-memory: 512
-os: {{suite: bookworm}}
-install:
-  method: {method}
-  elements: [xen-guest, xen-pv-kernel, growroot, serial-console, ssh-hardening]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +20,7 @@ def pair(
     """The guest of imagekit's own stages, and the one of disk-image-create."""
 
     def made(name: str, method: str) -> Build:
-        path = tmp_path_factory.mktemp("spec") / f"{name}.yaml"
-        path.write_text(SPEC.format(name=name, method=method))
-        return build(path)
+        return build(guest_spec(tmp_path_factory.mktemp("spec"), name, method))
 
     return made("here", "debootstrap"), made("there", "diskimage-builder")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from oracles.builds import Build, Run
-from oracles.elements import make_element
+from oracles.elements import guest_spec, make_element
 
 pytestmark = pytest.mark.real
 PIECE = 48 << 20
@@ -50,10 +50,7 @@ def tree(
     build: Callable[..., Build], cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The tree of a build with elements, as imagekit stored it: stands in for an installation."""
-    directory = tmp_path_factory.mktemp("tree")
-    (directory / "e").mkdir()
-    body = "  method: debootstrap\n  elements: [growroot]\n"
-    built = build(write_spec(directory, "seed", body))
+    built = build(guest_spec(tmp_path_factory.mktemp("tree"), "here", "debootstrap"))
     key = next(s["key"] for s in built.manifest["stages"] if s["name"] == "rootfs")
     return cache / "store/objects" / key / "rootfs.tar"
 
