@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from oracles.builds import Build, Run
+from oracles.loops import loop_device
 
 pytestmark = pytest.mark.real
 ROUNDS = int(os.environ.get("IMAGEKIT_KILL_ROUNDS", "6"))
@@ -274,17 +275,8 @@ def machines_of(**mark: str) -> list[str]:
 @pytest.fixture
 def loop(state: Path) -> Iterator[Path]:
     """A block device of 2.5 GiB."""
-    backing = state / "device.img"
-    with backing.open("wb") as stream:
-        stream.truncate(5 << 29)
-    argv = ["/sbin/losetup", "--find", "--show", str(backing)]
-    done = subprocess.run(argv, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip("this kernel has no loop devices")
-    device = Path(done.stdout.strip())
-    yield device
-    subprocess.run(["/sbin/losetup", "-d", device], check=True)
-    backing.unlink()
+    with loop_device(state / "device.img", 5 << 29) as device:
+        yield device
 
 
 def test_a_device_is_written_only_when_nobody_needs_it(

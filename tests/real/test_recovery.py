@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from oracles.builds import Run
+from oracles.loops import loop_device
 from oracles.proofs import report_of
 
 pytestmark = pytest.mark.real
@@ -204,16 +205,8 @@ def test_a_build_directory_is_signed_and_a_later_build_signs_anew(
 
 @pytest.fixture
 def loop(place: Path) -> Iterator[Path]:
-    backing = place / "device.img"
-    with backing.open("wb") as stream:
-        stream.truncate(2 << 30)
-    argv = ["/sbin/losetup", "--find", "--show", str(backing)]
-    done = subprocess.run(argv, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip("this kernel has no loop devices")
-    yield Path(done.stdout.strip())
-    subprocess.run(["/sbin/losetup", "-d", done.stdout.strip()], check=True)
-    backing.unlink()
+    with loop_device(place / "device.img", 2 << 30) as device:
+        yield device
 
 
 def test_the_finished_disk_goes_to_a_device_and_the_config_names_it(

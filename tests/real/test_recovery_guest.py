@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from oracles.builds import Run
+from oracles.loops import loop_device
 
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Nic
@@ -152,16 +153,8 @@ def sealing(world: World, sealed: str) -> tuple[list[str | Path], list[str | Pat
 @pytest.fixture
 def loop(world: World) -> Iterator[Path]:
     """A block device as large as the guest's disk."""
-    backing = world.root / "device.img"
-    with backing.open("wb") as stream:
-        stream.truncate(SIZE)
-    argv = ["/sbin/losetup", "--find", "--show", str(backing)]
-    done = subprocess.run(argv, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip("this kernel has no loop devices")
-    yield Path(done.stdout.strip())
-    subprocess.run(["/sbin/losetup", "-d", done.stdout.strip()], check=True)
-    backing.unlink()
+    with loop_device(world.root / "device.img", SIZE) as device:
+        yield device
 
 
 @pytest.mark.parametrize("sealed", ["passphrase", "key", "age"])
