@@ -40,7 +40,10 @@ _CONFIGURED = re.compile(rf"(?m)^[ \t]*iface[ \t]+({NAMED})\b")
 
 @dataclass(frozen=True)
 class Vif:
-    """A NIC: its ``addresses`` with prefix lengths; without any it asks by DHCP."""
+    """A NIC: its ``addresses`` with prefix lengths; without any it asks by DHCP.
+
+    ``dns`` are name servers besides those that DHCP names.
+    """
 
     mac: str
     addresses: tuple[str, ...] = ()
@@ -54,7 +57,7 @@ def set_network(files: GuestFiles, vifs: Sequence[Vif]) -> str | None:
     Raises GuestError when the guest's configuration cannot be replaced.
     """
     stack = stack_of(files)
-    if stack is not None:
+    if stack is not None and vifs:
         _WRITERS[stack](files, vifs)
     if stack in ("networkd", "ifupdown") and (dns := [d for vif in vifs for d in vif.dns]):
         _resolv_conf(files, dns)
@@ -81,8 +84,8 @@ def network_file(vif: Vif) -> str:
     if vif.addresses:
         lines += [f"Address={address}" for address in vif.addresses]
         lines += [f"Gateway={gateway}" for gateway in vif.gateways]
-        lines += [f"DNS={server}" for server in vif.dns]
-    else:
+    lines += [f"DNS={server}" for server in vif.dns]
+    if not vif.addresses:
         lines += ["DHCP=yes", "", "[DHCPv4]", "ClientIdentifier=mac"]
     return "\n".join(lines) + "\n"
 
@@ -144,10 +147,11 @@ def _netplan(files: GuestFiles, vifs: Sequence[Vif]) -> None:
             entry["addresses"] = list(vif.addresses)
             # Of the family of the gateway (netplan: "default" is both).
             entry["routes"] = [{"to": "default", "via": gateway} for gateway in vif.gateways]
-            entry["nameservers"] = {"addresses": list(vif.dns)}
         else:
             # The hardware address, as golden images have no machine-id to make a DUID of.
             entry |= {"dhcp4": True, "dhcp-identifier": "mac"}
+        if vif.dns:
+            entry["nameservers"] = {"addresses": list(vif.dns)}
         ethernets[f"vif{index}"] = entry
     for name in names:
         files.remove(f"{NETPLAN}/{name}")

@@ -250,9 +250,9 @@ def _grow_filesystem(app: Appliance, place: str, kind: str) -> None:
 
 def vifs_of(request: GuestRequest, nics: int) -> list[Vif]:
     """The clone's NICs: the addresses asked for on the first, DHCP on the others."""
+    vifs = [Vif(request.mac_of(index)) for index in range(nics)]
     first = (tuple(request.ip), tuple(request.gateway), tuple(request.dns))
-    asked = [first if index == 0 and request.ip else () for index in range(nics)]
-    return [Vif(request.mac_of(index), *more) for index, more in enumerate(asked)]
+    return [Vif(vif.mac, *first) for vif in vifs[:1]] + vifs[1:]
 
 
 def _set_network(files: GuestFiles, target: Target) -> None:

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from oracles.directory_guest import DirectoryGuest
 
 from imagekit.errors import GuestError
-from imagekit.guest.network import Vif, interfaces, keyfile, set_network, without_stanzas
+from imagekit.guest.network import (
+    Vif,
+    interfaces,
+    keyfile,
+    network_file,
+    set_network,
+    without_stanzas,
+)
 
 WANTS = "/etc/systemd/system/multi-user.target.wants"
 STATIC = Vif(
@@ -24,6 +31,7 @@ STATIC = Vif(
     ("192.0.2.53", "2001:db8::53"),
 )
 DHCP = Vif("00:16:3e:00:00:02")
+WITH_DNS = Vif("00:16:3e:00:00:01", dns=("192.0.2.53",))
 D_I = """\
 # This file describes the network interfaces available on your system
 source /etc/network/interfaces.d/*
@@ -215,6 +223,17 @@ def test_stanzas_of_other_interfaces_are_left_as_they_are(rows: list[str]) -> No
     assert made[:-2] == expected
     once = without_stanzas(text, ["ens3"])
     assert without_stanzas(once, ["ens3"]) == once
+
+
+def test_a_name_server_alone_goes_beside_dhcp(tmp_path: Path) -> None:
+    lines = network_file(WITH_DNS).splitlines()
+    assert "DHCP=yes" in lines and "DNS=192.0.2.53" in lines
+    assert ini(keyfile(0, WITH_DNS))["ipv4"] == {"method": "auto", "dns": "192.0.2.53;"}
+    files = guest(tmp_path, **{"/etc/netplan/x.yaml": CURTIN})
+    set_network(files, [WITH_DNS])
+    network = json.loads(files.peek("/etc/netplan/50-imagekit.yaml"))["network"]
+    entry = network["ethernets"]["vif0"]
+    assert (entry["dhcp4"], entry["nameservers"]) == (True, {"addresses": ["192.0.2.53"]})
 
 
 def test_what_is_not_known_is_said(tmp_path: Path) -> None:
