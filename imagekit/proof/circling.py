@@ -15,8 +15,8 @@ from collections import Counter, deque
 from imagekit.errors import ToolError
 from imagekit.proof.machine import Machine
 
-ATTEMPTS = 4
-"""The most that an HVM guest is given."""
+ATTEMPTS = 6
+"""The most that an HVM guest is given: about half of them are lost on some days."""
 
 SAMPLES = 40
 EVERY = 0.5
