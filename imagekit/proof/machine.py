@@ -22,8 +22,8 @@ from imagekit.host.run import spawn
 from imagekit.host.sockets import roomy_pair
 
 QEMU = "qemu-system-x86_64"
-# With a family that has no Retbleed and SRSO (family=16) guests need no return thunks, and PV and PVH
-# boot a tenth faster; but of three HVM guests one stood still while its kernel started.
+# With a family that has no Retbleed and SRSO (family=16) guests need no return thunks: PV and PVH
+# boot a tenth faster, but of three HVM guests one stood still while its kernel started.
 CPU = "EPYC,-smap,-smep,-monitor,-rdtscp"
 # The clock counts instructions (4 ns each) and goes on in real time only while all is idle: on a
 # busy host time passes more slowly inside, and no service of a guest runs into its timeout.
