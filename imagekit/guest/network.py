@@ -65,17 +65,17 @@ def set_network(files: GuestFiles, vifs: Sequence[Vif]) -> str | None:
 
 
 def stack_of(files: GuestFiles) -> str | None:
-    """What configures the guest's network: a key of the writers, None when that is not known."""
+    """What configures the guest's network: a key of the writers, None when that is not known.
+
+    A directory alone says nothing: systemd brings that of networkd along, enabled or not.
+    """
     if any(name.endswith(".yaml") for name in files.names(NETPLAN)):
         return "netplan"
     if files.lstat(f"{_WANTS}/systemd-networkd.service") is not None:
         return "networkd"
     if files.lstat(f"{_WANTS}/NetworkManager.service") is not None:
         return "NetworkManager"
-    if files.stat(INTERFACES) is not None:
-        return "ifupdown"
-    status = files.stat(NETWORKD)
-    return "networkd" if status is not None and status.is_directory else None
+    return "ifupdown" if files.stat(INTERFACES) is not None else None
 
 
 def network_file(vif: Vif) -> str:

@@ -237,4 +237,7 @@ def test_a_name_server_alone_goes_beside_dhcp(tmp_path: Path) -> None:
 
 
 def test_what_is_not_known_is_said(tmp_path: Path) -> None:
-    assert set_network(guest(tmp_path), [STATIC]) is None
+    files = guest(tmp_path)
+    (tmp_path / "etc/systemd/network").mkdir(parents=True)
+    assert set_network(files, [STATIC]) is None
+    assert files.names("/etc/systemd/network") == []
