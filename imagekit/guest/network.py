@@ -180,7 +180,7 @@ def _netplan_of(text: str, path: str) -> dict[str, Any]:
 
 def interfaces(text: str, names: Sequence[str], vifs: Sequence[Vif]) -> str:
     """interfaces(5) with the stanzas of ``names`` replaced by those of ``vifs``."""
-    lines = without_stanzas(text, names).rstrip("\n").splitlines()
+    lines = without_stanzas(text, names).rstrip("\n").split("\n")
     for name, vif in zip(names, vifs, strict=True):
         lines += ["", f"allow-hotplug {name}"]
         if not vif.addresses:
@@ -198,7 +198,8 @@ def without_stanzas(text: str, names: Sequence[str]) -> str:
     """interfaces(5) without what it says of ``names``."""
     kept: list[str] = []
     gone = False
-    for line in text.splitlines():
+    # Not splitlines(), which takes more for the end of a line than ifupdown does.
+    for line in text.removesuffix("\n").split("\n") if text else []:
         words = line.split()
         if words and _STANZA.match(words[0]):
             gone = words[0] in ("iface", "mapping") and words[1:2] != [] and words[1] in names

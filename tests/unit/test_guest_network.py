@@ -225,6 +225,11 @@ def test_stanzas_of_other_interfaces_are_left_as_they_are(rows: list[str]) -> No
     assert without_stanzas(once, ["ens3"]) == once
 
 
+def test_what_only_unicode_takes_for_the_end_of_a_line_is_none() -> None:
+    text = "# a\x0bauto ens3\u2028iface ens3\nauto lo\n"
+    assert without_stanzas(text, ["ens3"]) == text
+
+
 def test_a_name_server_alone_goes_beside_dhcp(tmp_path: Path) -> None:
     lines = network_file(WITH_DNS).splitlines()
     assert "DHCP=yes" in lines and "DNS=192.0.2.53" in lines
