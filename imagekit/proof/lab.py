@@ -7,6 +7,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
 from imagekit.pipeline.store import Store
 from imagekit.proof import initrd
+from imagekit.proof.firmware import Firmware, build_firmware
 from imagekit.proof.machine import LabFiles, Shape, machine
 from imagekit.spec.load import SpecFile, load_spec
 
@@ -37,6 +39,9 @@ DRIVERS = (
     *("loop", "tun"),
 )
 """xen-blkfront is for dom0 itself: libxl attaches a qcow2 to dom0 before pygrub reads it."""
+
+FIRMWARE = "usr/share/seabios/bios-256k.bin"
+"""What Debian's libxl hands to hvmloader (xen, debian/rules: --with-system-seabios)."""
 
 MAX_XEN_BYTES = 64 << 20
 UUID_NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
@@ -65,12 +70,18 @@ class LabImage(Stage):
     needs = ("rootfs.tar",)
     makes = ("dom0.img", "xen", "vmlinuz", "initrd")
 
-    def __init__(self, file: SpecFile) -> None:
+    def __init__(self, file: SpecFile, firmware: Firmware) -> None:
         self._size = file.spec.disk.size
+        self._firmware = firmware
 
     def key(self) -> Mapping[str, Any]:
-        inside = {p.name: digest_file(p) for p in sorted(INSIDE.glob("*.*"))}
-        return {"code": 1, "inside": inside, "size": self._size, "drivers": [*DRIVERS]}
+        return {
+            "code": 2,
+            "inside": {p.name: digest_file(p) for p in sorted(INSIDE.glob("*.*"))},
+            "size": self._size,
+            "drivers": [*DRIVERS],
+            "firmware": self._firmware.sha256,
+        }
 
     def run(self, run: StageRun) -> None:
         tree = open_tree(run, "rootfs.tar")
@@ -85,6 +96,7 @@ class LabImage(Stage):
         for name, target, mode in (("init.sh", "init", 0o755), ("agent.py", "agent.py", 0o644)):
             shutil.copyfile(INSIDE / name, home / target)
             (home / target).chmod(mode)
+        _replace_firmware(tree, self._firmware)
         image = run.output / "dom0.img"
         with image.open("xb") as stream:
             stream.truncate(self._size)
@@ -127,12 +139,12 @@ def lab_files(files: Mapping[str, Path]) -> LabFiles:
     return LabFiles(files["xen"], files["vmlinuz"], files["initrd"], files["dom0.img"])
 
 
-def lab_plan(shape: Shape, *, state: bool) -> Plan:
-    """The stages that make the lab, from its shipped spec."""
+def lab_plan(shape: Shape, firmware: Firmware, *, state: bool) -> Plan:
+    """The stages that make the lab, from its shipped spec; HVM guests get ``firmware``."""
     file = load_spec(SPEC)
     install = file.spec.debootstrap
     packages = sorted({*install.packages, str(install.kernel)})
-    image = LabImage(file)
+    image = LabImage(file, firmware)
     stages: list[Stage] = [LabRootfs(file, mirrors_for(file), packages), image]
     names = list(image.makes)
     if state:
@@ -141,24 +153,32 @@ def lab_plan(shape: Shape, *, state: bool) -> Plan:
     return make_plan(stages, [Target(name, name, "lab") for name in names])
 
 
-def build_lab(
-    shape: Shape, events: Events, *, state: bool = True, fresh: bool = False
-) -> tuple[LabFiles, Path | None]:
-    """The lab from the store, or built now: what it boots, and its saved state."""
+@dataclass(frozen=True)
+class Lab:
+    """A lab that is there: what it boots, its saved state (if any), its HVM guests' firmware."""
+
+    files: LabFiles
+    state: Path | None
+    firmware: Firmware
+
+
+def build_lab(shape: Shape, events: Events, *, state: bool = True, fresh: bool = False) -> Lab:
+    """The lab from the store, or built now."""
+    firmware = build_firmware(events, fresh=fresh)
     try:
-        results = _run(lab_plan(shape, state=state), events, fresh=fresh)
+        results = _run(lab_plan(shape, firmware, state=state), events, fresh=fresh)
     except ToolError as error:
         if not state or "saved" not in error.what:
             raise
         events.emit("warning", text=error.what)
-        results = _run(lab_plan(shape, state=False), events, fresh=False)
+        results = _run(lab_plan(shape, firmware, state=False), events, fresh=False)
     found = {
         name: path
         for result in results.values()
         for name, path in result.entry.files.items()
         if name in ("dom0.img", "xen", "vmlinuz", "initrd", "state")
     }
-    return lab_files(found), found.get("state")
+    return Lab(lab_files(found), found.get("state"), firmware)
 
 
 def _run(plan: Plan, events: Events, *, fresh: bool) -> dict[str, StageResult]:
@@ -212,3 +232,10 @@ def _initrd(tree: Path, modules: list[str]) -> bytes:
 def _trim(tree: Path, release: str, modules: list[str]) -> None:
     for name in (*UNUSED, f"usr/lib/modules/{release}", f"lib/modules/{release}", "boot"):
         shutil.rmtree(tree / name, ignore_errors=True)
+
+
+def _replace_firmware(tree: Path, firmware: Firmware) -> None:
+    target = tree / FIRMWARE
+    if target.is_symlink() or not target.is_file():
+        raise ImageError(f"the lab's packages brought no firmware at /{FIRMWARE}")
+    target.write_bytes(firmware.path.read_bytes())

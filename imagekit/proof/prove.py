@@ -157,21 +157,22 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
     sound = [trial for trial in trials if trial.ident not in broken]
     seconds: dict[str, float] = {}
     boots: dict[str, Boot] = {}
+    about = {"accelerator": "tcg", **package_versions(("qemu-system-x86",))}
     if sound:
         shape, state_is_useful = _shape(sound)
         started = time.monotonic()
-        files, state = build_lab(shape, events, state=state_is_useful, fresh=options.fresh)
+        made = build_lab(shape, events, state=state_is_useful, fresh=options.fresh)
         seconds["lab"] = round(time.monotonic() - started, 1)
+        about["HVM firmware"] = str(made.firmware)
         count = lanes_for(len(sound), shape.memory_mib, available_mib(), options.jobs)
         with workspace(events) as space:
-            lab = _Lab(space, shape, files, state, options.netboot)
+            lab = _Lab(space, shape, made.files, made.state, options.netboot)
             boots = lab.prove(sound, out, events, rules, seconds, keep=options.keep, count=count)
     for trial in trials:
         if trial.ident in broken:
             boots[trial.ident] = _not_tried(trial, broken[trial.ident])
-    versions = package_versions(("qemu-system-x86",))
     ordered = tuple(boots[trial.ident] for trial in trials)
-    return ProofReport("xen", ordered, seconds, {"accelerator": "tcg", **versions})
+    return ProofReport("xen", ordered, seconds, about)
 
 
 @dataclass

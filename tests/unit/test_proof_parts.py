@@ -22,6 +22,7 @@ from imagekit.host.qmp import Qmp
 from imagekit.proof import boots, overlay
 from imagekit.proof.boots import Wanted
 from imagekit.proof.console import expectation
+from imagekit.proof.firmware import Firmware
 from imagekit.proof.lab import lab_plan
 from imagekit.proof.machine import LabFiles, Shape
 from imagekit.proof.observed import disk_name, frontends
@@ -179,9 +180,20 @@ def test_a_directory_without_a_build_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_saved_state_depends_on_the_machine_and_the_disk_does_not() -> None:
-    usual, larger = (lab_plan(Shape(memory_mib=m), state=True) for m in (3072, 4096))
+    firmware = Firmware(Path("/nowhere"), "1", "00")
+    usual, larger = (lab_plan(Shape(memory_mib=m), firmware, state=True) for m in (3072, 4096))
     assert usual.maker("dom0.img").key == larger.maker("dom0.img").key
     assert usual.maker("state").key != larger.maker("state").key
+
+
+def test_another_firmware_makes_another_lab() -> None:
+    one, other = (
+        lab_plan(Shape(), Firmware(Path("/nowhere"), "1", digest), state=True)
+        for digest in ("00", "01")
+    )
+    assert one.maker("rootfs.tar").key == other.maker("rootfs.tar").key
+    assert one.maker("dom0.img").key != other.maker("dom0.img").key
+    assert one.maker("state").key != other.maker("state").key
 
 
 def answering(answers: list[bytes]) -> Qmp:

@@ -1,0 +1,33 @@
+"""The plan of the lab's firmware, and where its source comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from imagekit.proof.firmware import Firmware, _own_sources, firmware_plan
+
+
+def test_the_firmware_is_compiled_in_a_tree_of_its_own() -> None:
+    plan = firmware_plan()
+    assert [planned.stage.name for planned in plan.stages] == ["build-tree", "lab-firmware"]
+    assert {target.artefact for target in plan.targets} == {"bios.bin", "version"}
+
+
+def test_a_report_tells_which_firmware_it_was() -> None:
+    said = str(Firmware(Path("/nowhere"), "1.16.2-1", "4ee9"))
+    assert said == "SeaBIOS 1.16.2-1 rebuilt with ATA DMA, sha256 4ee9"
+
+
+def test_sources_that_the_installer_chose_are_checked_by_our_keyring(tmp_path: Path) -> None:
+    listed = tmp_path / "etc/apt/sources.list"
+    listed.parent.mkdir(parents=True)
+    listed.write_text(
+        "# none\n"
+        "deb [signed-by=/etc/apt/x.gpg] http://one.test/debian bookworm main\n"
+        "deb http://two.test/debian bookworm-updates main\n"
+        "deb-src http://three.test/debian bookworm main\n"
+    )
+    assert _own_sources(tmp_path, Path("/k.gpg")) == [
+        "deb [signed-by=/k.gpg] http://one.test/debian bookworm main",
+        "deb [signed-by=/k.gpg] http://two.test/debian bookworm-updates main",
+    ]
