@@ -14,21 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from imagekit.disk.extents import sha256_sparse
 from imagekit.errors import ToolError, VerificationError
 from imagekit.host.chroot import chroot
 from imagekit.host.run import run as host_run
-from imagekit.installs.stages.mirrors import Mirrors, mirrors_for
-from imagekit.installs.stages.rootfs import Rootfs, explain
+from imagekit.installs.stages.mirrors import Mirrors
+from imagekit.installs.stages.rootfs import explain
 from imagekit.installs.stages.trees import open_tree
-from imagekit.pipeline.events import Events
-from imagekit.pipeline.execute import execute
-from imagekit.pipeline.plan import Plan, make_plan
-from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
-from imagekit.pipeline.store import Store
-from imagekit.spec.load import SpecFile, load_spec
+from imagekit.pipeline.stage import Stage, StageRun, digest_file
+from imagekit.spec.load import SpecFile
 
-SPEC = Path(__file__).parent / "build-tree.yaml"
 SOURCE = "seabios"
 TARGET = "build/bios-256k.bin"
 OPTIONS = ("QEMU=y", "ROM_SIZE=256", "ATA_DMA=y", "ATA_PIO32=y")
@@ -55,13 +49,6 @@ class Firmware:
 
     def __str__(self) -> str:
         return f"SeaBIOS {self.version} rebuilt with ATA DMA, sha256 {self.sha256}"
-
-
-class BuildTree(Rootfs):
-    """A compiler and what it needs."""
-
-    name: ClassVar[str] = "build-tree"
-    title: ClassVar[str] = "installing a compiler for the lab's own programs"
 
 
 class LabFirmware(Stage):
@@ -145,28 +132,3 @@ def _own_sources(tree: Path, keyring: Path) -> list[str]:
     words = [line.split() for line in lines if line.startswith("deb ")]
     plain = [[word for word in each[1:] if not word.startswith("[")] for each in words]
     return [f"deb [signed-by={keyring}] {' '.join(each)}" for each in plain]
-
-
-def firmware_plan() -> Plan:
-    """The stages that make the firmware."""
-    file = load_spec(SPEC)
-    mirrors = mirrors_for(file)
-    packages = sorted(file.spec.debootstrap.packages)
-    firmware = LabFirmware(file, mirrors)
-    targets = [Target(name, name, "lab") for name in firmware.makes]
-    return make_plan([BuildTree(file, mirrors, packages), firmware], targets)
-
-
-def build_firmware(events: Events, *, fresh: bool = False) -> Firmware:
-    """The firmware from the store, or compiled now."""
-    results = execute(
-        firmware_plan(),
-        Store(),
-        events,
-        guest="imagekit-firmware",
-        fresh=fresh,
-        digest=sha256_sparse,
-    )
-    entry = results[LabFirmware.name].entry
-    path = entry.files["bios.bin"]
-    return Firmware(path, entry.files["version"].read_text().strip(), digest_file(path))

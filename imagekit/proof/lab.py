@@ -25,8 +25,10 @@ from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
 from imagekit.pipeline.store import Store
 from imagekit.proof import initrd
-from imagekit.proof.firmware import Firmware, build_firmware
+from imagekit.proof.emulator import EmulatorArchive
+from imagekit.proof.firmware import Firmware
 from imagekit.proof.machine import LabFiles, Shape, machine
+from imagekit.proof.tools import LabTools, build_tools
 from imagekit.spec.load import SpecFile, load_spec
 
 SPEC = Path(__file__).parent / "lab.yaml"
@@ -113,72 +115,73 @@ class LabState(Stage):
     needs = ("dom0.img", "xen", "vmlinuz", "initrd")
     makes = ("state",)
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, emulator: EmulatorArchive) -> None:
         self._shape = shape
+        self._emulator = emulator
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
+            "code": 2,
             "machine": vars(self._shape),
-            "qemu": package_versions(("qemu-system-x86", "qemu-system-data", "seabios")),
+            "emulator": self._emulator.sha256,
         }
 
     def run(self, run: StageRun) -> None:
         share = run.workspace.temporary("share")
         read_only = run.workspace.temporary("files")
         scratch = run.workspace.temporary("lab")
-        files = lab_files(run.inputs)
+        files = lab_files(run.inputs, self._emulator)
         options = {"share": share, "read_only": read_only, "scratch": scratch}
         with machine(self._shape, files, **options) as running:
             running.wait_for("LAB-READY", 180)
             running.save(run.output / "state")
 
 
-def lab_files(files: Mapping[str, Path]) -> LabFiles:
-    """The artefacts of :class:`LabImage` as what a machine boots."""
-    return LabFiles(files["xen"], files["vmlinuz"], files["initrd"], files["dom0.img"])
+def lab_files(files: Mapping[str, Path], emulator: EmulatorArchive) -> LabFiles:
+    """The artefacts of :class:`LabImage` as what a machine boots, and the QEMU that it is."""
+    return LabFiles(files["xen"], files["vmlinuz"], files["initrd"], files["dom0.img"], emulator)
 
 
-def lab_plan(shape: Shape, firmware: Firmware, *, state: bool) -> Plan:
-    """The stages that make the lab, from its shipped spec; HVM guests get ``firmware``."""
+def lab_plan(shape: Shape, tools: LabTools, *, state: bool) -> Plan:
+    """The stages that make the lab, from its shipped spec, with the firmware of ``tools``."""
     file = load_spec(SPEC)
     install = file.spec.debootstrap
     packages = sorted({*install.packages, str(install.kernel)})
-    image = LabImage(file, firmware)
+    image = LabImage(file, tools.firmware)
     stages: list[Stage] = [LabRootfs(file, mirrors_for(file), packages), image]
     names = list(image.makes)
     if state:
-        stages.append(LabState(shape))
+        stages.append(LabState(shape, tools.emulator))
         names.append("state")
     return make_plan(stages, [Target(name, name, "lab") for name in names])
 
 
 @dataclass(frozen=True)
 class Lab:
-    """A lab that is there: what it boots, its saved state (if any), its HVM guests' firmware."""
+    """A lab that is there: what it boots, its saved state (if any), and what it was made with."""
 
     files: LabFiles
     state: Path | None
-    firmware: Firmware
+    tools: LabTools
 
 
 def build_lab(shape: Shape, events: Events, *, state: bool = True, fresh: bool = False) -> Lab:
     """The lab from the store, or built now."""
-    firmware = build_firmware(events, fresh=fresh)
+    tools = build_tools(events, fresh=fresh)
     try:
-        results = _run(lab_plan(shape, firmware, state=state), events, fresh=fresh)
+        results = _run(lab_plan(shape, tools, state=state), events, fresh=fresh)
     except ToolError as error:
         if not state or "saved" not in error.what:
             raise
         events.emit("warning", text=error.what)
-        results = _run(lab_plan(shape, firmware, state=False), events, fresh=False)
+        results = _run(lab_plan(shape, tools, state=False), events, fresh=False)
     found = {
         name: path
         for result in results.values()
         for name, path in result.entry.files.items()
         if name in ("dom0.img", "xen", "vmlinuz", "initrd", "state")
     }
-    return Lab(lab_files(found), found.get("state"), firmware)
+    return Lab(lab_files(found, tools.emulator), found.get("state"), tools)
 
 
 def _run(plan: Plan, events: Events, *, fresh: bool) -> dict[str, StageResult]:

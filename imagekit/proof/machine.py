@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from imagekit.errors import ToolError
 from imagekit.host.qmp import Qmp
 from imagekit.host.run import spawn
 from imagekit.host.sockets import roomy_pair
+from imagekit.proof.emulator import EmulatorArchive
 
-QEMU = "qemu-system-x86_64"
 # With a family that has no Retbleed and SRSO (family=16) guests need no return thunks: PV and PVH
 # boot a tenth faster, but of three HVM guests one stood still while its kernel started.
 # With AVX on offer, the kernel's AES self-test meets an invalid opcode in PVH and HVM guests.
@@ -41,16 +41,22 @@ XEN_ARGS = (
 LINUX_ARGS = "console=hvc0 quiet panic=1 net.ifnames=0 mitigations=off"
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 MAX_LINE = 1 << 16
+NAMES = ("xen", "kernel", "initrd", "disk")
+"""What QEMU is told to open, in the directory in which it runs: fields of :class:`LabFiles`."""
 
 
 @dataclass(frozen=True)
 class LabFiles:
-    """What the machine boots: hypervisor (unpacked), kernel, initrd and the disk of dom0."""
+    """What the machine boots: hypervisor (unpacked), kernel, initrd and the disk of dom0.
+
+    ``emulator`` is the QEMU that is the machine.
+    """
 
     xen: Path
     kernel: Path
     initrd: Path
     disk: Path
+    emulator: EmulatorArchive
 
 
 @dataclass(frozen=True)
@@ -63,16 +69,16 @@ class Shape:
     cpu: str = CPU
     icount: str = ICOUNT
 
-    def argv(self, files: LabFiles) -> list[str]:
-        """QEMU's machine, without the parts that differ from run to run."""
+    def argv(self) -> list[str]:
+        """QEMU's machine, without what differs from run to run; its files have ``NAMES``."""
         return [
-            *(QEMU, "-accel", "tcg,tb-size=512", "-icount", self.icount),
+            *("-accel", "tcg,tb-size=512", "-icount", self.icount),
             *("-machine", "pc", "-cpu", self.cpu),
             *("-smp", "1", "-m", str(self.memory_mib), "-nodefaults", "-no-user-config"),
             *("-display", "none", "-no-reboot", "-nic", "none", "-sandbox", SANDBOX),
-            *("-kernel", str(files.xen), "-append", self.xen_args),
-            *("-initrd", f"{files.kernel} {self.linux_args},{files.initrd}"),
-            *("-drive", f"file={files.disk},format=raw,if=none,id=dom0,snapshot=on"),
+            *("-kernel", "xen", "-append", self.xen_args),
+            *("-initrd", f"kernel {self.linux_args},initrd"),
+            *("-drive", "file=disk,format=raw,if=none,id=dom0,snapshot=on"),
             *("-device", "virtio-blk-pci,drive=dom0"),
             *("-device", "virtio-scsi-pci,id=disks"),
         ]
@@ -199,10 +205,10 @@ def machine(
     file of dom0's disk and the console's log (``lab.log``).
     """
     # A blank ends a module's name in -initrd, so that QEMU is given short names.
-    names = LabFiles(*(Path(f.name) for f in fields(LabFiles)))
-    for name in fields(LabFiles):
-        (scratch / name.name).symlink_to(getattr(files, name.name).absolute())
-    argv = shape.argv(names)
+    for name in NAMES:
+        (scratch / name).symlink_to(getattr(files, name).absolute())
+    emulator = files.emulator.unpack(scratch / "qemu")
+    argv = [*emulator.argv(), *shape.argv()]
     # mapped-file: whatever dom0 makes there is a plain file here, never a link or a device.
     for tag, path, option in (
         ("share", share, "security_model=mapped-file"),
@@ -227,7 +233,7 @@ def machine(
         child = stack.enter_context(
             spawn(
                 argv,
-                env={"TMPDIR": str(scratch)},
+                env={"TMPDIR": str(scratch), **emulator.environment()},
                 cwd=scratch,
                 pass_fds=fds,
                 stdout=subprocess.DEVNULL,

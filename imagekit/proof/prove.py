@@ -13,7 +13,6 @@ from pathlib import Path
 
 from imagekit.errors import HostError, ImageError, ProofError, SpecError, ToolError
 from imagekit.host.run import kill
-from imagekit.host.versions import package_versions
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.lanes import Queue, available_mib, lanes_for, run_lanes
 from imagekit.pipeline.workspace import Workspace, workspace
@@ -27,12 +26,13 @@ from imagekit.proof.boots import (
     trials_of_build,
 )
 from imagekit.proof.console import expectation
-from imagekit.proof.lab import build_lab
-from imagekit.proof.machine import DOM0_MIB, LabFiles, Shape, machine
+from imagekit.proof.lab import Lab, build_lab
+from imagekit.proof.machine import DOM0_MIB, Shape, machine
 from imagekit.proof.netboot import check_tree, program_path, ship_tree
 from imagekit.proof.observed import boot_of
 from imagekit.proof.report import Boot, Failure, ProofReport
 from imagekit.proof.session import Rules, Session
+from imagekit.proof.unpack import LIBRARY
 from imagekit.spec.model import Proof
 
 DIRECTORY = "proof"
@@ -157,16 +157,16 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
     sound = [trial for trial in trials if trial.ident not in broken]
     seconds: dict[str, float] = {}
     boots: dict[str, Boot] = {}
-    about = {"accelerator": "tcg", **package_versions(("qemu-system-x86",))}
+    about = {"accelerator": "tcg"}
     if sound:
         shape, state_is_useful = _shape(sound)
         started = time.monotonic()
         made = build_lab(shape, events, state=state_is_useful, fresh=options.fresh)
         seconds["lab"] = round(time.monotonic() - started, 1)
-        about["HVM firmware"] = str(made.firmware)
+        about |= made.tools.about()
         count = lanes_for(len(sound), shape.memory_mib, available_mib(), options.jobs)
         with workspace(events) as space:
-            lab = _Lab(space, shape, made.files, made.state, options.netboot)
+            lab = _Lab(space, shape, made, options.netboot)
             boots = lab.prove(sound, out, events, rules, seconds, keep=options.keep, count=count)
     for trial in trials:
         if trial.ident in broken:
@@ -179,8 +179,7 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
 class _Lab:
     space: Workspace
     shape: Shape
-    files: LabFiles
-    state: Path | None
+    lab: Lab
     netboot: Path | None = None
     _running: set[subprocess.Popen[bytes]] = field(default_factory=set)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -227,9 +226,9 @@ class _Lab:
         """A lab whose agent answers: from the saved state, or started anew if that fails."""
         with contextlib.ExitStack() as stack:
             try:
-                session = stack.enter_context(self._start(events, self.state, log_to))
+                session = stack.enter_context(self._start(events, self.lab.state, log_to))
             except ToolError as error:
-                if self.state is None or queue.ended.is_set():
+                if self.lab.state is None or queue.ended.is_set():
                     raise
                 events.emit("warning", text=f"the lab's saved state is no good: {error.what}")
                 session = stack.enter_context(self._start(events, None, log_to))
@@ -241,13 +240,14 @@ class _Lab:
         read_only = self.space.temporary("files")
         scratch = self.space.temporary("lab")
         number = next(self._numbers)
+        shutil.copyfile(self.lab.tools.unpack, read_only / LIBRARY)
         if self.netboot is not None:
             ship_tree(self.netboot, read_only / "www")
         try:
             with (
                 machine(
                     self.shape,
-                    self.files,
+                    self.lab.files,
                     share=share,
                     read_only=read_only,
                     scratch=scratch,

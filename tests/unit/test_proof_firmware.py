@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagekit.proof.firmware import Firmware, _own_sources, firmware_plan
+from imagekit.proof.firmware import Firmware, _own_sources
+from imagekit.proof.tools import tools_plan
 
 
-def test_the_firmware_is_compiled_in_a_tree_of_its_own() -> None:
-    plan = firmware_plan()
-    assert [planned.stage.name for planned in plan.stages] == ["build-tree", "lab-firmware"]
-    assert {target.artefact for target in plan.targets} == {"bios.bin", "version"}
+def test_the_tools_are_made_in_a_tree_of_their_own() -> None:
+    plan = tools_plan()
+    names = [planned.stage.name for planned in plan.stages]
+    assert names == ["build-tree", "lab-firmware", "lab-emulator", "lab-unpack"]
+    assert {"bios.bin", "version", "qemu.tar", "unpack.so"} <= {t.artefact for t in plan.targets}
 
 
 def test_a_report_tells_which_firmware_it_was() -> None:
