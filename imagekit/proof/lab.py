@@ -7,6 +7,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +25,8 @@ from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
 from imagekit.pipeline.store import Store
 from imagekit.proof import initrd
-from imagekit.proof.machine import LabFiles, Shape, machine
+from imagekit.proof.machine import QEMU, LabFiles, Shape, machine
+from imagekit.proof.versions import LabVersions, describe_tree, lab_versions
 from imagekit.spec.load import SpecFile, load_spec
 
 SPEC = Path(__file__).parent / "lab.yaml"
@@ -63,14 +65,14 @@ class LabImage(Stage):
     name: ClassVar[str] = "lab-image"
     title: ClassVar[str] = "making the dom0 that proves guests"
     needs = ("rootfs.tar",)
-    makes = ("dom0.img", "xen", "vmlinuz", "initrd")
+    makes = ("dom0.img", "xen", "vmlinuz", "initrd", "versions.json")
 
     def __init__(self, file: SpecFile) -> None:
         self._size = file.spec.disk.size
 
     def key(self) -> Mapping[str, Any]:
         inside = {p.name: digest_file(p) for p in sorted(INSIDE.glob("*.*"))}
-        return {"code": 1, "inside": inside, "size": self._size, "drivers": [*DRIVERS]}
+        return {"code": 2, "inside": inside, "size": self._size, "drivers": [*DRIVERS]}
 
     def run(self, run: StageRun) -> None:
         tree = open_tree(run, "rootfs.tar")
@@ -79,6 +81,8 @@ class LabImage(Stage):
         (run.output / "xen").write_bytes(_hypervisor(tree))
         modules = _modules(tree, release, run.logs / "chroot.log")
         (run.output / "initrd").write_bytes(_initrd(tree, modules))
+        described = describe_tree(tree, run.logs / "chroot.log")
+        (run.output / "versions.json").write_text(described)
         _trim(tree, release, modules)
         home = tree / "usr/lib/imagekit"
         home.mkdir(parents=True, exist_ok=True)
@@ -141,10 +145,17 @@ def lab_plan(shape: Shape, *, state: bool) -> Plan:
     return make_plan(stages, [Target(name, name, "lab") for name in names])
 
 
-def build_lab(
-    shape: Shape, events: Events, *, state: bool = True, fresh: bool = False
-) -> tuple[LabFiles, Path | None]:
-    """The lab from the store, or built now: what it boots, and its saved state."""
+@dataclass(frozen=True)
+class Lab:
+    """A lab that is there: what it boots, its saved state (if any), and what it is made of."""
+
+    files: LabFiles
+    state: Path | None
+    versions: LabVersions
+
+
+def build_lab(shape: Shape, events: Events, *, state: bool = True, fresh: bool = False) -> Lab:
+    """The lab from the store, or built now."""
     try:
         results = _run(lab_plan(shape, state=state), events, fresh=fresh)
     except ToolError as error:
@@ -156,9 +167,11 @@ def build_lab(
         name: path
         for result in results.values()
         for name, path in result.entry.files.items()
-        if name in ("dom0.img", "xen", "vmlinuz", "initrd", "state")
+        if name in ("dom0.img", "xen", "vmlinuz", "initrd", "state", "versions.json")
     }
-    return lab_files(found), found.get("state")
+    image = results[LabImage.name].entry
+    versions = lab_versions(found["versions.json"], image.info.get("sha256", {}), QEMU)
+    return Lab(lab_files(found), found.get("state"), versions)
 
 
 def _run(plan: Plan, events: Events, *, fresh: bool) -> dict[str, StageResult]:
