@@ -13,11 +13,11 @@ LATE = ("timeout", "circling", "create")
 """Verdicts of guests that said nothing final: they were late, or the emulation lost them."""
 
 SLOWNESS = (
-    *("timeout", "silent", "no-console", "firmware-lost", "create-late", "unit-hangs"),
+    *("timeout", "silent", "no-console", "firmware-lost", "create-late", "unit-late"),
     *("unit-failed", "disk-full"),
 )
-"""Causes that a machine without a processor brings about, too: a unit that takes its time looks
-like one that hangs. Every other cause was stated by the guest, by xl or by a bootloader."""
+"""Causes that a machine without a processor brings about, too. Every other one was stated by the
+guest, by xl or by a bootloader."""
 
 
 def judged(

@@ -33,11 +33,15 @@ _AWAITED = re.compile(r"Job (?P<name>dev-\S{1,200})\.device/start running|for (?
 _JOB = re.compile(
     r"^\[[ *]{3,6}\] (?:\(\d+ of \d+\) )?"
     r"(?:Job (?P<unit>\S{1,200})/\w+ running|A \w+ job is running for (?P<title>[^\n]{1,200}?))"
-    r" \([^()\n]{1,40}\)$",
+    r" \((?P<past>[^()/\n]{1,20})/[^()\n]{1,20}\)$",
     re.MULTILINE,
 )
 LAST_JOBS = 200
 """Status lines, two a second, in which a unit must stand to be the one that hangs."""
+
+HANGS = 90
+"""Seconds of the guest's own clock after which a unit hangs and is not only slow; systemd's
+DefaultTimeoutStartSec. The lab's clock counts instructions, so that a busy host adds none."""
 
 LINES_AFTER = 5
 """After more lines of something else the boot has gone on."""
@@ -185,12 +189,20 @@ def _hanging(console: str) -> Stuck | None:
         return _no_device(awaited["name"] or awaited["path"], line)
     counted = Counter(job["unit"] or job["title"] for job in jobs)
     names = " and ".join(name for name, _ in counted.most_common(2))
+    if elapsed(last["past"]) < HANGS:
+        return Stuck("unit-late", f"the guest's boot still waited for {names}", None, line)
     return Stuck(
         "unit-hangs",
         f"the guest's boot waits for {names}",
         "look at what this unit does; one that may take long gets Type=exec or TimeoutStartSec=",
         line,
     )
+
+
+def elapsed(text: str) -> int:
+    """Seconds in systemd's words: "2min 37s" is 157."""
+    units = {"h": 3600, "min": 60, "s": 1}
+    return sum(int(n) * units[unit] for n, unit in re.findall(r"(\d{1,4})(h|min|s)\b", text))
 
 
 def disk_full(console: str, full: tuple[str, ...]) -> Stuck | None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from imagekit.proof.console import clean
 from imagekit.proof.diagnose import Evidence, diagnose
-from imagekit.proof.stuck import device_path
+from imagekit.proof.stuck import device_path, elapsed
 
 CONSOLES = Path(__file__).parent / "consoles"
 NO_BRIDGE = """libxl: error: libxl_exec.c:117:libxl_report_child_exitstatus: \
@@ -174,17 +174,24 @@ def test_a_job_that_ended_does_not_hang() -> None:
     status = "[***   ] Job apt.service/start running (9s / no limit)\n"
     later = "".join(f"[   5{n}.0] eth{n}: up\n" for n in range(9))
     hanging = diagnose(evidence(verdict="timeout", console=status * 9))
-    assert (hanging.cause, "apt.service" in hanging.message) == ("unit-hangs", True)
+    assert (hanging.cause, "apt.service" in hanging.message) == ("unit-late", True)
     assert diagnose(evidence(verdict="timeout", console=status + later)).cause == "timeout"
 
 
 def test_other_systemd_words_for_a_job_that_hangs() -> None:
-    text = "[ *** ] (1 of 2) A start job is running for Raise network (1min / 5min 2s)\n"
+    text = "[ *** ] (1 of 2) A start job is running for Raise network (1min 30s / 5min 2s)\n"
     failure = diagnose(evidence(verdict="timeout", console=text))
     assert (failure.cause, "Raise network" in failure.message) == ("unit-hangs", True)
     text = "[ ***  ] A start job is running for /dev/sdb1 (8s / 1min 30s)\n"
     failure = diagnose(evidence(verdict="timeout", console=text))
     assert (failure.cause, "/dev/sdb1" in failure.message) == ("device-missing", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("2min 37s ", 157), ("8s", 8), ("1h 2min", 3720), ("no limit", 0)]
+)
+def test_systemds_words_for_a_time_are_seconds_again(text: str, seconds: int) -> None:
+    assert elapsed(text) == seconds
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,11 @@ def boot(**changes: Any) -> Boot:
         ("timeout", "timeout", QUIET, Outcome.FAILED),
         ("timeout", "timeout", BUSY, Outcome.INCONCLUSIVE),
         ("timeout", "silent", BUSY, Outcome.INCONCLUSIVE),
-        ("timeout", "unit-hangs", BUSY, Outcome.INCONCLUSIVE),
+        ("timeout", "unit-late", BUSY, Outcome.INCONCLUSIVE),
         ("circling", "firmware-lost", BUSY, Outcome.INCONCLUSIVE),
         ("circling", "firmware-lost", QUIET, Outcome.FAILED),
         ("create", "create-late", BUSY, Outcome.INCONCLUSIVE),
+        ("timeout", "unit-hangs", BUSY, Outcome.FAILED),
         # What a guest or xl states is so on any host.
         ("lost", "no-blkfront", BUSY, Outcome.FAILED),
         ("lost", "kernel-panic", BUSY, Outcome.FAILED),
