@@ -120,6 +120,13 @@ class ExistsError(ImagekitError):
     kind = "exists"
 
 
+class InconclusiveError(ImagekitError):
+    """A proof says nothing about a guest: this host was too busy to run it."""
+
+    exit_code = 14
+    kind = "inconclusive"
+
+
 class Interrupted(BaseException):
     """SIGTERM or SIGHUP arrived; a BaseException so that no ``except Exception`` swallows it."""
 

@@ -11,7 +11,8 @@ import typer
 from imagekit.cli import console
 from imagekit.errors import SpecError
 from imagekit.proof.boots import Wanted
-from imagekit.proof.prove import Options, prove_image, require_up
+from imagekit.proof.outcome import require_up
+from imagekit.proof.prove import Options, prove_image
 from imagekit.proof.prove import prove as prove_directory
 from imagekit.proof.report import table
 
@@ -73,6 +74,13 @@ def prove(
         str | None,
         typer.Option("--expect", metavar="REGEX", help="Console text that means up, not a login."),
     ] = None,
+    strict: Annotated[
+        bool | None,
+        typer.Option(
+            "--strict/--no-strict",
+            help="Fail guests whose console shows faults: a segfault, an Oops, a failed unit.",
+        ),
+    ] = None,
     fresh_lab: Annotated[
         bool, typer.Option("--fresh-lab", help="Build the dom0 again, with packages fetched anew.")
     ] = False,
@@ -81,7 +89,8 @@ def prove(
 ) -> None:
     """Boot every guest of a build as its configs say and report what came up; exit 11 if not all.
 
-    The report is BUILD/proof.json, consoles and logs are in BUILD/proof/.
+    Exit 14 if none failed and the host was too busy to judge some. The report is BUILD/proof.json,
+    consoles and logs are in BUILD/proof/.
     """
     if under not in ("xen", "qemu"):
         raise SpecError(f"{under!r} is not known", where="--under", hint="xen or qemu")
@@ -100,6 +109,7 @@ def prove(
         jobs=jobs,
         netboot=netboot,
         expect=expect,
+        strict=strict,
     )
     with console.events_for(json_output) as events:
         if build is not None:

@@ -1,7 +1,7 @@
 """Names the likely cause when a guest did not come up, from what each program said.
 
-The sentences are those of Xen 4.17 (tools/libs/light, tools/libs/guest, tools/hotplug/Linux),
-pygrub, initramfs-tools, dracut and the Linux kernel.
+The sentences are those of Xen 4.17 (tools/libs/light, tools/libs/guest, tools/hotplug/Linux) and
+pygrub; what guests themselves say is read in imagekit.proof.stuck.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from imagekit.proof.circling import ATTEMPTS
 from imagekit.proof.console import clean, read_console, tail
 from imagekit.proof.report import Failure
+from imagekit.proof.stuck import stuck_for_good, stuck_so_far, whole_line
 
 MAX_LOG_BYTES = 1 << 20
 MAX_LINE = 400
@@ -21,7 +22,12 @@ MAX_LINES = 20000
 
 @dataclass(frozen=True)
 class Evidence:
-    """What there is to judge by: texts are clean, ``frontends`` counts connected disks."""
+    """What there is to judge by; texts are clean.
+
+    ``disks_connected`` counts disks that the guest's own driver took. ``create_late``: xl create
+    did not end in time. ``leased`` is an address that DHCP gave the guest itself, ``full`` are
+    the full file systems of its image, in words.
+    """
 
     mode: str
     verdict: str
@@ -32,7 +38,9 @@ class Evidence:
     others: str = ""
     error: str | None = None
     disks_connected: int = 0
-    disks: int = 0
+    create_late: bool = False
+    leased: str | None = None
+    full: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,14 @@ CREATE_CAUSES = (
         "name the bridge that the dom0 has, or make it there",
     ),
     _cause(
+        "kernel-compression",
+        "xl",
+        r"unknown compression format|decompress support unavailable|unable to \w+ decompress kernel"
+        r"|ZSTD: ",
+        "this Xen cannot unpack the guest's kernel",
+        "zstd needs Xen 4.15: pack the kernel with gzip or xz, or give Xen the plain vmlinux",
+    ),
+    _cause(
         "kernel-without-note",
         "xl",
         r"(?:no loader found|[Nn]o ELF notes|image not capable of booting inside a HVM"
@@ -104,15 +120,6 @@ CREATE_CAUSES = (
         "qemu-img check tells more",
     ),
 )
-_ALERT = re.compile(r"ALERT! ")
-_ROOT_LOST = re.compile(
-    r"Gave up waiting for root|Unable to mount root fs|Cannot open root device"
-    r"|Warning: /dev/\S+ does not exist"
-)
-_PANIC = re.compile(r"Kernel panic - not syncing")
-_SHELL = re.compile(r"You are in (?:emergency|rescue) mode|Entering emergency mode")
-_CMDLINE_ROOT = re.compile(r"ommand line:[^\n]*?\broot=(\S+)")
-_BLKFRONT = re.compile(r"blkfront: (\w+):|\bxvd[a-z]+\d*: ")
 
 
 def diagnose(evidence: Evidence) -> Failure:
@@ -143,12 +150,11 @@ def bounded(text: str) -> str:
     return "\n".join(lines)
 
 
-def _line(text: str, match: re.Match[str]) -> str:
-    """The whole line in which ``match`` begins."""
-    start = text.rfind("\n", 0, match.start()) + 1
-    return text[start:].split("\n", 1)[0]
-
-
+_PV_CONSOLE = "console=hvc0 for its kernel"
+_CONSOLES = {
+    "hvm": 'serial="pty" in its config and console=ttyS0 for its kernel',
+    "bare": "console=ttyS0 for its kernel",
+}
 _Found = tuple[str, str, str | None, str | None]
 
 
@@ -161,7 +167,9 @@ def _refused(evidence: Evidence) -> _Found:
     for cause in CREATE_CAUSES:
         match = cause.pattern.search(texts[cause.source])
         if match:
-            return cause.word, cause.message, cause.hint, _line(texts[cause.source], match)
+            return cause.word, cause.message, cause.hint, whole_line(texts[cause.source], match)
+    if evidence.create_late:
+        return "create-late", "xl create did not end in time", "xl's own words are below", None
     if evidence.error:
         return "lab", f"the guest could not be tried: {evidence.error}", None, None
     return "create-failed", "xl refused to start the guest", "xl's own words are below", None
@@ -169,34 +177,10 @@ def _refused(evidence: Evidence) -> _Found:
 
 def _created(evidence: Evidence) -> _Found:
     console = evidence.console
-    lost = _ALERT.search(console) or _ROOT_LOST.search(console)
-    if lost:
-        if not evidence.disks_connected and not _BLKFRONT.search(console):
-            return (
-                "no-blkfront",
-                "the guest's kernel has no driver for its disk: xen-blkfront is not in the initrd",
-                "add xen-blkfront to the initrd (install.initrd_modules), or rebuild it",
-                _line(console, lost),
-            )
-        root = _CMDLINE_ROOT.search(console)
-        named = f"root={root[1]}" if root else "its root="
-        return (
-            "root-not-found",
-            f"the guest sees its disk but not its root file system: {named} names none on it",
-            "compare it with the UUIDs on the disk (imagekit inspect)",
-            _line(console, lost),
-        )
-    panic = _PANIC.search(console)
-    if panic:
-        return "kernel-panic", "the guest's kernel panicked", None, _line(console, panic)
-    shell = _SHELL.search(console)
-    if shell:
-        return (
-            "emergency-mode",
-            "the guest stopped in its emergency shell",
-            "a file system in /etc/fstab, or a service needed for booting, failed",
-            _line(console, shell),
-        )
+    driver = None if evidence.mode == "bare" else "xen-blkfront"
+    stuck = stuck_for_good(console, evidence.disks_connected, driver, evidence.full)
+    if stuck is not None:
+        return stuck.word, stuck.message, stuck.hint, stuck.line
     if evidence.verdict == "circling":
         return (
             "firmware-lost",
@@ -207,11 +191,25 @@ def _created(evidence: Evidence) -> _Found:
         )
     if evidence.error:
         return "lab", f"the guest could not be watched: {evidence.error}", None, None
-    if not console.strip():
+    if evidence.leased is None and not console.strip():
         return _silent(evidence)
     if evidence.verdict in ("gone", "restarts for ever"):
         how = "ended by itself" if evidence.verdict == "gone" else "restarted again and again"
         return "guest-ended", f"the guest {how} before it was up", None, None
+    return _late(evidence)
+
+
+def _late(evidence: Evidence) -> _Found:
+    stuck = stuck_so_far(evidence.console, evidence.full)
+    if stuck is not None:
+        return stuck.word, stuck.message, stuck.hint, stuck.line
+    if evidence.leased:
+        return (
+            "no-console",
+            f"the guest runs and DHCP gave it {evidence.leased}, but its console shows no login",
+            f"the guest needs {_CONSOLES.get(evidence.mode, _PV_CONSOLE)}, and a getty there",
+            None,
+        )
     return (
         "timeout",
         "the guest was not up in time",
@@ -221,19 +219,26 @@ def _created(evidence: Evidence) -> _Found:
 
 
 def _silent(evidence: Evidence) -> _Found:
-    if evidence.mode == "hvm":
+    if evidence.mode in _CONSOLES:
         return (
             "silent",
             "nothing came over the serial port",
-            'the config needs serial="pty" and the guest console=ttyS0',
+            f"the guest needs {_CONSOLES[evidence.mode]}",
+            None,
+        )
+    if evidence.disks_connected:
+        return (
+            "no-console",
+            "the guest runs and has taken its disk, but nothing came over its console",
+            f"the guest needs {_PV_CONSOLE}, and a getty there",
             None,
         )
     crash = re.search(r"domain_crash|Unhandled|Triple fault", evidence.others)
     return (
         "silent",
         "nothing came over the guest's console",
-        "the guest's kernel needs console=hvc0",
-        _line(evidence.others, crash) if crash else None,
+        f"the guest needs {_PV_CONSOLE}",
+        whole_line(evidence.others, crash) if crash else None,
     )
 
 

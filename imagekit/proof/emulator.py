@@ -47,9 +47,6 @@ class EmulatorArchive:
     version: str
     sha256: str
 
-    def __str__(self) -> str:
-        return f"{self.version}, sha256 {self.sha256}"
-
     def unpack(self, root: Path) -> Emulator:
         """Unpack it into the new directory ``root``; raises ToolError."""
         root.mkdir()

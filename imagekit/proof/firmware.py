@@ -47,9 +47,6 @@ class Firmware:
     version: str
     sha256: str
 
-    def __str__(self) -> str:
-        return f"SeaBIOS {self.version} rebuilt with ATA DMA, sha256 {self.sha256}"
-
 
 class LabFirmware(Stage):
     """SeaBIOS from Debian's source package, compiled in the tree of :class:`BuildTree`."""

@@ -29,6 +29,7 @@ from imagekit.proof.emulator import EmulatorArchive
 from imagekit.proof.firmware import Firmware
 from imagekit.proof.machine import LabFiles, Shape, machine
 from imagekit.proof.tools import LabTools, build_tools
+from imagekit.proof.versions import LabVersions, describe_tree, lab_versions
 from imagekit.spec.load import SpecFile, load_spec
 
 SPEC = Path(__file__).parent / "lab.yaml"
@@ -70,7 +71,7 @@ class LabImage(Stage):
     name: ClassVar[str] = "lab-image"
     title: ClassVar[str] = "making the dom0 that proves guests"
     needs = ("rootfs.tar",)
-    makes = ("dom0.img", "xen", "vmlinuz", "initrd")
+    makes = ("dom0.img", "xen", "vmlinuz", "initrd", "versions.json")
 
     def __init__(self, file: SpecFile, firmware: Firmware) -> None:
         self._size = file.spec.disk.size
@@ -78,7 +79,7 @@ class LabImage(Stage):
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 2,
+            "code": 3,
             "inside": {p.name: digest_file(p) for p in sorted(INSIDE.glob("*.*"))},
             "size": self._size,
             "drivers": [*DRIVERS],
@@ -92,6 +93,8 @@ class LabImage(Stage):
         (run.output / "xen").write_bytes(_hypervisor(tree))
         modules = _modules(tree, release, run.logs / "chroot.log")
         (run.output / "initrd").write_bytes(_initrd(tree, modules))
+        described = describe_tree(tree, run.logs / "chroot.log")
+        (run.output / "versions.json").write_text(described)
         _trim(tree, release, modules)
         home = tree / "usr/lib/imagekit"
         home.mkdir(parents=True, exist_ok=True)
@@ -163,6 +166,7 @@ class Lab:
     files: LabFiles
     state: Path | None
     tools: LabTools
+    versions: LabVersions
 
 
 def build_lab(shape: Shape, events: Events, *, state: bool = True, fresh: bool = False) -> Lab:
@@ -179,9 +183,11 @@ def build_lab(shape: Shape, events: Events, *, state: bool = True, fresh: bool =
         name: path
         for result in results.values()
         for name, path in result.entry.files.items()
-        if name in ("dom0.img", "xen", "vmlinuz", "initrd", "state")
+        if name in ("dom0.img", "xen", "vmlinuz", "initrd", "state", "versions.json")
     }
-    return Lab(lab_files(found, tools.emulator), found.get("state"), tools)
+    image = results[LabImage.name].entry
+    versions = lab_versions(found["versions.json"], image.info.get("sha256", {}), tools)
+    return Lab(lab_files(found, tools.emulator), found.get("state"), tools, versions)
 
 
 def _run(plan: Plan, events: Events, *, fresh: bool) -> dict[str, StageResult]:

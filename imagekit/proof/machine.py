@@ -20,6 +20,7 @@ from imagekit.errors import ToolError
 from imagekit.host.qmp import Qmp
 from imagekit.host.run import spawn
 from imagekit.host.sockets import roomy_pair
+from imagekit.proof.busy import waited
 from imagekit.proof.emulator import EmulatorArchive
 
 # With a family that has no Retbleed and SRSO (family=16) guests need no return thunks: PV and PVH
@@ -127,15 +128,8 @@ class Machine:
         return self.process.poll() is None
 
     def stolen(self) -> float:
-        """Seconds in which the virtual CPU wanted a processor of this host and had none.
-
-        Second field of /proc/PID/task/TID/schedstat (Linux Documentation/scheduler/sched-stats).
-        """
-        waits = [0]
-        for path in Path(f"/proc/{self.process.pid}/task").glob("*/schedstat"):
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                waits.append(int(path.read_text().split()[1]))
-        return max(waits) / 1e9
+        """Seconds in which the virtual CPU wanted a processor of this host and had none."""
+        return waited(self.process.pid)
 
     def add_disk(self, target: int, node: dict[str, Any], *, readonly: bool) -> None:
         """Plug in the block node as the SCSI disk at ``target``."""

@@ -7,13 +7,20 @@ import re
 import shutil
 from pathlib import Path
 
+from imagekit.proof.boots import Trial
 from imagekit.proof.console import read_console, tail
 from imagekit.proof.diagnose import Evidence, diagnose, read_logs, read_text
+from imagekit.proof.findings import findings_of
+from imagekit.proof.freespace import full_file_systems
 from imagekit.proof.guestmode import KINDS, from_kernel_log
+from imagekit.proof.outcome import judged
 from imagekit.proof.report import Boot, Failure
 from imagekit.proof.session import Seen
 
 VIRTFS = ".virtfs_metadata"  # QEMU hw/9pfs/9p-local.c, security_model=mapped-file
+CREATE_LATE = -1
+"""What the agent's call() gives for xl create when its time was up."""
+
 CONNECTED = "4"  # XenbusStateConnected, xen/include/public/io/xenbus.h
 _FRONTEND = re.compile(
     r'^/local/domain/\d+/device/(vbd|vif)/(\d{1,10})/(state|mac) = "([^"\n]{0,64})"', re.MULTILINE
@@ -63,14 +70,15 @@ def boot_of(seen: Seen, out: Path) -> Boot:
     disks, nics = frontends(read_text(seen.directory / "xenstore.txt"))
     mode = from_kernel_log(console)
     evidence = mode.evidence if mode else _toolstack_type(seen.directory)
-    leases = seen.result.get("leases")
-    given = leases if isinstance(leases, dict) else {}
+    given = _leases(seen)
     command = seen.result.get("command_status")
+    full = _full(trial)
     failure = None
     if seen.verdict != "up":
-        failure = diagnose(_evidence(seen, console, len(disks)))
+        failure = diagnose(_evidence(seen, console, len(disks), full))
     elif command not in (None, 0):
         failure = Failure("command-failed", f"the guest is up and proof.command exits {command}")
+    outcome, failure = judged(failure, seen.verdict, seen.allotment)
     create = seen.result.get("create_seconds")
     return Boot(
         ident=trial.ident,
@@ -80,7 +88,7 @@ def boot_of(seen: Seen, out: Path) -> Boot:
         format=trial.format,
         config=str(config.path),
         config_sha256=config.sha256,
-        ok=failure is None,
+        outcome=outcome,
         seconds=round(seen.seconds, 1) if seen.verdict == "up" else None,
         create_seconds=float(create) if isinstance(create, int | float) else None,
         guest_type=KINDS[mode.kind] if mode else None,
@@ -88,13 +96,19 @@ def boot_of(seen: Seen, out: Path) -> Boot:
         disks=tuple(disks),
         nics=tuple(nics),
         dhcp={n.mac: _text(given.get(n.mac)) for n in config.nics if n.mac},
-        stolen_seconds=round(seen.stolen, 1),
+        stolen_seconds=round(seen.allotment.stolen, 1),
         restarts=int(seen.result.get("restarts", 0)),
         attempts=int(seen.result.get("attempts", 1)),
         console=str(kept / "console.log"),
         command_output=tuple(tail(read_text(seen.directory / "command.log"))),
+        findings=findings_of(console, full),
         failure=failure,
     )
+
+
+def _leases(seen: Seen) -> dict[str, object]:
+    leases = seen.result.get("leases")
+    return leases if isinstance(leases, dict) else {}
 
 
 def keep_logs(source: Path, target: Path) -> None:
@@ -112,7 +126,15 @@ def _console(directory: Path) -> str:
     return read_console(directory / "console.log") + read_console(directory / "serial.log")
 
 
-def _evidence(seen: Seen, console: str, connected: int) -> Evidence:
+def _full(trial: Trial) -> tuple[str, ...]:
+    """The full file systems on the guest's first disk, each in words."""
+    disk = next((d for d in trial.config.disks if d.path and not d.cdrom), None)
+    if disk is None or disk.path is None:
+        return ()
+    return full_file_systems(trial.host_path(disk.path), disk.format)
+
+
+def _evidence(seen: Seen, console: str, connected: int, full: tuple[str, ...]) -> Evidence:
     logs = seen.directory / "logs"
     others = "\n".join(read_logs(logs, name) for name in ("xen-hotplug", "qemu", "xl-"))
     error = seen.result.get("error")
@@ -120,13 +142,15 @@ def _evidence(seen: Seen, console: str, connected: int) -> Evidence:
         mode=seen.trial.config.mode,
         verdict=seen.verdict,
         created=seen.result.get("create_status") == 0,
+        create_late=seen.result.get("create_status") == CREATE_LATE,
         console=console,
         xl=read_text(seen.directory / "xl.log"),
         bootloader=read_logs(logs, "bootloader"),
         others=others,
         error=str(error)[:300] if error else None,
         disks_connected=connected,
-        disks=len(seen.trial.config.disks),
+        leased=next((a for a in _leases(seen).values() if isinstance(a, str)), None),
+        full=full,
     )
 
 

@@ -26,18 +26,23 @@ from imagekit.host.versions import package_versions
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.workspace import Workspace, workspace
 from imagekit.proof.boots import Trial, manifest_of
+from imagekit.proof.busy import Allotment, Stopwatch, waited
 from imagekit.proof.console import Follower, read_console
 from imagekit.proof.diagnose import Evidence, diagnose
+from imagekit.proof.findings import findings_of
+from imagekit.proof.freespace import full_file_systems
 from imagekit.proof.guestmode import KINDS, from_kernel_log
+from imagekit.proof.outcome import judged
 from imagekit.proof.report import Boot, Failure, ProofReport
 from imagekit.proof.session import SETTLE, Rules, announce, conclude
+from imagekit.proof.versions import LabVersions, firmware_component, qemu_component
 
 QEMU = "qemu-system-x86_64"
-DRIVERS = {"raw": "raw", "qcow2": "qcow2", "vhd": "vpc"}
 FIRMWARE = (
     (Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")),
     (Path("/usr/share/OVMF/OVMF_CODE.fd"), Path("/usr/share/OVMF/OVMF_VARS.fd")),
 )
+SEABIOS = Path("/usr/share/seabios/bios-256k.bin")
 _DISK = re.compile(r"\[((?:vd|sd|hd)[a-z])\] [0-9]+ ")
 _NIC = re.compile(r"\b(eth[0-9]+|en[a-z][a-z0-9]{1,12}): (?:renamed|Link|\(PCI|Gained)")
 
@@ -117,9 +122,20 @@ def _prove(machines: Sequence[Plain], out: Path, events: Events, rules: Rules) -
             started = time.monotonic()
             boots.append(_boot(plain, space, out, events, rules, kvm=verdict.works))
             seconds[plain.ident] = round(time.monotonic() - started, 1)
-    accelerator = {"accelerator": "kvm" if verdict.works else "tcg", "why": verdict.reason}
-    versions = package_versions(("qemu-system-x86", "ovmf"))
-    return ProofReport("qemu", tuple(boots), seconds, {**accelerator, **versions})
+    ran_on = _versions("kvm" if verdict.works else "tcg", verdict.reason)
+    return ProofReport("qemu", tuple(boots), seconds, ran_on)
+
+
+def _versions(accelerator: str, reason: str) -> LabVersions:
+    packages = package_versions(("seabios", "ovmf"))
+    ovmf = next((code for code, _ in FIRMWARE if code.is_file()), None)
+    return LabVersions(
+        accelerator,
+        qemu_component(QEMU),
+        seabios=firmware_component(SEABIOS, packages.get("seabios")),
+        ovmf=firmware_component(ovmf, packages.get("ovmf")) if ovmf else None,
+        reason=reason,
+    )
 
 
 def _boot(
@@ -137,9 +153,9 @@ def _boot(
             qemu_img.check(plain.image, "qcow2")
     except ImageError as error:
         damage = Failure("image-damaged", error.what, error.hint, str(error.where))
-        return _report(plain, console, None, 0.0, damage)
+        return _report(plain, console, Ended("damaged", Allotment(0.0, 0.0)), damage)
     overlay = scratch / "overlay.qcow2"
-    driver = DRIVERS[plain.format]
+    driver = qemu_img.DRIVERS[plain.format]
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", driver]
     run([*argv, "-b", str(plain.image.absolute()), str(overlay)], timeout=60)
     announce(events, plain.ident, f"booting {plain.name} with {plain.firmware.upper()}")
@@ -151,41 +167,52 @@ def _boot(
             command, env={"TMPDIR": str(scratch)}, stdout=subprocess.DEVNULL, stderr=errors
         ) as child,
     ):
-        verdict, took = _watch(child, Follower(console, rules.up), rules)
-    conclude(events, plain.ident, verdict, took)
-    failure = None
-    if verdict != "up":
-        text = read_console(console)
-        failure = diagnose(
-            Evidence(
-                "bare",
-                verdict,
-                created=verdict != "ended",
-                console=text,
-                xl=read_console(kept / "qemu.log"),
-                bootloader="",
-                disks_connected=len(_found(_DISK, text)),
-                disks=1,
-            )
+        ended = _watch(child, Follower(console, rules.up), rules)
+    conclude(events, plain.ident, ended.verdict, ended.allotment.passed)
+    return _report(plain, console, ended, _failure(plain, ended, kept))
+
+
+def _failure(plain: Plain, ended: Ended, kept: Path) -> Failure | None:
+    if ended.verdict == "up":
+        return None
+    text = read_console(kept / "console.log")
+    return diagnose(
+        Evidence(
+            "bare",
+            ended.verdict,
+            created=ended.verdict != "ended",
+            console=text,
+            xl=read_console(kept / "qemu.log"),
+            bootloader="",
+            disks_connected=len(_found(_DISK, text)),
+            full=full_file_systems(plain.image, plain.format),
         )
-    return _report(plain, console, took if verdict == "up" else None, took, failure)
+    )
 
 
-def _watch(child: subprocess.Popen[bytes], follower: Follower, rules: Rules) -> tuple[str, float]:
-    started = time.monotonic()
+@dataclass(frozen=True)
+class Ended:
+    """How a machine's boot ended, and what time and processor it had."""
+
+    verdict: str
+    allotment: Allotment
+
+
+def _watch(child: subprocess.Popen[bytes], follower: Follower, rules: Rules) -> Ended:
+    watch = Stopwatch(lambda: waited(child.pid))
     allowed = rules.timeout or rules.base_timeout
     while True:
         sign = follower.look()
-        passed = time.monotonic() - started
+        now = watch.read()
         if sign == "up":
-            return "up", passed
+            return Ended("up", now)
         if sign == "lost":
             time.sleep(SETTLE)
-            return "lost", passed
+            return Ended("lost", now)
         if child.poll() is not None:
-            return ("gone" if follower.bytes_seen else "ended"), passed
-        if passed > allowed:
-            return "timeout", passed
+            return Ended("gone" if follower.bytes_seen else "ended", now)
+        if now.had > allowed:
+            return Ended("timeout", now)
         time.sleep(0.1)
 
 
@@ -224,7 +251,7 @@ def _node(plain: Plain, overlay: Path) -> dict[str, Any]:
         "driver": "qcow2",
         "node-name": "disk",
         "file": {"driver": "file", "filename": str(overlay)},
-        "backing": {"driver": DRIVERS[plain.format], "read-only": True, "file": base},
+        "backing": {"driver": qemu_img.DRIVERS[plain.format], "read-only": True, "file": base},
     }
 
 
@@ -235,11 +262,10 @@ def _ovmf() -> tuple[Path, Path]:
     raise HostError("no UEFI firmware is on this host", hint="apt-get install ovmf")
 
 
-def _report(
-    plain: Plain, console: Path, seconds: float | None, took: float, failure: Failure | None
-) -> Boot:
+def _report(plain: Plain, console: Path, ended: Ended, failure: Failure | None) -> Boot:
     text = read_console(console)
     mode = from_kernel_log(text)
+    outcome, failure = judged(failure, ended.verdict, ended.allotment)
     return Boot(
         ident=plain.ident,
         name=plain.name,
@@ -248,13 +274,15 @@ def _report(
         format=plain.format,
         config=str(plain.source),
         config_sha256=hashlib.sha256(plain.source.read_bytes()).hexdigest(),
-        ok=failure is None,
-        seconds=round(seconds, 1) if seconds is not None else None,
+        outcome=outcome,
+        seconds=round(ended.allotment.passed, 1) if ended.verdict == "up" else None,
         guest_type=KINDS[mode.kind] if mode else None,
         evidence=mode.evidence if mode else (),
         disks=_found(_DISK, text),
         nics=_found(_NIC, text),
+        stolen_seconds=round(ended.allotment.stolen, 1),
         console=str(console),
+        findings=findings_of(text, full_file_systems(plain.image, plain.format)),
         failure=failure,
     )
 

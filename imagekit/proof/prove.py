@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from imagekit.errors import HostError, ImageError, ProofError, SpecError, ToolError
+from imagekit.errors import HostError, ImageError, SpecError, ToolError
 from imagekit.host.run import kill
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.lanes import Queue, available_mib, lanes_for, run_lanes
@@ -30,9 +30,11 @@ from imagekit.proof.lab import Lab, build_lab
 from imagekit.proof.machine import DOM0_MIB, Shape, machine
 from imagekit.proof.netboot import check_tree, program_path, ship_tree
 from imagekit.proof.observed import boot_of
-from imagekit.proof.report import Boot, Failure, ProofReport
+from imagekit.proof.outcome import require_up
+from imagekit.proof.report import Boot, Failure, Outcome, ProofReport
 from imagekit.proof.session import Rules, Session
 from imagekit.proof.unpack import LIBRARY
+from imagekit.proof.versions import LabVersions
 from imagekit.spec.model import Proof
 
 DIRECTORY = "proof"
@@ -46,7 +48,8 @@ class Options:
 
     ``jobs``: how many guests at a time; None for one on each processor.
     ``netboot`` is a published tree that the lab serves to guests and to their bootloader.
-    ``expect`` is the regular expression that means up, in place of the spec's.
+    ``expect`` is the regular expression that means up, in place of the spec's. With ``strict``
+    a guest that is up with a finding has failed; None for what the spec says.
     """
 
     wanted: Wanted = field(default_factory=Wanted)
@@ -58,6 +61,7 @@ class Options:
     proof: Proof = field(default_factory=Proof)
     netboot: Path | None = None
     expect: str | None = None
+    strict: bool | None = None
 
 
 DEFAULTS = Options()
@@ -76,8 +80,7 @@ def prove(build: Path, events: Events, options: Options = DEFAULTS) -> ProofRepo
     else:
         trials = trials_of_build(build, options.wanted, build / DIRECTORY)
         report = _under_xen(trials, build / DIRECTORY, events, options)
-    report.write(build)
-    return report
+    return _written(report, build, options)
 
 
 def prove_image(
@@ -89,7 +92,14 @@ def prove_image(
         report = plain.prove_trials(trials, out / DIRECTORY, events, _rules(options))
     else:
         report = _under_xen(trials, out / DIRECTORY, events, options)
-    report.write(out)
+    return _written(report, out, options)
+
+
+def _written(report: ProofReport, directory: Path, options: Options) -> ProofReport:
+    strict = options.proof.strict if options.strict is None else options.strict
+    if strict:
+        report = replace(report, boots=tuple(boot.strictly() for boot in report.boots))
+    report.write(directory)
     return report
 
 
@@ -102,7 +112,7 @@ def prove_build(
     timeout: float | None = None,
     keep: bool = False,
 ) -> ProofReport:
-    """Prove a build as its spec asks; raises ProofError unless every guest comes up.
+    """Prove a build as its spec asks; raises ProofError, InconclusiveError unless all come up.
 
     For ``build --prove``, before anything is published. Writes ``proof.json`` and ``proof/`` to
     ``directory``, also when guests fail.
@@ -113,20 +123,6 @@ def prove_build(
     report = prove(directory, events, options)
     require_up(report)
     return report
-
-
-def require_up(report: ProofReport) -> None:
-    """Raise ProofError naming the guests that did not come up."""
-    failed = [boot for boot in report.boots if not boot.ok]
-    if failed:
-        first = failed[0]
-        failure = first.failure
-        raise ProofError(
-            f"{len(failed)} of {len(report.boots)} boots failed; {first.ident}: "
-            f"{failure.message if failure else 'not up'}",
-            where=first.config,
-            hint=failure.hint if failure else None,
-        )
 
 
 def _with_manifest(build: Path, options: Options) -> Options:
@@ -157,13 +153,13 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
     sound = [trial for trial in trials if trial.ident not in broken]
     seconds: dict[str, float] = {}
     boots: dict[str, Boot] = {}
-    about = {"accelerator": "tcg"}
+    ran_on: LabVersions | None = None
     if sound:
         shape, state_is_useful = _shape(sound)
         started = time.monotonic()
         made = build_lab(shape, events, state=state_is_useful, fresh=options.fresh)
+        ran_on = made.versions
         seconds["lab"] = round(time.monotonic() - started, 1)
-        about |= made.tools.about()
         count = lanes_for(len(sound), shape.memory_mib, available_mib(), options.jobs)
         with workspace(events) as space:
             lab = _Lab(space, shape, made, options.netboot)
@@ -172,7 +168,7 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
         if trial.ident in broken:
             boots[trial.ident] = _not_tried(trial, broken[trial.ident])
     ordered = tuple(boots[trial.ident] for trial in trials)
-    return ProofReport("xen", ordered, seconds, about)
+    return ProofReport("xen", ordered, seconds, ran_on)
 
 
 @dataclass
@@ -320,7 +316,7 @@ def _not_tried(trial: Trial, failure: Failure) -> Boot:
         format=trial.format,
         config=str(config.path),
         config_sha256=config.sha256,
-        ok=False,
+        outcome=Outcome.FAILED,
         dhcp={nic.mac: None for nic in config.nics if nic.mac},
         failure=failure,
     )

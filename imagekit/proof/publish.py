@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from imagekit.errors import ProofError
+from imagekit.errors import InconclusiveError, ProofError
 from imagekit.installs.build import build, plan_for
 from imagekit.installs.locking import Lock
 from imagekit.pipeline.deliver import BuildDirectory, plan_digest
@@ -38,8 +38,8 @@ def build_proven(
 
     What was in ``out`` before stays until the proof has succeeded. The configs that are proven are
     those of ``out``, byte for byte; the files they name are played by those of the waiting room.
-    With ``lock`` exactly its packages are installed. Raises ProofError, and then the unproven
-    build with its consoles stays in the waiting room for a look.
+    With ``lock`` exactly its packages are installed. Raises ProofError or InconclusiveError, and
+    then the unproven build with its consoles stays in the waiting room for a look.
     """
     out = out.absolute()
     digest = plan_digest(plan_for(file, out, lock))
@@ -51,7 +51,7 @@ def build_proven(
     events.emit("stage-started", stage="prove", title="booting it under Xen", key="")
     try:
         report = prove_build(room, file.spec.proof, events, under=under)
-    except ProofError as error:
+    except (ProofError, InconclusiveError) as error:
         error.hint = f"{error.hint or ''}; the unproven build is in {room}".removeprefix("; ")
         raise
     seconds = round(sum(report.seconds.values()), 3)

@@ -5,11 +5,24 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from imagekit.proof.findings import Finding
+from imagekit.proof.versions import LabVersions, sentence
+
 REPORT = "proof.json"
-VERSION = 1
+VERSION = 2
+"""2: ``outcome``, ``findings`` and ``ran_on``; 1 had ``machine``, and only ``ok`` of a boot."""
+
+
+class Outcome(StrEnum):
+    """What a boot shows: the guest comes up, it does not, or nothing (the host was too busy)."""
+
+    UP = "up"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,9 @@ class Boot:
     ``seconds`` counts from the start of ``xl create`` (or of QEMU) to the login prompt. ``disks``
     and ``nics`` are what the guest's own drivers connected to; ``dhcp`` maps a MAC to the address
     it was given, None where it asked for none. ``attempts`` is over 1 where the emulation
-    lost the guest's firmware and it was started anew (imagekit.proof.circling).
+    lost the guest's firmware and it was started anew (imagekit.proof.circling). ``stolen_seconds``
+    is how long the machine stood still because the host was busy (imagekit.proof.busy).
+    ``failure`` says why a guest is not up, also for an inconclusive boot.
     """
 
     ident: str
@@ -42,7 +57,7 @@ class Boot:
     format: str
     config: str
     config_sha256: str
-    ok: bool
+    outcome: Outcome
     seconds: float | None = None
     create_seconds: float | None = None
     guest_type: str | None = None
@@ -55,17 +70,41 @@ class Boot:
     stolen_seconds: float = 0.0
     console: str | None = None
     command_output: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
     failure: Failure | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the guest came up."""
+        return self.outcome is Outcome.UP
+
+    def strictly(self) -> Boot:
+        """This boot, failed if it is up with a grave finding."""
+        grave = [finding for finding in self.findings if finding.grave]
+        if not self.ok or not grave:
+            return self
+        shown = "its console shows what is wrong" if len(grave) == 1 else "its console shows faults"
+        failure = Failure(
+            "findings",
+            f"the guest is up, and {shown}: {grave[0].kind}",
+            "look at the findings below; without --strict they are reported only",
+            grave[0].line,
+        )
+        return replace(self, outcome=Outcome.FAILED, failure=failure)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {**asdict(self), "ok": self.ok}
 
 
 @dataclass(frozen=True)
 class ProofReport:
-    """A whole proof; ``seconds`` says what each part took."""
+    """A whole proof; ``seconds`` says what each part took, ``ran_on`` what the lab was made of."""
 
     under: str
     boots: tuple[Boot, ...]
     seconds: dict[str, float]
-    machine: dict[str, str] = field(default_factory=dict)
+    ran_on: LabVersions | None = None
 
     @property
     def ok(self) -> bool:
@@ -75,7 +114,7 @@ class ProofReport:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
         value = asdict(self)
-        value["boots"] = [asdict(boot) for boot in self.boots]
+        value["boots"] = [boot.to_json() for boot in self.boots]
         return {"proof_version": VERSION, "ok": self.ok, **value}
 
     def moved(self, old: Path, new: Path) -> ProofReport:
@@ -106,11 +145,10 @@ def table(report: ProofReport) -> str:
     """The report for a person."""
     rows = [("guest", "mode", "boot", "disk", "result", "seconds", "inside", "disks", "nics")]
     for boot in report.boots:
-        result = "up" if boot.ok else (boot.failure.cause if boot.failure else "not up")
         leases = [a for a in boot.dhcp.values() if a]
         rows.append(
             (
-                *(boot.name, boot.mode, boot.boot, boot.format, result),
+                *(boot.name, boot.mode, boot.boot, boot.format, _result(boot)),
                 f"{boot.seconds:.0f}" if boot.seconds is not None else "-",
                 boot.guest_type or "-",
                 " ".join(boot.disks) or "-",
@@ -125,8 +163,26 @@ def table(report: ProofReport) -> str:
     for boot in report.boots:
         if boot.failure is not None:
             lines += ["", *_failure(boot, boot.failure)]
+        if boot.findings:
+            lines += ["", *_findings(boot)]
     took = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
-    return "\n".join([*lines, "", f"took: {took}"])
+    lines += ["", f"took: {took}"]
+    if report.ran_on is not None:
+        lines.append(f"ran on: {sentence(report.ran_on)}")
+    return "\n".join(lines)
+
+
+def _result(boot: Boot) -> str:
+    if boot.outcome is Outcome.UP:
+        return "up, with findings" if boot.findings else "up"
+    if boot.outcome is Outcome.INCONCLUSIVE:
+        return f"inconclusive ({boot.stolen_seconds:.0f} s stolen)"
+    return boot.failure.cause if boot.failure else "not up"
+
+
+def _findings(boot: Boot) -> list[str]:
+    lines = [f"{boot.ident}: findings on its console"]
+    return lines + [f"  {finding.kind}: {finding.line}" for finding in boot.findings]
 
 
 def _failure(boot: Boot, failure: Failure) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from imagekit.errors import ImagekitError, ToolError
 from imagekit.pipeline.events import Events
 from imagekit.proof.boots import LAB_PATHS, Trial
+from imagekit.proof.busy import Allotment, Stopwatch
 from imagekit.proof.circling import ATTEMPTS, Circling
 from imagekit.proof.console import Follower
 from imagekit.proof.machine import Machine
@@ -56,13 +57,16 @@ class Rules:
 
 @dataclass
 class Seen:
-    """What is known of one guest after its trial; ``directory`` holds its logs."""
+    """What is known of one guest after its trial; ``directory`` holds its logs.
+
+    ``seconds`` is what the last attempt took; ``allotment`` is about all attempts.
+    """
 
     trial: Trial
     directory: Path
     verdict: str
     seconds: float
-    stolen: float = 0.0
+    allotment: Allotment
     result: dict[str, Any] = field(default_factory=dict)
 
 
@@ -160,7 +164,7 @@ class Session:
     def _watch(self, trial: Trial, ident: str, rules: Rules) -> Seen:
         out = self._out / ident
         followers = [Follower(out / f"{name}.log", rules.up) for name in ("console", "serial")]
-        started, stolen = time.monotonic(), self._lab.stolen()
+        watch = whole = Stopwatch(self._lab.stolen)
         allowed = rules.seconds(trial.config.mode)
         verdict, took = "", 0.0
         circling, attempt, emulated_twice = Circling(self._lab), 1, trial.config.mode == "hvm"
@@ -170,8 +174,8 @@ class Session:
                 raise ToolError("the lab ended while it ran a guest", where=trial.ident)
             self._unpacker.serve()
             signs = [follower.look() for follower in followers]
-            passed = time.monotonic() - started
-            counted = passed - (self._lab.stolen() - stolen)
+            now = watch.read()
+            passed, counted = now.passed, now.had
             if not verdict and "up" in signs:
                 verdict, took = "up", passed
                 self._stop(ident, "up")
@@ -190,14 +194,13 @@ class Session:
                 self._events.emit("note", text=text)
                 (self._jobs / f"{ident}.again-{attempt}").touch()
                 circling, attempt = Circling(self._lab), attempt + 1
-                started, stolen = time.monotonic(), self._lab.stolen()
+                watch = Stopwatch(self._lab.stolen)
             time.sleep(0.1)
         result = _read_result(out / "result.json")
         if not verdict:
-            verdict, took = str(result.get("ended", "create")), time.monotonic() - started
-        stolen = self._lab.stolen() - stolen
+            verdict, took = str(result.get("ended", "create")), watch.read().passed
         conclude(self._events, trial.ident, verdict, took)
-        return Seen(trial, out, verdict, took, stolen, result)
+        return Seen(trial, out, verdict, took, whole.read(), result)
 
     def _stop(self, ident: str, word: str) -> None:
         part = self._jobs / f"{ident}.stop-part"

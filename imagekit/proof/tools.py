@@ -34,10 +34,6 @@ class LabTools:
     emulator: EmulatorArchive
     unpack: Path
 
-    def about(self) -> dict[str, str]:
-        """What a report says of them."""
-        return {"QEMU": str(self.emulator), "HVM firmware": str(self.firmware)}
-
 
 class BuildTree(Rootfs):
     """A compiler and what it needs, and a QEMU to take out."""

@@ -229,6 +229,9 @@ class Proof(Model):
     timeout: int = Field(
         300, ge=10, le=7200, description="Seconds for each boot; HVM has four times that."
     )
+    strict: bool = Field(
+        False, description="A guest that is up with a fault on its console counts as failed."
+    )
 
 
 class Spec(Model):

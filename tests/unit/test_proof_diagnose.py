@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from imagekit.proof.console import clean
 from imagekit.proof.diagnose import Evidence, diagnose
+from imagekit.proof.stuck import device_path, elapsed
 
+CONSOLES = Path(__file__).parent / "consoles"
 NO_BRIDGE = """libxl: error: libxl_exec.c:117:libxl_report_child_exitstatus: \
 /etc/xen/scripts/vif-bridge online [242] exited with error status 1
 libxl: error: libxl_device.c:1337:device_hotplug_child_death_cb: script: \
@@ -54,6 +57,13 @@ PANIC = """[    5.1] VFS: Cannot open root device "UUID=x" or unknown-block(0,0)
 [    5.2] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)
 """
 INIT_DIED = "[    7.2] Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b\n"
+FAILED_UNIT = "[FAILED] Failed to start ssh.service - OpenBSD Secure Shell server.\n"
+UNREADABLE = """[    7.9] Initramfs unpacking failed: invalid magic at start of compressed archive
+[   11.9] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)
+"""
+NO_ZSTD = """xc: error: panic: xg_dom_bzimageloader.c:798: xc_dom_probe_bzimage_kernel unable to \
+ZSTD decompress kernel: Invalid kernel
+"""
 EMERGENCY = 'You are in emergency mode. After logging in, type "journalctl -xb" to view\n'
 
 
@@ -96,6 +106,25 @@ def evidence(**changes: Any) -> Evidence:
         (evidence(console=GAVE_UP, disks_connected=1), "root-not-found", "does not exist|Gave up"),
         (evidence(console="blkfront: xvda: flush\n" + GAVE_UP), "root-not-found", None),
         (evidence(console=PANIC, disks_connected=1), "root-not-found", "root"),
+        (evidence(console=PANIC), "initrd-empty", "root"),
+        (evidence(console=GAVE_UP, mode="bare"), "no-disk-driver", None),
+        (evidence(verdict="create", created=False, create_late=True), "create-late", None),
+        (evidence(verdict="timeout", disks_connected=1), "no-console", None),
+        (evidence(verdict="timeout", leased="198.18.0.9", console="GRUB"), "no-console", None),
+        (evidence(verdict="timeout", console=FAILED_UNIT), "unit-failed", "ssh.service"),
+        (
+            evidence(verdict="timeout", console=FAILED_UNIT, full=("ext4: 0 free",)),
+            "disk-full",
+            "0 free",
+        ),
+        (
+            evidence(verdict="timeout", console="mkdir: No space left on device\n"),
+            "disk-full",
+            None,
+        ),
+        (evidence(console="\ngrub rescue> "), "grub-rescue", "grub"),
+        (evidence(console=UNREADABLE), "initrd-unreadable", "unpacking failed"),
+        (evidence(created=False, xl=NO_ZSTD), "kernel-compression", "decompress"),
         (evidence(console=INIT_DIED, disks_connected=1), "kernel-panic", "kill init"),
         (evidence(console=EMERGENCY, disks_connected=1), "emergency-mode", "emergency"),
         (evidence(verdict="timeout"), "silent", None),
@@ -113,6 +142,69 @@ def test_each_known_failure_gets_its_cause(
     if word is not None:
         assert failure.evidence is not None
         assert any(part in failure.evidence for part in word.split("|"))
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "part"),
+    [
+        ("empty-initrd", "initrd-empty", "initrd is empty"),
+        ("fstab-device-name", "device-missing", "/dev/sda2"),
+        ("full-disk", "unit-failed", "units of it failed"),
+        ("grub-no-entry", "grub-no-entry", "grub.cfg"),
+        ("hanging-unit", "unit-hangs", "forever.service"),
+        ("no-blkfront", "no-blkfront", "xen-blkfront"),
+        ("wrong-root", "root-not-found", "root=UUID=00000000-1111"),
+    ],
+)
+def test_what_real_guests_of_debian_12_said_under_xen(name: str, cause: str, part: str) -> None:
+    text = clean((CONSOLES / f"{name}.log").read_bytes())
+    failure = diagnose(evidence(verdict="timeout", console=text))
+    assert (failure.cause, part in failure.message) == (cause, True), failure
+    assert failure.evidence
+
+
+def test_a_kernel_that_xen_cannot_unpack_is_no_kernel_without_notes() -> None:
+    text = (CONSOLES / "unknown-compression.xl.log").read_text()
+    failure = diagnose(evidence(verdict="create", created=False, xl=text))
+    assert failure.cause == "kernel-compression"
+    assert "unknown compression format" in (failure.evidence or "")
+
+
+def test_a_job_that_ended_does_not_hang() -> None:
+    status = "[***   ] Job apt.service/start running (9s / no limit)\n"
+    later = "".join(f"[   5{n}.0] eth{n}: up\n" for n in range(9))
+    hanging = diagnose(evidence(verdict="timeout", console=status * 9))
+    assert (hanging.cause, "apt.service" in hanging.message) == ("unit-late", True)
+    assert diagnose(evidence(verdict="timeout", console=status + later)).cause == "timeout"
+
+
+def test_other_systemd_words_for_a_job_that_hangs() -> None:
+    text = "[ *** ] (1 of 2) A start job is running for Raise network (1min 30s / 5min 2s)\n"
+    failure = diagnose(evidence(verdict="timeout", console=text))
+    assert (failure.cause, "Raise network" in failure.message) == ("unit-hangs", True)
+    text = "[ ***  ] A start job is running for /dev/sdb1 (8s / 1min 30s)\n"
+    failure = diagnose(evidence(verdict="timeout", console=text))
+    assert (failure.cause, "/dev/sdb1" in failure.message) == ("device-missing", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("2min 37s ", 157), ("8s", 8), ("1h 2min", 3720), ("no limit", 0)]
+)
+def test_systemds_words_for_a_time_are_seconds_again(text: str, seconds: int) -> None:
+    assert elapsed(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("unit", "path"),
+    [
+        ("dev-sda1.device", "/dev/sda1"),
+        ("/dev/sda1", "/dev/sda1"),
+        (r"dev-disk-by\x2duuid-1234\x2d5678", "/dev/disk/by-uuid/1234-5678"),
+        (r"dev-x\x1by", r"/dev/x\x1by"),
+    ],
+)
+def test_a_units_name_is_a_device_again(unit: str, path: str) -> None:
+    assert device_path(unit) == path
 
 
 def test_the_wrong_root_is_named() -> None:

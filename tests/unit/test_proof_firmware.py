@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagekit.proof.firmware import Firmware, _own_sources
+from imagekit.proof.firmware import _own_sources
 from imagekit.proof.tools import tools_plan
 
 
@@ -13,11 +13,6 @@ def test_the_tools_are_made_in_a_tree_of_their_own() -> None:
     names = [planned.stage.name for planned in plan.stages]
     assert names == ["build-tree", "lab-firmware", "lab-emulator", "lab-unpack"]
     assert {"bios.bin", "version", "qemu.tar", "unpack.so"} <= {t.artefact for t in plan.targets}
-
-
-def test_a_report_tells_which_firmware_it_was() -> None:
-    said = str(Firmware(Path("/nowhere"), "1.16.2-1", "4ee9"))
-    assert said == "SeaBIOS 1.16.2-1 rebuilt with ATA DMA, sha256 4ee9"
 
 
 def test_sources_that_the_installer_chose_are_checked_by_our_keyring(tmp_path: Path) -> None:

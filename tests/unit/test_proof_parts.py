@@ -27,8 +27,8 @@ from imagekit.proof.firmware import Firmware
 from imagekit.proof.lab import lab_plan
 from imagekit.proof.machine import Shape
 from imagekit.proof.observed import disk_name, frontends
-from imagekit.proof.prove import require_up
-from imagekit.proof.report import Boot, Failure, ProofReport, table
+from imagekit.proof.outcome import require_up
+from imagekit.proof.report import Boot, Failure, Outcome, ProofReport, table
 from imagekit.proof.session import Rules, bounded_command
 from imagekit.proof.tools import LabTools
 from imagekit.proof.xlcfg import XlDisk
@@ -108,12 +108,15 @@ def test_no_image_is_opened_for_writing_or_probed(tmp_path: Path) -> None:
 
 def boot(**changes: Any) -> Boot:
     values = {"ident": "web-pv", "name": "web", "mode": "pv", "boot": "pygrub", "format": "raw"}
-    return Boot(**{**values, "config": "/b/web.cfg", "config_sha256": "0" * 64, "ok": True,
-                   **changes})  # fmt: skip
+    more = {"config": "/b/web.cfg", "config_sha256": "0" * 64, "outcome": Outcome.UP}
+    return Boot(**{**values, **more, **changes})
 
 
 def test_a_report_is_ok_only_when_every_guest_is_up() -> None:
-    bad = boot(ok=False, failure=Failure("no-blkfront", "no driver", "add it", console=("a", "b")))
+    bad = boot(
+        outcome=Outcome.FAILED,
+        failure=Failure("no-blkfront", "no driver", "add it", console=("a", "b")),
+    )
     assert ProofReport("xen", (boot(),), {}).ok
     assert not ProofReport("xen", (boot(), bad), {}).ok
     assert not ProofReport("xen", (), {}).ok
@@ -127,14 +130,14 @@ def test_the_report_is_written_whole_and_reads_back(tmp_path: Path) -> None:
     path = report.write(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["proof.json"]
     value = json.loads(path.read_text())
-    assert (value["proof_version"], value["ok"], value["under"]) == (1, True, "xen")
+    assert (value["proof_version"], value["ok"], value["under"]) == (2, True, "xen")
     assert value["boots"][0]["config_sha256"] == "0" * 64
     assert value["seconds"] == {"lab": 1.5}
 
 
 def test_the_table_shows_why_a_guest_is_not_up() -> None:
     failure = Failure("no-blkfront", "no driver", "add it", "ALERT!", console=("last words",))
-    text = table(ProofReport("xen", (boot(ok=False, failure=failure),), {}))
+    text = table(ProofReport("xen", (boot(outcome=Outcome.FAILED, failure=failure),), {}))
     for part in ("no-blkfront", "no driver", "hint: add it", "ALERT!", "| last words"):
         assert part in text
 

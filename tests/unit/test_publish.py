@@ -12,7 +12,7 @@ from imagekit.errors import ProofError
 from imagekit.pipeline.events import Events
 from imagekit.proof import publish
 from imagekit.proof.boots import Wanted, trials_of_build
-from imagekit.proof.report import Boot, ProofReport
+from imagekit.proof.report import Boot, Outcome, ProofReport
 from imagekit.spec.load import load_spec
 
 SPEC = """\
@@ -50,8 +50,8 @@ def proof(up: bool) -> Any:
         config, console = directory / "web01.pv.xl.cfg", directory / "proof/console.log"
         console.write_text("web01 login:")
         words = ("web01-pv", "web01", "pv", "pygrub", "raw")
-        boot = Boot(*words, str(config), "0" * 64, True, console=str(console))
-        return ProofReport(under="xen", boots=(boot,), seconds={}, machine={})
+        boot = Boot(*words, str(config), "0" * 64, Outcome.UP, console=str(console))
+        return ProofReport(under="xen", boots=(boot,), seconds={})
 
     return prove
 
