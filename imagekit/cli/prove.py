@@ -14,6 +14,7 @@ from imagekit.proof.boots import Wanted
 from imagekit.proof.prove import Options, prove_image, require_up
 from imagekit.proof.prove import prove as prove_directory
 from imagekit.proof.report import table
+from imagekit.proof.xens import XENS, named
 
 
 def prove(
@@ -35,6 +36,14 @@ def prove(
     format_: Annotated[
         list[str] | None,
         typer.Option("--format", metavar="raw|qcow2|vhd", help="This image; may be repeated."),
+    ] = None,
+    xen: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--xen",
+            metavar="|".join(XENS),
+            help="Under this Xen; may be repeated. Default: what the spec names, else 4.17.",
+        ),
     ] = None,
     under: Annotated[
         str,
@@ -91,6 +100,8 @@ def prove(
         raise SpecError("--image needs the xl config it is started with", where="--config")
     if netboot is not None and under != "xen":
         raise SpecError("--netboot needs the lab's own network", where="--under")
+    if xen and under != "xen":
+        raise SpecError("--xen needs a Xen to boot under", where="--under")
     options = Options(
         wanted=Wanted.checked(mode or [], boot or [], format_ or []),
         under=under,
@@ -100,6 +111,7 @@ def prove(
         jobs=jobs,
         netboot=netboot,
         expect=expect,
+        xens=named(xen, "--xen") if xen else (),
     )
     with console.events_for(json_output) as events:
         if build is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,11 +58,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Trial:
-    """One boot to be proven. ``files`` maps paths in the config to files of this host."""
+    """One boot to be proven. ``files`` maps paths in the config to files of this host.
+
+    ``xen`` is the version of the Xen to boot it under, empty until :func:`under_each` says it.
+    """
 
     ident: str
     config: XlConfig
     files: dict[str, Path] = field(default_factory=dict)
+    xen: str = ""
 
     @property
     def format(self) -> str:
@@ -146,6 +150,17 @@ def trial_of_config(path: Path, image: Path | None) -> list[Trial]:
             raise SpecError("the config has no disk that the image could be", where=str(path))
         files[first.path] = image.absolute()
     return _named([config], files)
+
+
+def under_each(trials: Sequence[Trial], versions: Sequence[str]) -> list[Trial]:
+    """Every trial under every Xen of ``versions``; with several of them, ``ident`` says which."""
+    if len(versions) == 1:
+        return [replace(trial, xen=versions[0]) for trial in trials]
+    return [
+        replace(trial, ident=f"{trial.ident}-xen-{version}", xen=version)
+        for trial in trials
+        for version in versions
+    ]
 
 
 def _build_configs(build: Path, manifest: dict[str, Any]) -> list[XlConfig]:

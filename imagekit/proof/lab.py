@@ -13,11 +13,13 @@ from typing import Any, ClassVar
 from imagekit.disk import filesystem
 from imagekit.disk.extents import sha256_sparse
 from imagekit.errors import ImageError, ToolError
+from imagekit.host.apt_sources import without_credentials
 from imagekit.host.chroot import chroot
 from imagekit.host.versions import package_versions
-from imagekit.installs.stages.mirrors import mirrors_for
+from imagekit.installs.stages.mirrors import mirrors_for, still_there
 from imagekit.installs.stages.rootfs import Rootfs
 from imagekit.installs.stages.trees import open_tree
+from imagekit.kernel.codecs import decompress, detect
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import StageResult, execute
 from imagekit.pipeline.plan import Plan, make_plan
@@ -25,11 +27,10 @@ from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
 from imagekit.pipeline.store import Store
 from imagekit.proof import initrd
 from imagekit.proof.machine import LabFiles, Shape, machine
+from imagekit.proof.xens import LabXen
 from imagekit.spec.load import SpecFile, load_spec
 
-SPEC = Path(__file__).parent / "lab.yaml"
 INSIDE = Path(__file__).parent / "dom0"
-XEN_PACKAGES = ("xen-hypervisor-4.17-amd64", "xen-utils-4.17", "qemu-system-xen")
 BOOT_DRIVERS = ("virtio_pci", "virtio_blk", "ext4")
 DRIVERS = (
     *("virtio_scsi", "sd_mod", "9p", "9pnet_virtio", "xenfs", "xen-privcmd", "xen-evtchn"),
@@ -39,6 +40,7 @@ DRIVERS = (
 """xen-blkfront is for dom0 itself: libxl attaches a qcow2 to dom0 before pygrub reads it."""
 
 MAX_XEN_BYTES = 64 << 20
+MAX_MODULE_BYTES = 32 << 20
 UUID_NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
 # What guests never need of dom0's packages: most of the modules and of the device firmware.
 UNUSED = (
@@ -48,13 +50,20 @@ UNUSED = (
 
 
 class LabRootfs(Rootfs):
-    """The packages of dom0; made anew when the Xen packages of this host change."""
+    """The packages of dom0, as the mirror had them that day; ``--fresh-lab`` fetches them anew."""
 
     name: ClassVar[str] = "lab-rootfs"
     title: ClassVar[str] = "installing the dom0 that proves guests"
 
-    def key(self) -> Mapping[str, Any]:
-        return {**super().key(), "xen": package_versions(XEN_PACKAGES)}
+    def run(self, run: StageRun) -> None:
+        # A guest must not silently do without security updates; a dom0 that no network reaches may.
+        before = self._mirrors
+        self._mirrors = still_there(before, self._file.spec.os.suite)
+        for url, suite in before.sources:
+            if (url, suite) not in self._mirrors.sources:
+                text = f"{without_credentials(url)} has no {suite}: the lab does without it"
+                run.workspace.events.emit("warning", text=text)
+        super().run(run)
 
 
 class LabImage(Stage):
@@ -70,7 +79,7 @@ class LabImage(Stage):
 
     def key(self) -> Mapping[str, Any]:
         inside = {p.name: digest_file(p) for p in sorted(INSIDE.glob("*.*"))}
-        return {"code": 1, "inside": inside, "size": self._size, "drivers": [*DRIVERS]}
+        return {"code": 2, "inside": inside, "size": self._size, "drivers": [*DRIVERS]}
 
     def run(self, run: StageRun) -> None:
         tree = open_tree(run, "rootfs.tar")
@@ -127,9 +136,9 @@ def lab_files(files: Mapping[str, Path]) -> LabFiles:
     return LabFiles(files["xen"], files["vmlinuz"], files["initrd"], files["dom0.img"])
 
 
-def lab_plan(shape: Shape, *, state: bool) -> Plan:
-    """The stages that make the lab, from its shipped spec."""
-    file = load_spec(SPEC)
+def lab_plan(xen: LabXen, shape: Shape, *, state: bool) -> Plan:
+    """The stages that make the lab of ``xen``, from its shipped spec."""
+    file = load_spec(xen.spec)
     install = file.spec.debootstrap
     packages = sorted({*install.packages, str(install.kernel)})
     image = LabImage(file)
@@ -142,16 +151,17 @@ def lab_plan(shape: Shape, *, state: bool) -> Plan:
 
 
 def build_lab(
-    shape: Shape, events: Events, *, state: bool = True, fresh: bool = False
+    xen: LabXen, shape: Shape, events: Events, *, state: bool = True, fresh: bool = False
 ) -> tuple[LabFiles, Path | None]:
-    """The lab from the store, or built now: what it boots, and its saved state."""
+    """The lab of ``xen`` from the store, or built now: what it boots, and its saved state."""
+    guest = f"imagekit-lab-{xen.version}"
     try:
-        results = _run(lab_plan(shape, state=state), events, fresh=fresh)
+        results = _run(lab_plan(xen, shape, state=state), events, guest, fresh=fresh)
     except ToolError as error:
         if not state or "saved" not in error.what:
             raise
         events.emit("warning", text=error.what)
-        results = _run(lab_plan(shape, state=False), events, fresh=False)
+        results = _run(lab_plan(xen, shape, state=False), events, guest, fresh=False)
     found = {
         name: path
         for result in results.values()
@@ -161,8 +171,8 @@ def build_lab(
     return lab_files(found), found.get("state")
 
 
-def _run(plan: Plan, events: Events, *, fresh: bool) -> dict[str, StageResult]:
-    return execute(plan, Store(), events, guest="imagekit-lab", fresh=fresh, digest=sha256_sparse)
+def _run(plan: Plan, events: Events, guest: str, *, fresh: bool) -> dict[str, StageResult]:
+    return execute(plan, Store(), events, guest=guest, fresh=fresh, digest=sha256_sparse)
 
 
 def _release(tree: Path) -> str:
@@ -202,11 +212,18 @@ def _initrd(tree: Path, modules: list[str]) -> bytes:
     items.append(initrd.file("bin/busybox", (tree / "bin/busybox").read_bytes(), 0o755))
     items.append(initrd.file("init", (INSIDE / "initrd.sh").read_bytes(), 0o755))
     items += [
-        initrd.file(f"modules/{name}", (base / path).read_bytes())
+        initrd.file(f"modules/{name}", _plain(base / path))
         for name, path in zip(names, modules, strict=True)
     ]
     items.append(initrd.file("modules/order", "".join(f"{n}\n" for n in names).encode()))
     return initrd.newc(items)
+
+
+def _plain(module: Path) -> bytes:
+    """A driver as an ELF file; Debian 13 has them compressed."""
+    data = module.read_bytes()
+    codec = detect(data)
+    return decompress(data, codec, where=str(module), limit=MAX_MODULE_BYTES) if codec else data
 
 
 def _trim(tree: Path, release: str, modules: list[str]) -> None:

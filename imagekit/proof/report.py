@@ -31,7 +31,8 @@ class Boot:
 
     ``seconds`` counts from the start of ``xl create`` (or of QEMU) to the login prompt. ``disks``
     and ``nics`` are what the guest's own drivers connected to; ``dhcp`` maps a MAC to the address
-    it was given, None where it asked for none. ``attempts`` is over 1 where the emulation
+    it was given, None where it asked for none. ``xen`` is the version of Xen it was started under,
+    empty for none. ``attempts`` is over 1 where the emulation
     lost the guest's firmware and it was started anew (imagekit.proof.circling).
     """
 
@@ -43,6 +44,7 @@ class Boot:
     config: str
     config_sha256: str
     ok: bool
+    xen: str = ""
     seconds: float | None = None
     create_seconds: float | None = None
     guest_type: str | None = None
@@ -103,20 +105,8 @@ class ProofReport:
 
 
 def table(report: ProofReport) -> str:
-    """The report for a person."""
-    rows = [("guest", "mode", "boot", "disk", "result", "seconds", "inside", "disks", "nics")]
-    for boot in report.boots:
-        result = "up" if boot.ok else (boot.failure.cause if boot.failure else "not up")
-        leases = [a for a in boot.dhcp.values() if a]
-        rows.append(
-            (
-                *(boot.name, boot.mode, boot.boot, boot.format, result),
-                f"{boot.seconds:.0f}" if boot.seconds is not None else "-",
-                boot.guest_type or "-",
-                " ".join(boot.disks) or "-",
-                " ".join([*boot.nics, *leases]) or "-",
-            )
-        )
+    """The report for a person: a line for each boot, or with several Xens a column for each Xen."""
+    rows = _matrix(report.boots) if len({boot.xen for boot in report.boots}) > 1 else _lines(report)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -127,6 +117,42 @@ def table(report: ProofReport) -> str:
             lines += ["", *_failure(boot, boot.failure)]
     took = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
     return "\n".join([*lines, "", f"took: {took}"])
+
+
+def _result(boot: Boot) -> str:
+    return "up" if boot.ok else (boot.failure.cause if boot.failure else "not up")
+
+
+def _matrix(boots: tuple[Boot, ...]) -> list[tuple[str, ...]]:
+    """A row for each mode, boot path and format; in each Xen's column the result and seconds."""
+    xens = list(dict.fromkeys(boot.xen for boot in boots))
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for boot in boots:
+        # The config tells two guests apart that are started in the same way.
+        row = (boot.name, boot.mode, boot.boot, boot.format, boot.config)
+        took = f" {boot.seconds:.0f} s" if boot.seconds is not None else ""
+        cells.setdefault(row, {})[boot.xen] = _result(boot) + took
+    return [
+        ("guest", "mode", "boot", "disk", *(f"Xen {xen}" for xen in xens)),
+        *((*row[:4], *(found.get(xen, "-") for xen in xens)) for row, found in cells.items()),
+    ]
+
+
+def _lines(report: ProofReport) -> list[tuple[str, ...]]:
+    head = ("guest", "mode", "boot", "disk", "result", "seconds", "inside", "disks", "nics")
+    rows: list[tuple[str, ...]] = [head]
+    for boot in report.boots:
+        leases = [a for a in boot.dhcp.values() if a]
+        rows.append(
+            (
+                *(boot.name, boot.mode, boot.boot, boot.format, _result(boot)),
+                f"{boot.seconds:.0f}" if boot.seconds is not None else "-",
+                boot.guest_type or "-",
+                " ".join(boot.disks) or "-",
+                " ".join([*boot.nics, *leases]) or "-",
+            )
+        )
+    return rows
 
 
 def _failure(boot: Boot, failure: Failure) -> list[str]:

@@ -28,6 +28,7 @@ from imagekit.proof.observed import disk_name, frontends
 from imagekit.proof.prove import require_up
 from imagekit.proof.report import Boot, Failure, ProofReport, table
 from imagekit.proof.session import Rules, bounded_command
+from imagekit.proof.xens import XENS
 from imagekit.proof.xlcfg import XlDisk
 
 MIB = 1 << 20
@@ -179,7 +180,7 @@ def test_a_directory_without_a_build_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_saved_state_depends_on_the_machine_and_the_disk_does_not() -> None:
-    usual, larger = (lab_plan(Shape(memory_mib=m), state=True) for m in (3072, 4096))
+    usual, larger = (lab_plan(XENS["4.17"], Shape(memory_mib=m), state=True) for m in (3072, 4096))
     assert usual.maker("dom0.img").key == larger.maker("dom0.img").key
     assert usual.maker("state").key != larger.maker("state").key
 
