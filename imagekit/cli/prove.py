@@ -10,7 +10,7 @@ import typer
 
 from imagekit.cli import console
 from imagekit.errors import SpecError
-from imagekit.proof.boots import Wanted
+from imagekit.proof.boots import BOOTS, Wanted
 from imagekit.proof.prove import Options, prove_image, require_up
 from imagekit.proof.prove import prove as prove_directory
 from imagekit.proof.report import table
@@ -29,7 +29,7 @@ def prove(
         list[str] | None,
         typer.Option(
             "--boot",
-            metavar="pygrub|pvgrub|direct|firmware",
+            metavar="|".join(BOOTS),
             help="Only this boot path, with a config made for it if need be; may be repeated.",
         ),
     ] = None,
