@@ -10,11 +10,12 @@ import typer
 
 from imagekit.cli import console
 from imagekit.errors import SpecError
-from imagekit.proof.boots import Wanted
+from imagekit.proof.boots import BOOTS, Wanted
 from imagekit.proof.outcome import require_up
 from imagekit.proof.prove import Options, prove_image
 from imagekit.proof.prove import prove as prove_directory
 from imagekit.proof.report import table
+from imagekit.proof.xens import XENS, named
 
 
 def prove(
@@ -29,13 +30,21 @@ def prove(
         list[str] | None,
         typer.Option(
             "--boot",
-            metavar="pygrub|pvgrub|direct|firmware",
+            metavar="|".join(BOOTS),
             help="Only this boot path, with a config made for it if need be; may be repeated.",
         ),
     ] = None,
     format_: Annotated[
         list[str] | None,
         typer.Option("--format", metavar="raw|qcow2|vhd", help="This image; may be repeated."),
+    ] = None,
+    xen: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--xen",
+            metavar="|".join(XENS),
+            help="Under this Xen; may be repeated. Default: what the spec names, else 4.17.",
+        ),
     ] = None,
     under: Annotated[
         str,
@@ -100,6 +109,8 @@ def prove(
         raise SpecError("--image needs the xl config it is started with", where="--config")
     if netboot is not None and under != "xen":
         raise SpecError("--netboot needs the lab's own network", where="--under")
+    if xen and under != "xen":
+        raise SpecError("--xen needs a Xen to boot under", where="--under")
     options = Options(
         wanted=Wanted.checked(mode or [], boot or [], format_ or []),
         under=under,
@@ -110,6 +121,7 @@ def prove(
         netboot=netboot,
         expect=expect,
         strict=strict,
+        xens=named(xen, "--xen") if xen else (),
     )
     with console.events_for(json_output) as events:
         if build is not None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
+
+ANSWER_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,24 @@ def _deb822(text: str) -> list[Source]:
             for uri in fields.get("uris", "").split()
         ]
     return sources
+
+
+def suite_is_gone(url: str, suite: str) -> bool:
+    """Whether the archive at ``url`` (http or https) answers that it has no ``suite`` (any more).
+
+    False also where nobody answers: what is wrong then shows when packages are fetched.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        return False
+    where = f"{url.rstrip('/')}/dists/{suite}/InRelease"
+    try:
+        request = urllib.request.Request(where, method="HEAD")  # noqa: S310 - checked above
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):  # noqa: S310
+            return False
+    except urllib.error.HTTPError as error:
+        return error.code in (404, 410)
+    except (OSError, ValueError, HTTPException):
+        return False
 
 
 def without_credentials(url: str) -> str:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from imagekit.disk import qemu_img
 from imagekit.disk.image_info import probe
 from imagekit.domain import xl
-from imagekit.domain.bootpath import ORDER, BootName, domain_for
+from imagekit.domain.bootpath import ORDER, domain_for
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import MODES, DiskFormat, Mode
 from imagekit.errors import CapabilityError, SpecError
 from imagekit.proof.xlcfg import XlConfig, XlDisk, parse_config, read_config
 
 MAX_MANIFEST_BYTES = 64 << 20
-BOOTS: tuple[BootName, ...] = ("pygrub", "pvgrub", "direct", "firmware")
+ProofBoot = Literal["pygrub", "pvgrub", "direct", "firmware", "uefi"]
+BOOTS: tuple[ProofBoot, ...] = ("pygrub", "pvgrub", "direct", "firmware", "uefi")
+"""firmware is the config's own, BIOS where the image has boot code for both; uefi insists."""
+
 LAB_PATHS = ("/usr/lib/grub-xen/", "/usr/lib/xen-4.", "/usr/lib/xen/", "/usr/share/")
 """Files below these are the dom0's own (pvgrub, firmware): the lab has them."""
 
@@ -32,7 +35,7 @@ class Wanted:
     """What was asked for; empty means whatever the configs name."""
 
     modes: tuple[Mode, ...] = ()
-    boots: tuple[BootName, ...] = ()
+    boots: tuple[ProofBoot, ...] = ()
     formats: tuple[DiskFormat, ...] = ()
 
     @classmethod
@@ -51,18 +54,22 @@ class Wanted:
                     raise SpecError(f"{word!r} is not known", where=f"--{name}", hint=hint)
         return cls(
             tuple(cast(Mode, m) for m in dict.fromkeys(modes)),
-            tuple(cast(BootName, b) for b in dict.fromkeys(boots)),
+            tuple(cast(ProofBoot, b) for b in dict.fromkeys(boots)),
             tuple(cast(DiskFormat, f) for f in dict.fromkeys(formats)),
         )
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One boot to be proven. ``files`` maps paths in the config to files of this host."""
+    """One boot to be proven. ``files`` maps paths in the config to files of this host.
+
+    ``xen`` is the version of the Xen to boot it under, empty until :func:`under_each` says it.
+    """
 
     ident: str
     config: XlConfig
     files: dict[str, Path] = field(default_factory=dict)
+    xen: str = ""
 
     @property
     def format(self) -> str:
@@ -113,7 +120,7 @@ def trials_of_build(build: Path, wanted: Wanted, out: Path) -> list[Trial]:
                 if found:
                     chosen += found
                     continue
-                if boot is not None and boot not in ORDER[mode]:
+                if not _exists(mode, boot):
                     continue
                 try:
                     chosen.append(_render(called, manifest, out, mode, boot, image_format))
@@ -148,6 +155,17 @@ def trial_of_config(path: Path, image: Path | None) -> list[Trial]:
     return _named([config], files)
 
 
+def under_each(trials: Sequence[Trial], versions: Sequence[str]) -> list[Trial]:
+    """Every trial under every Xen of ``versions``; with several of them, ``ident`` says which."""
+    if len(versions) == 1:
+        return [replace(trial, xen=versions[0]) for trial in trials]
+    return [
+        replace(trial, ident=f"{trial.ident}-xen-{version}", xen=version)
+        for trial in trials
+        for version in versions
+    ]
+
+
 def _build_configs(build: Path, manifest: dict[str, Any]) -> list[XlConfig]:
     found = []
     for artefact in manifest.get("artefacts", []):
@@ -159,13 +177,16 @@ def _build_configs(build: Path, manifest: dict[str, Any]) -> list[XlConfig]:
     return found
 
 
+def _exists(mode: Mode, boot: ProofBoot | None) -> bool:
+    return boot is None or (mode == "hvm" if boot == "uefi" else boot in ORDER[mode])
+
+
 def _suits(
-    config: XlConfig, mode: Mode, boot: BootName | None, image_format: DiskFormat | None
+    config: XlConfig, mode: Mode, boot: ProofBoot | None, image_format: DiskFormat | None
 ) -> bool:
     disk_format = config.disks[0].format if config.disks else None
-    return (
-        config.mode == mode and boot in (None, config.boot) and image_format in (None, disk_format)
-    )
+    boots = (None, config.boot, "firmware" if config.boot == "uefi" else None)
+    return config.mode == mode and boot in boots and image_format in (None, disk_format)
 
 
 def _render(
@@ -173,13 +194,18 @@ def _render(
     manifest: dict[str, Any],
     out: Path,
     mode: Mode,
-    boot: BootName | None,
+    boot: ProofBoot | None,
     image_format: DiskFormat | None,
 ) -> XlConfig:
     facts = BuildFacts.from_json(manifest.get("facts"), "manifest.json facts")
     facts = facts.located(str(called))
     domain = domain_for(
-        facts, mode=mode, boot=boot or "auto", image_format=image_format, toolstack="xl"
+        facts,
+        mode=mode,
+        boot="firmware" if boot == "uefi" else boot or "auto",
+        image_format=image_format,
+        firmware="uefi" if boot == "uefi" else None,
+        toolstack="xl",
     )
     text = xl.emit(domain).encode()
     config = parse_config(text, out / "new.cfg")

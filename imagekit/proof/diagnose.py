@@ -113,6 +113,13 @@ CREATE_CAUSES = (
         "give the guest less memory",
     ),
     _cause(
+        "no-firmware",
+        "xl",
+        r"failed to read BIOS file",
+        "dom0 does not have the firmware that the config asks for",
+        "UEFI needs the package ovmf there, BIOS the package seabios",
+    ),
+    _cause(
         "image-damaged",
         "all",
         r"Image is corrupt|Could not open '|qcow2: |does not support reading",

@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 from imagekit.disk import filesystem
 from imagekit.disk.extents import sha256_sparse
 from imagekit.errors import ImageError, ToolError
+from imagekit.host.apt_sources import without_credentials
 from imagekit.host.chroot import chroot
-from imagekit.host.versions import package_versions
-from imagekit.installs.stages.mirrors import mirrors_for
+from imagekit.installs.stages.mirrors import mirrors_for, still_there
 from imagekit.installs.stages.rootfs import Rootfs
 from imagekit.installs.stages.trees import open_tree
+from imagekit.kernel.codecs import decompress, detect
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import StageResult, execute
 from imagekit.pipeline.plan import Plan, make_plan
@@ -30,11 +31,10 @@ from imagekit.proof.firmware import Firmware
 from imagekit.proof.machine import LabFiles, Shape, machine
 from imagekit.proof.tools import LabTools, build_tools
 from imagekit.proof.versions import LabVersions, describe_tree, lab_versions
+from imagekit.proof.xens import LabXen
 from imagekit.spec.load import SpecFile, load_spec
 
-SPEC = Path(__file__).parent / "lab.yaml"
 INSIDE = Path(__file__).parent / "dom0"
-XEN_PACKAGES = ("xen-hypervisor-4.17-amd64", "xen-utils-4.17", "qemu-system-xen")
 BOOT_DRIVERS = ("virtio_pci", "virtio_blk", "ext4")
 DRIVERS = (
     *("virtio_scsi", "sd_mod", "9p", "9pnet_virtio", "xenfs", "xen-privcmd", "xen-evtchn"),
@@ -47,6 +47,7 @@ FIRMWARE = "usr/share/seabios/bios-256k.bin"
 """What Debian's libxl hands to hvmloader (xen, debian/rules: --with-system-seabios)."""
 
 MAX_XEN_BYTES = 64 << 20
+MAX_MODULE_BYTES = 32 << 20
 UUID_NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
 # What guests never need of dom0's packages: most of the modules and of the device firmware.
 UNUSED = (
@@ -56,13 +57,20 @@ UNUSED = (
 
 
 class LabRootfs(Rootfs):
-    """The packages of dom0; made anew when the Xen packages of this host change."""
+    """The packages of dom0, as the mirror had them that day; ``--fresh-lab`` fetches them anew."""
 
     name: ClassVar[str] = "lab-rootfs"
     title: ClassVar[str] = "installing the dom0 that proves guests"
 
-    def key(self) -> Mapping[str, Any]:
-        return {**super().key(), "xen": package_versions(XEN_PACKAGES)}
+    def run(self, run: StageRun) -> None:
+        # A guest must not silently do without security updates; a dom0 that no network reaches may.
+        before = self._mirrors
+        self._mirrors = still_there(before, self._file.spec.os.suite)
+        for url, suite in before.sources:
+            if (url, suite) not in self._mirrors.sources:
+                text = f"{without_credentials(url)} has no {suite}: the lab does without it"
+                run.workspace.events.emit("warning", text=text)
+        super().run(run)
 
 
 class LabImage(Stage):
@@ -145,9 +153,9 @@ def lab_files(files: Mapping[str, Path], emulator: EmulatorArchive) -> LabFiles:
     return LabFiles(files["xen"], files["vmlinuz"], files["initrd"], files["dom0.img"], emulator)
 
 
-def lab_plan(shape: Shape, tools: LabTools, *, state: bool) -> Plan:
-    """The stages that make the lab, from its shipped spec, with the firmware of ``tools``."""
-    file = load_spec(SPEC)
+def lab_plan(xen: LabXen, shape: Shape, tools: LabTools, *, state: bool) -> Plan:
+    """The stages that make the lab of ``xen`` from its shipped spec, with what ``tools`` has."""
+    file = load_spec(xen.spec)
     install = file.spec.debootstrap
     packages = sorted({*install.packages, str(install.kernel)})
     image = LabImage(file, tools.firmware)
@@ -169,16 +177,19 @@ class Lab:
     versions: LabVersions
 
 
-def build_lab(shape: Shape, events: Events, *, state: bool = True, fresh: bool = False) -> Lab:
-    """The lab from the store, or built now."""
+def build_lab(
+    xen: LabXen, shape: Shape, events: Events, *, state: bool = True, fresh: bool = False
+) -> Lab:
+    """The lab of ``xen`` from the store, or built now."""
+    guest = f"imagekit-lab-{xen.version}"
     tools = build_tools(events, fresh=fresh)
     try:
-        results = _run(lab_plan(shape, tools, state=state), events, fresh=fresh)
+        results = _run(lab_plan(xen, shape, tools, state=state), events, guest, fresh=fresh)
     except ToolError as error:
         if not state or "saved" not in error.what:
             raise
         events.emit("warning", text=error.what)
-        results = _run(lab_plan(shape, tools, state=False), events, fresh=False)
+        results = _run(lab_plan(xen, shape, tools, state=False), events, guest, fresh=False)
     found = {
         name: path
         for result in results.values()
@@ -190,8 +201,8 @@ def build_lab(shape: Shape, events: Events, *, state: bool = True, fresh: bool =
     return Lab(lab_files(found, tools.emulator), found.get("state"), tools, versions)
 
 
-def _run(plan: Plan, events: Events, *, fresh: bool) -> dict[str, StageResult]:
-    return execute(plan, Store(), events, guest="imagekit-lab", fresh=fresh, digest=sha256_sparse)
+def _run(plan: Plan, events: Events, guest: str, *, fresh: bool) -> dict[str, StageResult]:
+    return execute(plan, Store(), events, guest=guest, fresh=fresh, digest=sha256_sparse)
 
 
 def _release(tree: Path) -> str:
@@ -231,11 +242,18 @@ def _initrd(tree: Path, modules: list[str]) -> bytes:
     items.append(initrd.file("bin/busybox", (tree / "bin/busybox").read_bytes(), 0o755))
     items.append(initrd.file("init", (INSIDE / "initrd.sh").read_bytes(), 0o755))
     items += [
-        initrd.file(f"modules/{name}", (base / path).read_bytes())
+        initrd.file(f"modules/{name}", _plain(base / path))
         for name, path in zip(names, modules, strict=True)
     ]
     items.append(initrd.file("modules/order", "".join(f"{n}\n" for n in names).encode()))
     return initrd.newc(items)
+
+
+def _plain(module: Path) -> bytes:
+    """A driver as an ELF file; Debian 13 has them compressed."""
+    data = module.read_bytes()
+    codec = detect(data)
+    return decompress(data, codec, where=str(module), limit=MAX_MODULE_BYTES) if codec else data
 
 
 def _trim(tree: Path, release: str, modules: list[str]) -> None:

@@ -85,6 +85,7 @@ def boot_of(seen: Seen, out: Path) -> Boot:
         name=config.name,
         mode=config.mode,
         boot=config.boot,
+        xen=trial.xen,
         format=trial.format,
         config=str(config.path),
         config_sha256=config.sha256,

@@ -123,7 +123,7 @@ def _prove(machines: Sequence[Plain], out: Path, events: Events, rules: Rules) -
             boots.append(_boot(plain, space, out, events, rules, kvm=verdict.works))
             seconds[plain.ident] = round(time.monotonic() - started, 1)
     ran_on = _versions("kvm" if verdict.works else "tcg", verdict.reason)
-    return ProofReport("qemu", tuple(boots), seconds, ran_on)
+    return ProofReport("qemu", tuple(boots), seconds, (ran_on,))
 
 
 def _versions(accelerator: str, reason: str) -> LabVersions:

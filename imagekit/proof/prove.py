@@ -24,6 +24,7 @@ from imagekit.proof.boots import (
     manifest_of,
     trial_of_config,
     trials_of_build,
+    under_each,
 )
 from imagekit.proof.console import expectation
 from imagekit.proof.lab import Lab, build_lab
@@ -35,6 +36,7 @@ from imagekit.proof.report import Boot, Failure, Outcome, ProofReport
 from imagekit.proof.session import Rules, Session
 from imagekit.proof.unpack import LIBRARY
 from imagekit.proof.versions import LabVersions
+from imagekit.proof.xens import LabXen, named
 from imagekit.spec.model import Proof
 
 DIRECTORY = "proof"
@@ -50,6 +52,7 @@ class Options:
     ``netboot`` is a published tree that the lab serves to guests and to their bootloader.
     ``expect`` is the regular expression that means up, in place of the spec's. With ``strict``
     a guest that is up with a finding has failed; None for what the spec says.
+    ``xens``: under which Xens; empty for those that the spec names.
     """
 
     wanted: Wanted = field(default_factory=Wanted)
@@ -62,6 +65,7 @@ class Options:
     netboot: Path | None = None
     expect: str | None = None
     strict: bool | None = None
+    xens: tuple[LabXen, ...] = ()
 
 
 DEFAULTS = Options()
@@ -149,26 +153,33 @@ def _rules(options: Options) -> Rules:
 def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Options) -> ProofReport:
     rules = _rules(options)
     _check_netboot(trials, options)
+    xens = options.xens or named(options.proof.xen, "proof.xen")
+    trials = under_each(trials, [xen.version for xen in xens])
     broken = {trial.ident: failure for trial in trials if (failure := _damage(trial))}
     sound = [trial for trial in trials if trial.ident not in broken]
     seconds: dict[str, float] = {}
     boots: dict[str, Boot] = {}
-    ran_on: LabVersions | None = None
+    ran_on: list[LabVersions] = []
     if sound:
-        shape, state_is_useful = _shape(sound)
-        started = time.monotonic()
-        made = build_lab(shape, events, state=state_is_useful, fresh=options.fresh)
-        ran_on = made.versions
-        seconds["lab"] = round(time.monotonic() - started, 1)
-        count = lanes_for(len(sound), shape.memory_mib, available_mib(), options.jobs)
+        memory, state_is_useful = _memory(sound)
+        count = lanes_for(len(sound), memory, available_mib(), options.jobs)
         with workspace(events) as space:
-            lab = _Lab(space, shape, made, options.netboot)
-            boots = lab.prove(sound, out, events, rules, seconds, keep=options.keep, count=count)
+            labs = {}
+            for xen in xens:
+                suffix = f"-{xen.version}" if len(xens) > 1 else ""
+                shape = xen.shape(memory)
+                started = time.monotonic()
+                made = build_lab(xen, shape, events, state=state_is_useful, fresh=options.fresh)
+                ran_on.append(made.versions)
+                seconds[f"lab{suffix}"] = round(time.monotonic() - started, 1)
+                labs[xen.version] = _Lab(space, shape, made, options.netboot, suffix)
+            lanes = _Lanes(labs, out, events, rules, seconds, keep=options.keep)
+            boots = lanes.prove(sound, count)
     for trial in trials:
         if trial.ident in broken:
             boots[trial.ident] = _not_tried(trial, broken[trial.ident])
     ordered = tuple(boots[trial.ident] for trial in trials)
-    return ProofReport("xen", ordered, seconds, ran_on)
+    return ProofReport("xen", ordered, seconds, tuple(ran_on))
 
 
 @dataclass
@@ -177,46 +188,17 @@ class _Lab:
     shape: Shape
     lab: Lab
     netboot: Path | None = None
+    suffix: str = ""
     _running: set[subprocess.Popen[bytes]] = field(default_factory=set)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    def prove(
-        self,
-        trials: Sequence[Trial],
-        out: Path,
-        events: Events,
-        rules: Rules,
-        seconds: dict[str, float],
-        *,
-        keep: bool,
-        count: int,
-    ) -> dict[str, Boot]:
-        """Start ``count`` labs, run the trials in them, and report each."""
-        boots: dict[str, Boot] = {}
-        out.mkdir(parents=True, exist_ok=True)
-        # The longest first, so that no lane is left alone with it at the end.
-        queue = Queue(sorted(enumerate(trials), key=lambda item: item[1].config.mode != "hvm"))
-
-        def lane(queue: Queue[tuple[int, Trial]]) -> None:
-            started = time.monotonic()
-            with self._awake(queue, events, out if keep else None) as session:
-                seconds.setdefault("lab start", round(time.monotonic() - started, 1))
-                for number, trial in queue:
-                    before = time.monotonic()
-                    boots[trial.ident] = boot_of(session.run(trial, number, rules), out)
-                    seconds[trial.ident] = round(time.monotonic() - before, 1)
-
-        started = time.monotonic()
-        run_lanes(queue, count, lane, self._stop)
-        seconds["all guests"] = round(time.monotonic() - started, 1)
-        return boots
-
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """End what runs of it."""
         for process in list(self._running):
             kill(process)
 
     @contextlib.contextmanager
-    def _awake(
+    def awake(
         self, queue: Queue[tuple[int, Trial]], events: Events, log_to: Path | None
     ) -> Iterator[Session]:
         """A lab whose agent answers: from the saved state, or started anew if that fails."""
@@ -259,11 +241,12 @@ class _Lab:
         finally:
             log = scratch / "lab.log"
             if log_to is not None and log.is_file():
-                shutil.copyfile(log, log_to / ("lab.log" if number == 1 else f"lab-{number}.log"))
+                more = "" if number == 1 else f"-{number}"
+                shutil.copyfile(log, log_to / f"lab{self.suffix}{more}.log")
 
     @contextlib.contextmanager
     def _known(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
-        """Let :meth:`_stop` find the machine for the length of a block."""
+        """Let :meth:`stop` find the machine for the length of a block."""
         self._running.add(process)
         try:
             yield
@@ -271,8 +254,64 @@ class _Lab:
             self._running.discard(process)
 
 
-def _shape(trials: Sequence[Trial]) -> tuple[Shape, bool]:
-    """The machine that holds the largest guest, and whether the usual saved state fits it."""
+@dataclass(frozen=True)
+class _Lanes:
+    """The trials spread over machines, each of which runs the lab of one Xen at a time."""
+
+    labs: dict[str, _Lab]
+    out: Path
+    events: Events
+    rules: Rules
+    seconds: dict[str, float]
+    keep: bool
+    boots: dict[str, Boot] = field(default_factory=dict)
+
+    def prove(self, trials: Sequence[Trial], count: int) -> dict[str, Boot]:
+        """Run the trials in ``count`` machines side by side, and report each."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        # The longest first, so that no lane is left alone with it at the end; then each Xen in one
+        # go, because another one is another machine.
+        order = list(self.labs)
+        queue = Queue(
+            sorted(
+                enumerate(trials),
+                key=lambda item: (item[1].config.mode != "hvm", order.index(item[1].xen)),
+            )
+        )
+        started = time.monotonic()
+        run_lanes(queue, count, self._lane, self._stop)
+        self.seconds["all guests"] = round(time.monotonic() - started, 1)
+        return self.boots
+
+    def _lane(self, queue: Queue[tuple[int, Trial]]) -> None:
+        session, running = None, ""
+        with contextlib.ExitStack() as stack:
+            for number, trial in queue:
+                if session is None or running != trial.xen:
+                    stack.close()
+                    session = self._started(stack, queue, trial.xen)
+                    running = trial.xen
+                before = time.monotonic()
+                self.boots[trial.ident] = boot_of(session.run(trial, number, self.rules), self.out)
+                self.seconds[trial.ident] = round(time.monotonic() - before, 1)
+
+    def _started(
+        self, stack: contextlib.ExitStack, queue: Queue[tuple[int, Trial]], xen: str
+    ) -> Session:
+        lab, started = self.labs[xen], time.monotonic()
+        session = stack.enter_context(
+            lab.awake(queue, self.events, self.out if self.keep else None)
+        )
+        self.seconds.setdefault(f"lab start{lab.suffix}", round(time.monotonic() - started, 1))
+        return session
+
+    def _stop(self) -> None:
+        for lab in self.labs.values():
+            lab.stop()
+
+
+def _memory(trials: Sequence[Trial]) -> tuple[int, bool]:
+    """MiB that hold the largest guest beside dom0, and whether the usual saved state fits them."""
     usual = Shape()
     needed = DOM0_MIB + max(trial.config.memory_mib for trial in trials) + RESERVE_MIB
     memory = max(usual.memory_mib, -(-needed // 512) * 512)
@@ -282,7 +321,7 @@ def _shape(trials: Sequence[Trial]) -> tuple[Shape, bool]:
             f"the proof needs {memory} MiB of memory and {free} MiB are free",
             hint="prove a guest with less memory, or on a larger host",
         )
-    return replace(usual, memory_mib=memory), memory == usual.memory_mib
+    return memory, memory == usual.memory_mib
 
 
 def _check_netboot(trials: Sequence[Trial], options: Options) -> None:
@@ -317,6 +356,7 @@ def _not_tried(trial: Trial, failure: Failure) -> Boot:
         config=str(config.path),
         config_sha256=config.sha256,
         outcome=Outcome.FAILED,
+        xen=trial.xen,
         dhcp={nic.mac: None for nic in config.nics if nic.mac},
         failure=failure,
     )

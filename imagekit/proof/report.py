@@ -44,7 +44,8 @@ class Boot:
 
     ``seconds`` counts from the start of ``xl create`` (or of QEMU) to the login prompt. ``disks``
     and ``nics`` are what the guest's own drivers connected to; ``dhcp`` maps a MAC to the address
-    it was given, None where it asked for none. ``attempts`` is over 1 where the emulation
+    it was given, None where it asked for none. ``xen`` is the version of Xen it was started under,
+    empty for none. ``attempts`` is over 1 where the emulation
     lost the guest's firmware and it was started anew (imagekit.proof.circling). ``stolen_seconds``
     is how long the machine stood still because the host was busy (imagekit.proof.busy).
     ``failure`` says why a guest is not up, also for an inconclusive boot.
@@ -58,6 +59,7 @@ class Boot:
     config: str
     config_sha256: str
     outcome: Outcome
+    xen: str = ""
     seconds: float | None = None
     create_seconds: float | None = None
     guest_type: str | None = None
@@ -99,12 +101,12 @@ class Boot:
 
 @dataclass(frozen=True)
 class ProofReport:
-    """A whole proof; ``seconds`` says what each part took, ``ran_on`` what the lab was made of."""
+    """A whole proof; ``seconds`` says what each part took, ``ran_on`` what each lab was made of."""
 
     under: str
     boots: tuple[Boot, ...]
     seconds: dict[str, float]
-    ran_on: LabVersions | None = None
+    ran_on: tuple[LabVersions, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -142,19 +144,8 @@ class ProofReport:
 
 
 def table(report: ProofReport) -> str:
-    """The report for a person."""
-    rows = [("guest", "mode", "boot", "disk", "result", "seconds", "inside", "disks", "nics")]
-    for boot in report.boots:
-        leases = [a for a in boot.dhcp.values() if a]
-        rows.append(
-            (
-                *(boot.name, boot.mode, boot.boot, boot.format, _result(boot)),
-                f"{boot.seconds:.0f}" if boot.seconds is not None else "-",
-                boot.guest_type or "-",
-                " ".join(boot.disks) or "-",
-                " ".join([*boot.nics, *leases]) or "-",
-            )
-        )
+    """The report for a person: a line for each boot, or with several Xens a column for each Xen."""
+    rows = _matrix(report.boots) if len({boot.xen for boot in report.boots}) > 1 else _lines(report)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -167,8 +158,7 @@ def table(report: ProofReport) -> str:
             lines += ["", *_findings(boot)]
     took = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
     lines += ["", f"took: {took}"]
-    if report.ran_on is not None:
-        lines.append(f"ran on: {sentence(report.ran_on)}")
+    lines += [f"ran on: {sentence(versions)}" for versions in report.ran_on]
     return "\n".join(lines)
 
 
@@ -183,6 +173,38 @@ def _result(boot: Boot) -> str:
 def _findings(boot: Boot) -> list[str]:
     lines = [f"{boot.ident}: findings on its console"]
     return lines + [f"  {finding.kind}: {finding.line}" for finding in boot.findings]
+
+
+def _matrix(boots: tuple[Boot, ...]) -> list[tuple[str, ...]]:
+    """A row for each mode, boot path and format; in each Xen's column the result and seconds."""
+    xens = list(dict.fromkeys(boot.xen for boot in boots))
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for boot in boots:
+        # The config tells two guests apart that are started in the same way.
+        row = (boot.name, boot.mode, boot.boot, boot.format, boot.config)
+        took = f" {boot.seconds:.0f} s" if boot.seconds is not None else ""
+        cells.setdefault(row, {})[boot.xen] = _result(boot) + took
+    return [
+        ("guest", "mode", "boot", "disk", *(f"Xen {xen}" for xen in xens)),
+        *((*row[:4], *(found.get(xen, "-") for xen in xens)) for row, found in cells.items()),
+    ]
+
+
+def _lines(report: ProofReport) -> list[tuple[str, ...]]:
+    head = ("guest", "mode", "boot", "disk", "result", "seconds", "inside", "disks", "nics")
+    rows: list[tuple[str, ...]] = [head]
+    for boot in report.boots:
+        leases = [a for a in boot.dhcp.values() if a]
+        rows.append(
+            (
+                *(boot.name, boot.mode, boot.boot, boot.format, _result(boot)),
+                f"{boot.seconds:.0f}" if boot.seconds is not None else "-",
+                boot.guest_type or "-",
+                " ".join(boot.disks) or "-",
+                " ".join([*boot.nics, *leases]) or "-",
+            )
+        )
+    return rows
 
 
 def _failure(boot: Boot, failure: Failure) -> list[str]:

@@ -243,10 +243,11 @@ def _mode(settings: dict[str, Value], where: str) -> str:
 
 
 def _boot(settings: dict[str, Value], mode: str) -> str:
-    """pygrub, netboot (another bootloader), pvgrub, direct or firmware."""
+    """pygrub, netboot (another bootloader), pvgrub, direct, firmware (a BIOS) or uefi."""
     kernel, loader = _text(settings, "kernel"), _text(settings, "bootloader")
     if mode == "hvm":
-        return "direct" if kernel else "firmware"
+        uefi = settings.get("firmware") in ("uefi", "ovmf") or settings.get("bios") == "ovmf"
+        return "direct" if kernel else "uefi" if uefi else "firmware"
     if loader:
         return "pygrub" if PurePosixPath(loader).name == "pygrub" else "netboot"
     grub = re.search(r"/(grub-[a-z0-9_]+-xen(_pvh)?\.bin|pv-?grub[^/]*)$", kernel or "")

@@ -28,6 +28,7 @@ MIB = 1 << 20
 Mode = Literal["pv", "pvh", "hvm"]
 ImageFormat = Literal["raw", "qcow2", "vhd"]
 Filesystem = Literal["ext4", "xfs", "btrfs"]
+XenVersion = Literal["4.14", "4.17", "4.20"]
 Toolstack = Literal["xl", "xm", "libvirt", "opennebula", "glance", "xapi", "xva", "quattor"]
 
 
@@ -220,6 +221,11 @@ class Proof(Model):
     """Which boots are proven by ``imagekit prove`` and ``build --prove``."""
 
     modes: list[Mode] = Field(default_factory=list)
+    xen: list[XenVersion] = Field(
+        ["4.17"],
+        min_length=1,
+        description="The Xens it must boot under: that of Debian 11 (4.14), 12 (4.17), 13 (4.20).",
+    )
     expect: Text | None = Field(None, description="Regular expression on the console.")
     command: Text | None = Field(
         None,
@@ -232,6 +238,21 @@ class Proof(Model):
     strict: bool = Field(
         False, description="A guest that is up with a fault on its console counts as failed."
     )
+
+    @field_validator("xen", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        # YAML takes a bare 4.20 for the number 4.2; no lab has a Xen of one digit after the point.
+        if isinstance(value, list):
+            return [f"{item:.2f}" if isinstance(item, float) else item for item in value]
+        return value
+
+    @field_validator("xen")
+    @classmethod
+    def _once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise ValueError("a Xen is named twice")
+        return value
 
 
 class Spec(Model):

@@ -21,6 +21,10 @@ libxl: error: libxl_device.c:1337:device_hotplug_child_death_cb: script: \
 Could not find bridge device xenbr9
 libxl: error: libxl_create.c:1921:domcreate_attach_devices: Domain 1:unable to add vif devices
 """
+NO_OVMF = """libxl: error: libxl_dom.c:818:libxl__load_hvm_firmware_module: failed to read \
+BIOS file: No such file or directory
+libxl: error: libxl_dom.c:1075:libxl__build_hvm: initializing domain firmware failed
+"""
 NO_NOTE = """xc: error: panic: xg_dom_core.c:689: xc_dom_find_loader: \
 no loader found: Invalid kernel
 libxl: error: libxl_dom.c:571:libxl__build_dom: xc_dom_parse_image failed
@@ -100,6 +104,7 @@ def evidence(**changes: Any) -> Evidence:
             "bridge-missing",
             "xenbr9",
         ),
+        (evidence(created=False, xl=NO_OVMF), "no-firmware", "BIOS file"),
         (evidence(created=False, xl="libxl: error: something new"), "create-failed", None),
         (evidence(created=False, error="TimeoutError: no disk"), "lab", None),
         (evidence(console=GAVE_UP), "no-blkfront", "does not exist|Gave up"),

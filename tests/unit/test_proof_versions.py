@@ -8,12 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from oracles.labs import lab_tools
 
 from imagekit.proof import versions
-from imagekit.proof.emulator import EmulatorArchive
-from imagekit.proof.firmware import Firmware
 from imagekit.proof.report import ProofReport, table
-from imagekit.proof.tools import LabTools
 from imagekit.proof.versions import Component, LabVersions, describe_tree, lab_versions
 
 PACKAGES = """linux-image-6.1.0-56-amd64\t6.1.192-2
@@ -42,16 +40,9 @@ def described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-TOOLS = LabTools(
-    Firmware(Path("/nowhere"), "1.16.2-1", "6" * 64),
-    EmulatorArchive(Path("/nowhere"), "1:7.2+dfsg-7", "7" * 64),
-    Path("/nowhere"),
-)
-
-
 def test_the_labs_parts_have_their_versions_and_digests(described: Path) -> None:
     digests = {"xen": "0" * 64, "vmlinuz": "1" * 64, "dom0.img": "2" * 64, "initrd": "3" * 64}
-    assert lab_versions(described, digests, TOOLS) == LabVersions(
+    assert lab_versions(described, digests, lab_tools()) == LabVersions(
         accelerator="tcg",
         qemu=Component("1:7.2+dfsg-7", "7" * 64),
         xen=Component("4.17.7+13-g2445b30a44-0+deb12u1", "0" * 64),
@@ -68,7 +59,7 @@ def test_what_is_not_there_is_unknown_and_no_error(
     monkeypatch.setattr(versions, "chroot", lambda *_args, **_options: SimpleNamespace(text=""))
     path = tmp_path / "versions.json"
     path.write_text(describe_tree(tmp_path, tmp_path / "log"))
-    found = lab_versions(path, {}, TOOLS)
+    found = lab_versions(path, {}, lab_tools())
     assert (found.xen, found.ovmf) == (Component(None, None), None)
 
 
@@ -83,8 +74,8 @@ def test_a_qemu_of_the_host_says_its_version(tmp_path: Path) -> None:
 
 def test_the_report_and_its_table_say_it() -> None:
     ran_on = LabVersions("tcg", Component("7.2.22", "4" * 64), xen=Component("4.17.7", "5" * 64))
-    report = ProofReport("xen", (), {}, ran_on)
+    report = ProofReport("xen", (), {}, (ran_on,))
     assert "ran on: tcg, QEMU 7.2.22, Xen 4.17.7" in table(report)
     value = json.loads(json.dumps(report.to_json()))
-    assert value["ran_on"]["xen"] == {"version": "4.17.7", "sha256": "5" * 64}
+    assert value["ran_on"][0]["xen"] == {"version": "4.17.7", "sha256": "5" * 64}
     assert "machine" not in value

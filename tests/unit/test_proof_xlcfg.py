@@ -88,6 +88,9 @@ serial = 'pty'
         ('kernel = "/boot/vmlinuz"', "direct"),
         ('type = "hvm"\nkernel = "/boot/vmlinuz"', "direct"),
         ('type = "hvm"', "firmware"),
+        ('type = "hvm"\nfirmware = "bios"', "firmware"),
+        ('type = "hvm"\nfirmware = "uefi"', "uefi"),
+        ('builder = "hvm"\nbios = "ovmf"', "uefi"),
     ],
 )
 def test_the_boot_path_is_told_by_the_config(lines: str, boot: str) -> None:

@@ -34,7 +34,10 @@ ip link set xenbr0 up
 XENSTORED_ROOTDIR=/run/xenstored "$xen/bin/xenstored" --pid-file /run/xenstored.pid
 "$xen/bin/xen-init-dom0" >/dev/null || failed "xenstored does not answer"
 "$xen/bin/xenconsoled" --pid-file /run/xenconsoled.pid
-/usr/libexec/xen-qemu-system-i386 -xen-domid 0 -xen-attach -name dom0 -nographic -M xenpv \
+# Debian 12 has a QEMU of its own for Xen; in Debian 11 the usual one can do it.
+qemu=/usr/libexec/xen-qemu-system-i386
+test -x "$qemu" || qemu=/usr/bin/qemu-system-i386
+"$qemu" -xen-domid 0 -xen-attach -name dom0 -nographic -M xenpv \
 	-daemonize -monitor none -serial none -parallel none -pidfile /run/qemu-dom0.pid
 
 # Guests get addresses and quick answers, and no way out: there is no other interface.

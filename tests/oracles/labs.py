@@ -1,0 +1,17 @@
+"""A lab's tools that were never made: plans and reports need only what is said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from imagekit.proof.emulator import EmulatorArchive
+from imagekit.proof.firmware import Firmware
+from imagekit.proof.tools import LabTools
+
+NOWHERE = Path("/nowhere")
+
+
+def lab_tools(firmware: str = "6" * 64, emulator: str = "7" * 64) -> LabTools:
+    """Tools with these SHA-256 digests."""
+    archive = EmulatorArchive(NOWHERE, "1:7.2+dfsg-7", emulator)
+    return LabTools(Firmware(NOWHERE, "1.16.2-1", firmware), archive, NOWHERE)
