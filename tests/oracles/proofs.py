@@ -14,6 +14,8 @@ def report_of(directory: Path) -> dict[str, Any]:
 
 def assert_up(boot: dict[str, Any], kind: str) -> None:
     assert boot["ok"], boot["failure"]
+    assert boot["outcome"] == "up"
+    assert boot["findings"] == []
     assert boot["guest_type"] == kind
     assert boot["evidence"]
     assert boot["disks"] == ["xvda"]
