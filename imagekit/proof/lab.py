@@ -25,7 +25,10 @@ from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
 from imagekit.pipeline.store import Store
 from imagekit.proof import initrd
-from imagekit.proof.machine import QEMU, LabFiles, Shape, machine
+from imagekit.proof.emulator import EmulatorArchive
+from imagekit.proof.firmware import Firmware
+from imagekit.proof.machine import LabFiles, Shape, machine
+from imagekit.proof.tools import LabTools, build_tools
 from imagekit.proof.versions import LabVersions, describe_tree, lab_versions
 from imagekit.spec.load import SpecFile, load_spec
 
@@ -39,6 +42,9 @@ DRIVERS = (
     *("loop", "tun"),
 )
 """xen-blkfront is for dom0 itself: libxl attaches a qcow2 to dom0 before pygrub reads it."""
+
+FIRMWARE = "usr/share/seabios/bios-256k.bin"
+"""What Debian's libxl hands to hvmloader (xen, debian/rules: --with-system-seabios)."""
 
 MAX_XEN_BYTES = 64 << 20
 UUID_NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
@@ -67,12 +73,18 @@ class LabImage(Stage):
     needs = ("rootfs.tar",)
     makes = ("dom0.img", "xen", "vmlinuz", "initrd", "versions.json")
 
-    def __init__(self, file: SpecFile) -> None:
+    def __init__(self, file: SpecFile, firmware: Firmware) -> None:
         self._size = file.spec.disk.size
+        self._firmware = firmware
 
     def key(self) -> Mapping[str, Any]:
-        inside = {p.name: digest_file(p) for p in sorted(INSIDE.glob("*.*"))}
-        return {"code": 2, "inside": inside, "size": self._size, "drivers": [*DRIVERS]}
+        return {
+            "code": 3,
+            "inside": {p.name: digest_file(p) for p in sorted(INSIDE.glob("*.*"))},
+            "size": self._size,
+            "drivers": [*DRIVERS],
+            "firmware": self._firmware.sha256,
+        }
 
     def run(self, run: StageRun) -> None:
         tree = open_tree(run, "rootfs.tar")
@@ -89,6 +101,7 @@ class LabImage(Stage):
         for name, target, mode in (("init.sh", "init", 0o755), ("agent.py", "agent.py", 0o644)):
             shutil.copyfile(INSIDE / name, home / target)
             (home / target).chmod(mode)
+        _replace_firmware(tree, self._firmware)
         image = run.output / "dom0.img"
         with image.open("xb") as stream:
             stream.truncate(self._size)
@@ -105,73 +118,76 @@ class LabState(Stage):
     needs = ("dom0.img", "xen", "vmlinuz", "initrd")
     makes = ("state",)
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, emulator: EmulatorArchive) -> None:
         self._shape = shape
+        self._emulator = emulator
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
+            "code": 2,
             "machine": vars(self._shape),
-            "qemu": package_versions(("qemu-system-x86", "qemu-system-data", "seabios")),
+            "emulator": self._emulator.sha256,
         }
 
     def run(self, run: StageRun) -> None:
         share = run.workspace.temporary("share")
         read_only = run.workspace.temporary("files")
         scratch = run.workspace.temporary("lab")
-        files = lab_files(run.inputs)
+        files = lab_files(run.inputs, self._emulator)
         options = {"share": share, "read_only": read_only, "scratch": scratch}
         with machine(self._shape, files, **options) as running:
             running.wait_for("LAB-READY", 180)
             running.save(run.output / "state")
 
 
-def lab_files(files: Mapping[str, Path]) -> LabFiles:
-    """The artefacts of :class:`LabImage` as what a machine boots."""
-    return LabFiles(files["xen"], files["vmlinuz"], files["initrd"], files["dom0.img"])
+def lab_files(files: Mapping[str, Path], emulator: EmulatorArchive) -> LabFiles:
+    """The artefacts of :class:`LabImage` as what a machine boots, and the QEMU that it is."""
+    return LabFiles(files["xen"], files["vmlinuz"], files["initrd"], files["dom0.img"], emulator)
 
 
-def lab_plan(shape: Shape, *, state: bool) -> Plan:
-    """The stages that make the lab, from its shipped spec."""
+def lab_plan(shape: Shape, tools: LabTools, *, state: bool) -> Plan:
+    """The stages that make the lab, from its shipped spec, with the firmware of ``tools``."""
     file = load_spec(SPEC)
     install = file.spec.debootstrap
     packages = sorted({*install.packages, str(install.kernel)})
-    image = LabImage(file)
+    image = LabImage(file, tools.firmware)
     stages: list[Stage] = [LabRootfs(file, mirrors_for(file), packages), image]
     names = list(image.makes)
     if state:
-        stages.append(LabState(shape))
+        stages.append(LabState(shape, tools.emulator))
         names.append("state")
     return make_plan(stages, [Target(name, name, "lab") for name in names])
 
 
 @dataclass(frozen=True)
 class Lab:
-    """A lab that is there: what it boots, its saved state (if any), and what it is made of."""
+    """A lab that is there: what it boots, its saved state (if any), and what it was made with."""
 
     files: LabFiles
     state: Path | None
+    tools: LabTools
     versions: LabVersions
 
 
 def build_lab(shape: Shape, events: Events, *, state: bool = True, fresh: bool = False) -> Lab:
     """The lab from the store, or built now."""
+    tools = build_tools(events, fresh=fresh)
     try:
-        results = _run(lab_plan(shape, state=state), events, fresh=fresh)
+        results = _run(lab_plan(shape, tools, state=state), events, fresh=fresh)
     except ToolError as error:
         if not state or "saved" not in error.what:
             raise
         events.emit("warning", text=error.what)
-        results = _run(lab_plan(shape, state=False), events, fresh=False)
+        results = _run(lab_plan(shape, tools, state=False), events, fresh=False)
     found = {
         name: path
         for result in results.values()
         for name, path in result.entry.files.items()
         if name in ("dom0.img", "xen", "vmlinuz", "initrd", "state", "versions.json")
     }
-    image = results[LabImage.name].entry
-    versions = lab_versions(found["versions.json"], image.info.get("sha256", {}), QEMU)
-    return Lab(lab_files(found), found.get("state"), versions)
+    digests = results[LabImage.name].entry.info.get("sha256", {})
+    versions = lab_versions(found["versions.json"], digests, tools.emulator, tools.firmware)
+    return Lab(lab_files(found, tools.emulator), found.get("state"), tools, versions)
 
 
 def _run(plan: Plan, events: Events, *, fresh: bool) -> dict[str, StageResult]:
@@ -225,3 +241,10 @@ def _initrd(tree: Path, modules: list[str]) -> bytes:
 def _trim(tree: Path, release: str, modules: list[str]) -> None:
     for name in (*UNUSED, f"usr/lib/modules/{release}", f"lib/modules/{release}", "boot"):
         shutil.rmtree(tree / name, ignore_errors=True)
+
+
+def _replace_firmware(tree: Path, firmware: Firmware) -> None:
+    target = tree / FIRMWARE
+    if target.is_symlink() or not target.is_file():
+        raise ImageError(f"the lab's packages brought no firmware at /{FIRMWARE}")
+    target.write_bytes(firmware.path.read_bytes())

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,20 @@ from imagekit.host.qmp import Qmp
 from imagekit.host.run import spawn
 from imagekit.host.sockets import roomy_pair
 from imagekit.proof.busy import waited
+from imagekit.proof.emulator import EmulatorArchive
 
-QEMU = "qemu-system-x86_64"
 # With a family that has no Retbleed and SRSO (family=16) guests need no return thunks: PV and PVH
 # boot a tenth faster, but of three HVM guests one stood still while its kernel started.
-CPU = "EPYC,-smap,-smep,-monitor,-rdtscp"
+# With AVX on offer, the kernel's AES self-test meets an invalid opcode in PVH and HVM guests.
+CPU = "EPYC,-smap,-smep,-monitor,-rdtscp,-avx,-avx2,-fma,-f16c"
 # The clock counts instructions (4 ns each) and goes on in real time only while all is idle: on a
 # busy host time passes more slowly inside, and no service of a guest runs into its timeout.
 ICOUNT = "shift=2,sleep=on"
 DOM0_MIB = 640
-# Xen 4.17 switches FPU registers lazily on AMD processors, by CR0.TS, and QEMU 7.2 lets some SSE
-# instructions pass then: programs in guests crashed at random. eager-fpu ends that.
+# On AMD processors Xen leaves a domain's FPU registers loaded and sets CR0.TS, to be told by #NM
+# when the next domain uses them. XSAVE, XSAVEOPT and XRSTOR do not raise #NM in QEMU's emulation
+# (target/i386/tcg/translate.c, 0F AE /4 to /6; 7.2 to 11.1), so a guest kernel that saves a
+# program's registers saves those of another domain. eager-fpu makes Xen load them at every switch.
 XEN_ARGS = (
     f"dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M com1=115200,8n1 console=com1 guest_loglvl=all "
     "loglvl=warning bootscrub=0 spec-ctrl=no,eager-fpu=yes"
@@ -39,16 +42,22 @@ XEN_ARGS = (
 LINUX_ARGS = "console=hvc0 quiet panic=1 net.ifnames=0 mitigations=off"
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 MAX_LINE = 1 << 16
+NAMES = ("xen", "kernel", "initrd", "disk")
+"""What QEMU is told to open, in the directory in which it runs: fields of :class:`LabFiles`."""
 
 
 @dataclass(frozen=True)
 class LabFiles:
-    """What the machine boots: hypervisor (unpacked), kernel, initrd and the disk of dom0."""
+    """What the machine boots: hypervisor (unpacked), kernel, initrd and the disk of dom0.
+
+    ``emulator`` is the QEMU that is the machine.
+    """
 
     xen: Path
     kernel: Path
     initrd: Path
     disk: Path
+    emulator: EmulatorArchive
 
 
 @dataclass(frozen=True)
@@ -61,16 +70,16 @@ class Shape:
     cpu: str = CPU
     icount: str = ICOUNT
 
-    def argv(self, files: LabFiles) -> list[str]:
-        """QEMU's machine, without the parts that differ from run to run."""
+    def argv(self) -> list[str]:
+        """QEMU's machine, without what differs from run to run; its files have ``NAMES``."""
         return [
-            *(QEMU, "-accel", "tcg,tb-size=512", "-icount", self.icount),
+            *("-accel", "tcg,tb-size=512", "-icount", self.icount),
             *("-machine", "pc", "-cpu", self.cpu),
             *("-smp", "1", "-m", str(self.memory_mib), "-nodefaults", "-no-user-config"),
             *("-display", "none", "-no-reboot", "-nic", "none", "-sandbox", SANDBOX),
-            *("-kernel", str(files.xen), "-append", self.xen_args),
-            *("-initrd", f"{files.kernel} {self.linux_args},{files.initrd}"),
-            *("-drive", f"file={files.disk},format=raw,if=none,id=dom0,snapshot=on"),
+            *("-kernel", "xen", "-append", self.xen_args),
+            *("-initrd", f"kernel {self.linux_args},initrd"),
+            *("-drive", "file=disk,format=raw,if=none,id=dom0,snapshot=on"),
             *("-device", "virtio-blk-pci,drive=dom0"),
             *("-device", "virtio-scsi-pci,id=disks"),
         ]
@@ -190,10 +199,10 @@ def machine(
     file of dom0's disk and the console's log (``lab.log``).
     """
     # A blank ends a module's name in -initrd, so that QEMU is given short names.
-    names = LabFiles(*(Path(f.name) for f in fields(LabFiles)))
-    for name in fields(LabFiles):
-        (scratch / name.name).symlink_to(getattr(files, name.name).absolute())
-    argv = shape.argv(names)
+    for name in NAMES:
+        (scratch / name).symlink_to(getattr(files, name).absolute())
+    emulator = files.emulator.unpack(scratch / "qemu")
+    argv = [*emulator.argv(), *shape.argv()]
     # mapped-file: whatever dom0 makes there is a plain file here, never a link or a device.
     for tag, path, option in (
         ("share", share, "security_model=mapped-file"),
@@ -218,7 +227,7 @@ def machine(
         child = stack.enter_context(
             spawn(
                 argv,
-                env={"TMPDIR": str(scratch)},
+                env={"TMPDIR": str(scratch), **emulator.environment()},
                 cwd=scratch,
                 pass_fds=fds,
                 stdout=subprocess.DEVNULL,

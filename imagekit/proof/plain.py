@@ -35,9 +35,10 @@ from imagekit.proof.guestmode import KINDS, from_kernel_log
 from imagekit.proof.outcome import judged
 from imagekit.proof.report import Boot, Failure, ProofReport
 from imagekit.proof.session import SETTLE, Rules, announce, conclude
-from imagekit.proof.versions import SEABIOS, LabVersions, firmware_component, qemu_component
+from imagekit.proof.versions import LabVersions, firmware_component, qemu_component
 
 QEMU = "qemu-system-x86_64"
+SEABIOS = Path("/usr/share/seabios/bios-256k.bin")
 FIRMWARE = (
     (Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")),
     (Path("/usr/share/OVMF/OVMF_CODE.fd"), Path("/usr/share/OVMF/OVMF_VARS.fd")),
@@ -131,7 +132,7 @@ def _versions(accelerator: str, reason: str) -> LabVersions:
     return LabVersions(
         accelerator,
         qemu_component(QEMU),
-        seabios=firmware_component(Path("/") / SEABIOS, packages.get("seabios")),
+        seabios=firmware_component(SEABIOS, packages.get("seabios")),
         ovmf=firmware_component(ovmf, packages.get("ovmf")) if ovmf else None,
         reason=reason,
     )

@@ -26,13 +26,14 @@ from imagekit.proof.boots import (
     trials_of_build,
 )
 from imagekit.proof.console import expectation
-from imagekit.proof.lab import build_lab
-from imagekit.proof.machine import DOM0_MIB, LabFiles, Shape, machine
+from imagekit.proof.lab import Lab, build_lab
+from imagekit.proof.machine import DOM0_MIB, Shape, machine
 from imagekit.proof.netboot import check_tree, program_path, ship_tree
 from imagekit.proof.observed import boot_of
 from imagekit.proof.outcome import require_up
 from imagekit.proof.report import Boot, Failure, Outcome, ProofReport
 from imagekit.proof.session import Rules, Session
+from imagekit.proof.unpack import LIBRARY
 from imagekit.proof.versions import LabVersions
 from imagekit.spec.model import Proof
 
@@ -161,7 +162,7 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
         seconds["lab"] = round(time.monotonic() - started, 1)
         count = lanes_for(len(sound), shape.memory_mib, available_mib(), options.jobs)
         with workspace(events) as space:
-            lab = _Lab(space, shape, made.files, made.state, options.netboot)
+            lab = _Lab(space, shape, made, options.netboot)
             boots = lab.prove(sound, out, events, rules, seconds, keep=options.keep, count=count)
     for trial in trials:
         if trial.ident in broken:
@@ -174,8 +175,7 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
 class _Lab:
     space: Workspace
     shape: Shape
-    files: LabFiles
-    state: Path | None
+    lab: Lab
     netboot: Path | None = None
     _running: set[subprocess.Popen[bytes]] = field(default_factory=set)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -222,9 +222,9 @@ class _Lab:
         """A lab whose agent answers: from the saved state, or started anew if that fails."""
         with contextlib.ExitStack() as stack:
             try:
-                session = stack.enter_context(self._start(events, self.state, log_to))
+                session = stack.enter_context(self._start(events, self.lab.state, log_to))
             except ToolError as error:
-                if self.state is None or queue.ended.is_set():
+                if self.lab.state is None or queue.ended.is_set():
                     raise
                 events.emit("warning", text=f"the lab's saved state is no good: {error.what}")
                 session = stack.enter_context(self._start(events, None, log_to))
@@ -236,13 +236,14 @@ class _Lab:
         read_only = self.space.temporary("files")
         scratch = self.space.temporary("lab")
         number = next(self._numbers)
+        shutil.copyfile(self.lab.tools.unpack, read_only / LIBRARY)
         if self.netboot is not None:
             ship_tree(self.netboot, read_only / "www")
         try:
             with (
                 machine(
                     self.shape,
-                    self.files,
+                    self.lab.files,
                     share=share,
                     read_only=read_only,
                     scratch=scratch,

@@ -20,6 +20,7 @@ from imagekit.proof.console import Follower
 from imagekit.proof.machine import Machine
 from imagekit.proof.netboot import program_path, write_program
 from imagekit.proof.overlay import block_node, make_overlay
+from imagekit.proof.unpack import Unpacker
 
 CREATE_TIMEOUT = 240.0
 """Seconds for xl create: pygrub reads the disk, or the device model of an HVM guest starts."""
@@ -86,6 +87,7 @@ class Session:
         self._jobs.mkdir(exist_ok=True)
         self._out.mkdir(exist_ok=True)
         self._awake = share / "awake"
+        self._unpacker = Unpacker(share, files)
 
     def begin(self, timeout: float = 60) -> None:
         """Wake dom0's agent; raises ToolError."""
@@ -170,6 +172,7 @@ class Session:
         while not (out / "result.json").exists():
             if not self._lab.alive():
                 raise ToolError("the lab ended while it ran a guest", where=trial.ident)
+            self._unpacker.serve()
             signs = [follower.look() for follower in followers]
             now = watch.read()
             passed, counted = now.passed, now.had

@@ -13,9 +13,8 @@ from imagekit.host import tools
 from imagekit.host.chroot import chroot
 from imagekit.host.run import run
 from imagekit.pipeline.stage import digest_file
-
-SEABIOS = "usr/share/seabios/bios-256k.bin"
-"""What Debian's libxl gives hvmloader (xen, debian/rules: --with-system-seabios)."""
+from imagekit.proof.emulator import EmulatorArchive
+from imagekit.proof.firmware import Firmware
 
 OVMF = ("usr/share/ovmf/OVMF.fd", "usr/lib/xen-4.17/boot/ovmf.bin")
 MAX_JSON = 1 << 20
@@ -64,7 +63,7 @@ def firmware_component(path: Path, version: str | None) -> Component | None:
 
 
 def describe_tree(tree: Path, log: Path) -> str:
-    """JSON about the dom0 in ``tree``: its packages' versions and its firmware's digests.
+    """JSON about the dom0 in ``tree``: its packages' versions and its UEFI firmware's digest.
 
     To be read by :func:`lab_versions`; made while the tree has all its files. Raises ToolError.
     """
@@ -80,28 +79,29 @@ def describe_tree(tree: Path, log: Path) -> str:
     parts = {
         "xen": Component(newest("xen-hypervisor-4")),
         "dom0_kernel": Component(newest("linux-image-")),
-        "seabios": Component(versions.get("seabios"), _digest(tree / SEABIOS)),
         "ovmf": Component(versions.get("ovmf"), _digest(ovmf)) if ovmf else None,
     }
     return json.dumps({name: asdict(part) if part else None for name, part in parts.items()})
 
 
-def lab_versions(described: Path, digests: Mapping[str, str], qemu: str) -> LabVersions:
+def lab_versions(
+    described: Path, digests: Mapping[str, str], emulator: EmulatorArchive, seabios: Firmware
+) -> LabVersions:
     """What a lab is made of.
 
     ``described`` holds what :func:`describe_tree` wrote, ``digests`` the SHA-256 of the artefacts
-    xen, vmlinuz and dom0.img, ``qemu`` is the program that emulates the machine.
+    xen, vmlinuz and dom0.img. QEMU's digest is that of its archive, libraries and all.
     """
     with described.open("rb") as stream:
         value = json.loads(stream.read(MAX_JSON))
     parts = {name: Component(**part) if part else None for name, part in value.items()}
     return LabVersions(
         "tcg",
-        qemu_component(qemu),
+        Component(emulator.version, emulator.sha256),
         xen=_with(parts["xen"], digests.get("xen")),
         dom0_kernel=_with(parts["dom0_kernel"], digests.get("vmlinuz")),
         dom0_disk=Component(None, digests.get("dom0.img")),
-        seabios=parts["seabios"],
+        seabios=Component(f"{seabios.version}, rebuilt with ATA DMA", seabios.sha256),
         ovmf=parts["ovmf"],
     )
 

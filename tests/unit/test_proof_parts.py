@@ -22,12 +22,15 @@ from imagekit.host.qmp import Qmp
 from imagekit.proof import boots, overlay
 from imagekit.proof.boots import Wanted
 from imagekit.proof.console import expectation
+from imagekit.proof.emulator import EmulatorArchive
+from imagekit.proof.firmware import Firmware
 from imagekit.proof.lab import lab_plan
-from imagekit.proof.machine import LabFiles, Shape
+from imagekit.proof.machine import Shape
 from imagekit.proof.observed import disk_name, frontends
 from imagekit.proof.outcome import require_up
 from imagekit.proof.report import Boot, Failure, Outcome, ProofReport, table
 from imagekit.proof.session import Rules, bounded_command
+from imagekit.proof.tools import LabTools
 from imagekit.proof.xlcfg import XlDisk
 
 MIB = 1 << 20
@@ -181,10 +184,29 @@ def test_a_directory_without_a_build_is_refused(tmp_path: Path) -> None:
         boots.trials_of_build(tmp_path, Wanted(), tmp_path)
 
 
+def lab_tools(firmware: str = "00", emulator: str = "00") -> LabTools:
+    nowhere = Path("/nowhere")
+    archive = EmulatorArchive(nowhere, "7.2", emulator)
+    return LabTools(Firmware(nowhere, "1", firmware), archive, nowhere)
+
+
 def test_the_saved_state_depends_on_the_machine_and_the_disk_does_not() -> None:
-    usual, larger = (lab_plan(Shape(memory_mib=m), state=True) for m in (3072, 4096))
+    usual, larger = (lab_plan(Shape(memory_mib=m), lab_tools(), state=True) for m in (3072, 4096))
     assert usual.maker("dom0.img").key == larger.maker("dom0.img").key
     assert usual.maker("state").key != larger.maker("state").key
+
+
+def test_another_firmware_makes_another_lab() -> None:
+    one, other = (lab_plan(Shape(), lab_tools(firmware=d), state=True) for d in ("00", "01"))
+    assert one.maker("rootfs.tar").key == other.maker("rootfs.tar").key
+    assert one.maker("dom0.img").key != other.maker("dom0.img").key
+    assert one.maker("state").key != other.maker("state").key
+
+
+def test_another_emulator_makes_another_state_of_the_same_lab() -> None:
+    one, other = (lab_plan(Shape(), lab_tools(emulator=d), state=True) for d in ("00", "01"))
+    assert one.maker("dom0.img").key == other.maker("dom0.img").key
+    assert one.maker("state").key != other.maker("state").key
 
 
 def answering(answers: list[bytes]) -> Qmp:
@@ -212,7 +234,7 @@ def test_a_refusal_nonsense_and_silence_of_qemu_are_errors(answer: bytes) -> Non
 
 
 def test_the_lab_reaches_no_network_and_writes_no_disk() -> None:
-    argv = Shape().argv(LabFiles(Path("/xen"), Path("/k"), Path("/i"), Path("/d,1")))
+    argv = Shape().argv()
     pairs = list(itertools.pairwise(argv))
     assert ("-nic", "none") in pairs
     assert not any(word in ("-netdev", "-net", "-hda") for word in argv)

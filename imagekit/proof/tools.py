@@ -1,0 +1,65 @@
+"""What the lab needs beside its dom0, made in one tree of Debian packages and stored.
+
+The firmware of HVM guests, the QEMU that runs the lab, and the library by which the host unpacks
+kernels for dom0's xl.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from imagekit.disk.extents import sha256_sparse
+from imagekit.installs.stages.mirrors import mirrors_for
+from imagekit.installs.stages.rootfs import Rootfs
+from imagekit.pipeline.events import Events
+from imagekit.pipeline.execute import execute
+from imagekit.pipeline.plan import Plan, make_plan
+from imagekit.pipeline.stage import Target, digest_file
+from imagekit.pipeline.store import Store
+from imagekit.proof.emulator import ARCHIVE, VERSION, EmulatorArchive, LabEmulator
+from imagekit.proof.firmware import Firmware, LabFirmware
+from imagekit.proof.unpack import LIBRARY, LabUnpack
+from imagekit.spec.load import load_spec
+
+SPEC = Path(__file__).parent / "build-tree.yaml"
+
+
+@dataclass(frozen=True)
+class LabTools:
+    """HVM guests' firmware, the QEMU that runs the lab, and the library for dom0's xl."""
+
+    firmware: Firmware
+    emulator: EmulatorArchive
+    unpack: Path
+
+
+class BuildTree(Rootfs):
+    """A compiler and what it needs, and a QEMU to take out."""
+
+    name: ClassVar[str] = "build-tree"
+    title: ClassVar[str] = "installing a compiler for the lab's own programs"
+
+
+def tools_plan() -> Plan:
+    """The stages that make the tools."""
+    file = load_spec(SPEC)
+    mirrors = mirrors_for(file)
+    packages = sorted(file.spec.debootstrap.packages)
+    makers = [LabFirmware(file, mirrors), LabEmulator(), LabUnpack()]
+    targets = [Target(name, name, "lab") for stage in makers for name in stage.makes]
+    return make_plan([BuildTree(file, mirrors, packages), *makers], targets)
+
+
+def build_tools(events: Events, *, fresh: bool = False) -> LabTools:
+    """The tools from the store, or made now."""
+    results = execute(
+        tools_plan(), Store(), events, guest="imagekit-lab", fresh=fresh, digest=sha256_sparse
+    )
+    found = {name: path for r in results.values() for name, path in r.entry.files.items()}
+    bios = found["bios.bin"]
+    firmware = Firmware(bios, found["version"].read_text().strip(), digest_file(bios))
+    archive = found[ARCHIVE]
+    emulator = EmulatorArchive(archive, found[VERSION].read_text(), digest_file(archive))
+    return LabTools(firmware, emulator, found[LIBRARY])
