@@ -7,7 +7,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +26,10 @@ from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
 from imagekit.pipeline.store import Store
 from imagekit.proof import initrd
 from imagekit.proof.firmware import Firmware, build_firmware
-from imagekit.proof.machine import LabFiles, Shape, machine
+from imagekit.proof.machine import QEMU_PACKAGES, LabFiles, Shape, lab_files, machine
+from imagekit.proof.selfcheck.programs import Programs, build_programs
+from imagekit.proof.selfcheck.stage import CheckLab
+from imagekit.proof.selfcheck.verdict import LabCheck
 from imagekit.spec.load import SpecFile, load_spec
 
 SPEC = Path(__file__).parent / "lab.yaml"
@@ -120,7 +123,7 @@ class LabState(Stage):
         return {
             "code": 1,
             "machine": vars(self._shape),
-            "qemu": package_versions(("qemu-system-x86", "qemu-system-data", "seabios")),
+            "qemu": package_versions(QEMU_PACKAGES),
         }
 
     def run(self, run: StageRun) -> None:
@@ -134,51 +137,63 @@ class LabState(Stage):
             running.save(run.output / "state")
 
 
-def lab_files(files: Mapping[str, Path]) -> LabFiles:
-    """The artefacts of :class:`LabImage` as what a machine boots."""
-    return LabFiles(files["xen"], files["vmlinuz"], files["initrd"], files["dom0.img"])
+def lab_plan(
+    shape: Shape, firmware: Firmware, programs: Programs, *, state: bool, saved: bool = True
+) -> Plan:
+    """The stages that make and check the lab, from its shipped spec.
 
-
-def lab_plan(shape: Shape, firmware: Firmware, *, state: bool) -> Plan:
-    """The stages that make the lab, from its shipped spec; HVM guests get ``firmware``."""
+    HVM guests get ``firmware``; ``programs`` are those of the check. ``state`` asks for the saved
+    state. The check serves machines of every size: it is made in the usual one, from its saved
+    state if that can be ``saved``.
+    """
+    usual = replace(shape, memory_mib=Shape().memory_mib)
     file = load_spec(SPEC)
     install = file.spec.debootstrap
     packages = sorted({*install.packages, str(install.kernel)})
     image = LabImage(file, firmware)
-    stages: list[Stage] = [LabRootfs(file, mirrors_for(file), packages), image]
-    names = list(image.makes)
-    if state:
-        stages.append(LabState(shape))
-        names.append("state")
+    check = CheckLab(usual, programs, state=saved)
+    stages: list[Stage] = [LabRootfs(file, mirrors_for(file), packages), image, check]
+    if saved:
+        stages.append(LabState(usual))
+    names = [*image.makes, *check.makes, *(["state"] if state else [])]
     return make_plan(stages, [Target(name, name, "lab") for name in names])
 
 
 @dataclass(frozen=True)
 class Lab:
-    """A lab that is there: what it boots, its saved state (if any), its HVM guests' firmware."""
+    """A lab that is right: what it boots, its saved state (if any), its HVM guests' firmware."""
 
     files: LabFiles
     state: Path | None
     firmware: Firmware
+    check: LabCheck
 
 
 def build_lab(shape: Shape, events: Events, *, state: bool = True, fresh: bool = False) -> Lab:
-    """The lab from the store, or built now."""
+    """The lab from the store, or built and checked now; raises LabError when it does not work.
+
+    Without ``state``, which only the usual size of a machine has, no saved state is given.
+    """
     firmware = build_firmware(events, fresh=fresh)
+    programs = build_programs(events)
+    plan = lab_plan(shape, firmware, programs, state=state)
     try:
-        results = _run(lab_plan(shape, firmware, state=state), events, fresh=fresh)
+        results = _run(plan, events, fresh=fresh)
     except ToolError as error:
-        if not state or "saved" not in error.what:
+        if "saved" not in error.what:
             raise
         events.emit("warning", text=error.what)
-        results = _run(lab_plan(shape, firmware, state=False), events, fresh=False)
+        plan = lab_plan(shape, firmware, programs, state=False, saved=False)
+        results = _run(plan, events, fresh=False)
+    wanted = {target.artefact for target in plan.targets}
     found = {
         name: path
         for result in results.values()
         for name, path in result.entry.files.items()
-        if name in ("dom0.img", "xen", "vmlinuz", "initrd", "state")
+        if name in wanted
     }
-    return Lab(lab_files(found), found.get("state"), firmware)
+    check = LabCheck.read(found["check.json"])
+    return Lab(lab_files(found), found.get("state"), firmware, check)
 
 
 def _run(plan: Plan, events: Events, *, fresh: bool) -> dict[str, StageResult]:

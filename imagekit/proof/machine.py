@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from imagekit.host.run import spawn
 from imagekit.host.sockets import roomy_pair
 
 QEMU = "qemu-system-x86_64"
+QEMU_PACKAGES = ("qemu-system-x86", "qemu-system-data", "seabios")
+"""What the machine is made of; a saved state suits no other versions."""
+
 # With a family that has no Retbleed and SRSO (family=16) guests need no return thunks: PV and PVH
 # boot a tenth faster, but of three HVM guests one stood still while its kernel started.
 # With AVX on offer, the kernel's AES self-test meets an invalid opcode in PVH and HVM guests.
@@ -51,6 +54,11 @@ class LabFiles:
     kernel: Path
     initrd: Path
     disk: Path
+
+
+def lab_files(files: Mapping[str, Path]) -> LabFiles:
+    """The artefacts of imagekit.proof.lab.LabImage as what a machine boots."""
+    return LabFiles(files["xen"], files["vmlinuz"], files["initrd"], files["dom0.img"])
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
         started = time.monotonic()
         made = build_lab(shape, events, state=state_is_useful, fresh=options.fresh)
         seconds["lab"] = round(time.monotonic() - started, 1)
-        about["HVM firmware"] = str(made.firmware)
+        about |= {"HVM firmware": str(made.firmware), "lab check": str(made.check)}
         count = lanes_for(len(sound), shape.memory_mib, available_mib(), options.jobs)
         with workspace(events) as space:
             lab = _Lab(space, shape, made.files, made.state, options.netboot)
