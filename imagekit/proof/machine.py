@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,11 @@ class LabFiles:
     initrd: Path
     disk: Path
     emulator: EmulatorArchive
+
+
+def lab_files(files: Mapping[str, Path], emulator: EmulatorArchive) -> LabFiles:
+    """The artefacts of imagekit.proof.lab.LabImage as what a machine boots, and its QEMU."""
+    return LabFiles(files["xen"], files["vmlinuz"], files["initrd"], files["dom0.img"], emulator)
 
 
 @dataclass(frozen=True)
