@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from imagekit.errors import ToolError
 from imagekit.host.qmp import Qmp
@@ -74,12 +74,15 @@ class Shape:
     linux_args: str = LINUX_ARGS
     cpu: str = CPU
     icount: str = ICOUNT
+    accelerator: Literal["tcg", "kvm"] = "tcg"
 
     def argv(self) -> list[str]:
         """QEMU's machine, without what differs from run to run; its files have ``NAMES``."""
+        processor = ["-accel", "tcg,tb-size=512", "-icount", self.icount, "-cpu", self.cpu]
+        if self.accelerator == "kvm":
+            processor = ["-accel", "kvm", "-cpu", "host"]
         return [
-            *("-accel", "tcg,tb-size=512", "-icount", self.icount),
-            *("-machine", "pc", "-cpu", self.cpu),
+            *(*processor, "-machine", "pc"),
             *("-smp", "1", "-m", str(self.memory_mib), "-nodefaults", "-no-user-config"),
             *("-display", "none", "-no-reboot", "-nic", "none", "-sandbox", SANDBOX),
             *("-kernel", "xen", "-append", self.xen_args),
