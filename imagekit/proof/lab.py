@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from imagekit.disk import filesystem
 from imagekit.disk.extents import sha256_sparse
-from imagekit.errors import ImageError, ToolError
+from imagekit.errors import ImageError, LabError, ToolError
 from imagekit.host.apt_sources import without_credentials
 from imagekit.host.chroot import chroot
 from imagekit.installs.stages.mirrors import mirrors_for, still_there
@@ -29,6 +29,7 @@ from imagekit.proof import initrd
 from imagekit.proof.emulator import EmulatorArchive
 from imagekit.proof.firmware import Firmware
 from imagekit.proof.machine import LabFiles, Shape, lab_files, machine
+from imagekit.proof.nested import nested_kvm
 from imagekit.proof.selfcheck.stage import CheckLab
 from imagekit.proof.selfcheck.verdict import LabCheck
 from imagekit.proof.tools import LabTools, build_tools
@@ -174,13 +175,30 @@ def lab_plan(
 
 @dataclass(frozen=True)
 class Lab:
-    """A lab that is right: what it boots, its saved state (if any), and what it was made with."""
+    """A lab that is right: its machine, what it boots, its saved state (if any), what it is of."""
 
+    shape: Shape
     files: LabFiles
     state: Path | None
     tools: LabTools
     versions: LabVersions
     check: LabCheck
+
+
+def best_lab(
+    xen: LabXen, shape: Shape, events: Events, *, state: bool = True, fresh: bool = False
+) -> Lab:
+    """The lab by KVM where nesting works and the self-check passes, else by emulation.
+
+    Otherwise as :func:`build_lab`.
+    """
+    if nested_kvm().works:
+        try:
+            fast = replace(shape, accelerator="kvm")
+            return build_lab(xen, fast, events, state=state, fresh=fresh)
+        except (LabError, ToolError) as error:
+            events.emit("warning", text=f"KVM does not run the lab, emulation does: {error.what}")
+    return build_lab(xen, shape, events, state=state, fresh=fresh)
 
 
 def build_lab(
@@ -212,9 +230,9 @@ def build_lab(
     image = results[LabImage.name].entry
     check = LabCheck.read(found["check.json"])
     versions = lab_versions(found["versions.json"], image.info.get("sha256", {}), tools)
-    versions = replace(versions, check=str(check))
+    versions = replace(versions, accelerator=shape.accelerator, check=str(check))
     files = lab_files(found, tools.emulator)
-    return Lab(files, found.get("state"), tools, versions, check)
+    return Lab(shape, files, found.get("state"), tools, versions, check)
 
 
 def _run(plan: Plan, events: Events, guest: str, *, fresh: bool) -> dict[str, StageResult]:

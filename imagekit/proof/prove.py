@@ -26,14 +26,14 @@ from imagekit.proof.boots import (
     trials_of_build,
     under_each,
 )
-from imagekit.proof.console import expectation
-from imagekit.proof.lab import Lab, build_lab
+from imagekit.proof.console import clean, expectation
+from imagekit.proof.lab import Lab, best_lab
 from imagekit.proof.machine import DOM0_MIB, Shape, machine
 from imagekit.proof.netboot import check_tree, program_path, ship_tree
 from imagekit.proof.observed import boot_of
 from imagekit.proof.outcome import require_up
 from imagekit.proof.report import Boot, Failure, Outcome, ProofReport
-from imagekit.proof.session import Rules, Session
+from imagekit.proof.session import Rules, Session, conclude
 from imagekit.proof.unpack import LIBRARY
 from imagekit.proof.versions import LabVersions
 from imagekit.proof.xens import LabXen, named
@@ -169,10 +169,10 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
                 suffix = f"-{xen.version}" if len(xens) > 1 else ""
                 shape = xen.shape(memory)
                 started = time.monotonic()
-                made = build_lab(xen, shape, events, state=state_is_useful, fresh=options.fresh)
+                made = best_lab(xen, shape, events, state=state_is_useful, fresh=options.fresh)
                 ran_on.append(made.versions)
                 seconds[f"lab{suffix}"] = round(time.monotonic() - started, 1)
-                labs[xen.version] = _Lab(space, shape, made, options.netboot, suffix)
+                labs[xen.version] = _Lab(space, made, options.netboot, suffix)
             lanes = _Lanes(labs, out, events, rules, seconds, keep=options.keep)
             boots = lanes.prove(sound, count)
     for trial in trials:
@@ -185,7 +185,6 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
 @dataclass
 class _Lab:
     space: Workspace
-    shape: Shape
     lab: Lab
     netboot: Path | None = None
     suffix: str = ""
@@ -224,7 +223,7 @@ class _Lab:
         try:
             with (
                 machine(
-                    self.shape,
+                    self.lab.shape,
                     self.lab.files,
                     share=share,
                     read_only=read_only,
@@ -292,7 +291,15 @@ class _Lanes:
                     session = self._started(stack, queue, trial.xen)
                     running = trial.xen
                 before = time.monotonic()
-                self.boots[trial.ident] = boot_of(session.run(trial, number, self.rules), self.out)
+                try:
+                    boot = boot_of(session.run(trial, number, self.rules), self.out)
+                except ToolError as error:
+                    if queue.ended.is_set():
+                        raise
+                    # What other guests showed must not be lost with this machine.
+                    conclude(self.events, trial.ident, "lab", time.monotonic() - before)
+                    boot, session = _lab_lost(trial, error), None
+                self.boots[trial.ident] = boot
                 self.seconds[trial.ident] = round(time.monotonic() - before, 1)
 
     def _started(
@@ -345,7 +352,18 @@ def _damage(trial: Trial) -> Failure | None:
     return None
 
 
-def _not_tried(trial: Trial, failure: Failure) -> Boot:
+def _lab_lost(trial: Trial, error: ToolError) -> Boot:
+    words = [line.strip() for line in clean(error.output.encode()).splitlines() if line.strip()]
+    failure = Failure(
+        "lab-lost",
+        f"{error.what}, which says nothing about the guest",
+        "prove it again; if the lab ends again, this guest needs another mode, boot path or Xen",
+        words[-1][:300] if words else None,
+    )
+    return _not_tried(trial, failure, Outcome.INCONCLUSIVE)
+
+
+def _not_tried(trial: Trial, failure: Failure, outcome: Outcome = Outcome.FAILED) -> Boot:
     config = trial.config
     return Boot(
         ident=trial.ident,
@@ -355,7 +373,7 @@ def _not_tried(trial: Trial, failure: Failure) -> Boot:
         format=trial.format,
         config=str(config.path),
         config_sha256=config.sha256,
-        outcome=Outcome.FAILED,
+        outcome=outcome,
         xen=trial.xen,
         dhcp={nic.mac: None for nic in config.nics if nic.mac},
         failure=failure,
