@@ -114,7 +114,7 @@ CREATE_CAUSES = (
         "xl",
         r"(?:no loader found|[Nn]o ELF notes|image not capable of booting inside a HVM"
         r"|not a Xen-ELF image|Not a Xen|is not a xen-|Missing 'LOADER|No PVH ELF note"
-        r"|xc_dom_find_loader|unsupported ELF note|PVH only requires one ELF note"
+        r"|unsupported ELF note|PVH only requires one ELF note"
         r"|ERROR: Unknown|will only boot in)",
         "the kernel has no entry point (ELF note) for this mode",
         "imagekit kernel shows which modes it can boot in",

@@ -11,10 +11,10 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from imagekit.errors import ToolError
 from imagekit.host.qmp import Qmp
@@ -60,6 +60,11 @@ class LabFiles:
     emulator: EmulatorArchive
 
 
+def lab_files(files: Mapping[str, Path], emulator: EmulatorArchive) -> LabFiles:
+    """The artefacts of imagekit.proof.lab.LabImage as what a machine boots, and its QEMU."""
+    return LabFiles(files["xen"], files["vmlinuz"], files["initrd"], files["dom0.img"], emulator)
+
+
 @dataclass(frozen=True)
 class Shape:
     """What must be equal for a saved state to be taken up again; memory in MiB."""
@@ -69,12 +74,15 @@ class Shape:
     linux_args: str = LINUX_ARGS
     cpu: str = CPU
     icount: str = ICOUNT
+    accelerator: Literal["tcg", "kvm"] = "tcg"
 
     def argv(self) -> list[str]:
         """QEMU's machine, without what differs from run to run; its files have ``NAMES``."""
+        processor = ["-accel", "tcg,tb-size=512", "-icount", self.icount, "-cpu", self.cpu]
+        if self.accelerator == "kvm":
+            processor = ["-accel", "kvm", "-cpu", "host"]
         return [
-            *("-accel", "tcg,tb-size=512", "-icount", self.icount),
-            *("-machine", "pc", "-cpu", self.cpu),
+            *(*processor, "-machine", "pc"),
             *("-smp", "1", "-m", str(self.memory_mib), "-nodefaults", "-no-user-config"),
             *("-display", "none", "-no-reboot", "-nic", "none", "-sandbox", SANDBOX),
             *("-kernel", "xen", "-append", self.xen_args),

@@ -27,7 +27,7 @@ from imagekit.proof.boots import (
     under_each,
 )
 from imagekit.proof.console import expectation
-from imagekit.proof.lab import Lab, build_lab
+from imagekit.proof.lab import Lab, best_lab
 from imagekit.proof.machine import DOM0_MIB, Shape, machine
 from imagekit.proof.netboot import check_tree, program_path, ship_tree
 from imagekit.proof.observed import boot_of
@@ -173,10 +173,10 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
                 suffix = f"-{name}" if len(needed) > 1 else ""
                 shape = xen.shape(memory)
                 started = time.monotonic()
-                made = build_lab(xen, shape, events, state=state_is_useful, fresh=options.fresh)
+                made = best_lab(xen, shape, events, state=state_is_useful, fresh=options.fresh)
                 ran_on.append(made.versions)
                 seconds[f"lab{suffix}"] = round(time.monotonic() - started, 1)
-                labs[name] = _Lab(space, shape, made, options.netboot, suffix)
+                labs[name] = _Lab(space, made, options.netboot, suffix)
             lanes = _Lanes(labs, out, events, rules, seconds, keep=options.keep)
             boots = lanes.prove(sound, count)
     for trial in trials:
@@ -199,7 +199,6 @@ def _needed(trials: Sequence[Trial], xens: Sequence[LabXen]) -> dict[str, LabXen
 @dataclass
 class _Lab:
     space: Workspace
-    shape: Shape
     lab: Lab
     netboot: Path | None = None
     suffix: str = ""
@@ -237,7 +236,7 @@ class _Lab:
         try:
             with (
                 machine(
-                    self.shape,
+                    self.lab.shape,
                     self.lab.files,
                     share=share,
                     read_only=read_only,

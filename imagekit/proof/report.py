@@ -87,11 +87,11 @@ class Boot:
         grave = [finding for finding in self.findings if finding.grave]
         if not self.ok or not grave:
             return self
-        shown = "its console shows what is wrong" if len(grave) == 1 else "its console shows faults"
+        kinds = ", ".join(dict.fromkeys(finding.kind for finding in grave))
         failure = Failure(
             "findings",
-            f"the guest is up, and {shown}: {grave[0].kind}",
-            "look at the findings below; without --strict they are reported only",
+            f"the guest is up, but its console shows faults: {kinds}",
+            "look at the findings below; without --strict they are only reported",
             grave[0].line,
         )
         return replace(self, outcome=Outcome.FAILED, failure=failure)

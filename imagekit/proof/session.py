@@ -40,13 +40,15 @@ SETTLE = 1.5
 class Rules:
     """What counts as up, and how long to wait (seconds), for every guest of a proof.
 
-    Time in which a busy host gave the machine no processor is not counted.
+    Time in which a busy host gave the machine no processor is not counted. An HVM guest whose
+    firmware the emulation loses is started ``attempts`` times in all.
     """
 
     up: re.Pattern[str]
     timeout: float | None = None
     base_timeout: float = 300.0
     command: str | None = None
+    attempts: int = ATTEMPTS
 
     def seconds(self, mode: str) -> float:
         """How long a guest may take: as asked for, or longer for nested emulation (HVM)."""
@@ -187,7 +189,7 @@ class Session:
             elif counted > allowed + CREATE_TIMEOUT + 120:
                 raise ToolError("the lab does not end a guest", where=trial.ident)
             elif emulated_twice and not verdict and circling.look():
-                if attempt == ATTEMPTS:
+                if attempt >= rules.attempts:
                     verdict, took = "circling", passed
                     self._stop(ident, "down")
                     continue
