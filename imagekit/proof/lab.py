@@ -27,12 +27,12 @@ from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
 from imagekit.pipeline.store import Store
 from imagekit.proof import initrd
 from imagekit.proof.emulator import EmulatorArchive
-from imagekit.proof.firmware import Firmware
 from imagekit.proof.machine import LabFiles, Shape, lab_files, machine
 from imagekit.proof.nested import nested_kvm
 from imagekit.proof.selfcheck.stage import CheckLab
 from imagekit.proof.selfcheck.verdict import LabCheck
 from imagekit.proof.tools import LabTools, build_tools
+from imagekit.proof.unpack import LIBRARY
 from imagekit.proof.versions import LabVersions, describe_tree, lab_versions
 from imagekit.proof.xens import LabXen
 from imagekit.spec.load import SpecFile, load_spec
@@ -84,13 +84,14 @@ class LabImage(Stage):
     needs = ("rootfs.tar",)
     makes = ("dom0.img", "xen", "vmlinuz", "initrd", "versions.json")
 
-    def __init__(self, file: SpecFile, firmware: Firmware) -> None:
+    def __init__(self, file: SpecFile, tools: LabTools) -> None:
         self._size = file.spec.disk.size
-        self._firmware = firmware
+        self._firmware = tools.firmware
+        self._unpack = tools.unpack
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 3,
+            "code": 4,
             "inside": {p.name: digest_file(p) for p in sorted(INSIDE.glob("*.*"))},
             "size": self._size,
             "drivers": [*DRIVERS],
@@ -107,12 +108,8 @@ class LabImage(Stage):
         described = describe_tree(tree, run.logs / "chroot.log")
         (run.output / "versions.json").write_text(described)
         _trim(tree, release, modules)
-        home = tree / "usr/lib/imagekit"
-        home.mkdir(parents=True, exist_ok=True)
-        for name, target, mode in (("init.sh", "init", 0o755), ("agent.py", "agent.py", 0o644)):
-            shutil.copyfile(INSIDE / name, home / target)
-            (home / target).chmod(mode)
-        _replace_firmware(tree, self._firmware)
+        _install(tree, self._unpack)
+        _replace_firmware(tree, self._firmware.path)
         image = run.output / "dom0.img"
         with image.open("xb") as stream:
             stream.truncate(self._size)
@@ -163,8 +160,8 @@ def lab_plan(
     usual = replace(shape, memory_mib=Shape().memory_mib)
     file = load_spec(xen.spec)
     install = file.spec.debootstrap
-    packages = sorted({*install.packages, str(install.kernel)})
-    image = LabImage(file, tools.firmware)
+    packages = sorted({*install.packages, *xen.added, str(install.kernel)})
+    image = LabImage(file, tools)
     check = CheckLab(usual, tools, state=saved)
     stages: list[Stage] = [LabRootfs(file, mirrors_for(file), packages), image, check]
     if saved:
@@ -295,8 +292,20 @@ def _trim(tree: Path, release: str, modules: list[str]) -> None:
         shutil.rmtree(tree / name, ignore_errors=True)
 
 
-def _replace_firmware(tree: Path, firmware: Firmware) -> None:
+def _install(tree: Path, unpack: Path) -> None:
+    """Put dom0's first process and its agent into the tree, and the library for xl."""
+    home = tree / "usr/lib/imagekit"
+    package = home / "imagekit/proof/dom0"
+    package.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(INSIDE / "init.sh", home / "init")
+    (home / "init").chmod(0o755)
+    for source in sorted(INSIDE.glob("*.py")):
+        shutil.copyfile(source, package / source.name)
+    shutil.copyfile(unpack, home / LIBRARY)
+
+
+def _replace_firmware(tree: Path, firmware: Path) -> None:
     target = tree / FIRMWARE
     if target.is_symlink() or not target.is_file():
         raise ImageError(f"the lab's packages brought no firmware at /{FIRMWARE}")
-    target.write_bytes(firmware.path.read_bytes())
+    target.write_bytes(firmware.read_bytes())

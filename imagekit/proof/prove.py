@@ -34,7 +34,6 @@ from imagekit.proof.observed import boot_of
 from imagekit.proof.outcome import require_up
 from imagekit.proof.report import Boot, Failure, Outcome, ProofReport
 from imagekit.proof.session import Rules, Session, conclude
-from imagekit.proof.unpack import LIBRARY
 from imagekit.proof.versions import LabVersions
 from imagekit.proof.xens import LabXen, named
 from imagekit.spec.model import Proof
@@ -91,7 +90,10 @@ def prove_image(
     config: Path, image: Path | None, out: Path, events: Events, options: Options = DEFAULTS
 ) -> ProofReport:
     """Prove somebody else's config and image; the report goes to the directory ``out``."""
-    trials = trial_of_config(config, image)
+    toolstack, *more = options.wanted.toolstacks or ("xl",)
+    if more:
+        raise SpecError("one config is for one toolstack", where="--toolstack")
+    trials = trial_of_config(config, image, toolstack)
     if options.under == "qemu":
         report = plain.prove_trials(trials, out / DIRECTORY, events, _rules(options))
     else:
@@ -122,7 +124,7 @@ def prove_build(
     ``directory``, also when guests fail.
     """
     proof = spec_proof or Proof()
-    wanted = Wanted.checked(modes=proof.modes)
+    wanted = Wanted.checked(modes=proof.modes, toolstacks=proof.toolstacks)
     options = Options(wanted=wanted, under=under, timeout=timeout, keep=keep, proof=proof)
     report = prove(directory, events, options)
     require_up(report)
@@ -141,6 +143,7 @@ def _with_manifest(build: Path, options: Options) -> Options:
     wanted = options.wanted
     if not wanted.modes and proof.modes:
         wanted = replace(wanted, modes=tuple(proof.modes))
+    wanted = replace(wanted, toolstacks=wanted.toolstacks or tuple(proof.toolstacks))
     return replace(options, proof=proof, wanted=wanted)
 
 
@@ -164,15 +167,16 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
         memory, state_is_useful = _memory(sound)
         count = lanes_for(len(sound), memory, available_mib(), options.jobs)
         with workspace(events) as space:
-            labs = {}
-            for xen in xens:
-                suffix = f"-{xen.version}" if len(xens) > 1 else ""
+            labs: dict[str, _Lab] = {}
+            needed = _needed(sound, xens)
+            for name, xen in needed.items():
+                suffix = f"-{name}" if len(needed) > 1 else ""
                 shape = xen.shape(memory)
                 started = time.monotonic()
                 made = best_lab(xen, shape, events, state=state_is_useful, fresh=options.fresh)
                 ran_on.append(made.versions)
                 seconds[f"lab{suffix}"] = round(time.monotonic() - started, 1)
-                labs[xen.version] = _Lab(space, made, options.netboot, suffix)
+                labs[name] = _Lab(space, made, options.netboot, suffix)
             lanes = _Lanes(labs, out, events, rules, seconds, keep=options.keep)
             boots = lanes.prove(sound, count)
     for trial in trials:
@@ -180,6 +184,16 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
             boots[trial.ident] = _not_tried(trial, broken[trial.ident])
     ordered = tuple(boots[trial.ident] for trial in trials)
     return ProofReport("xen", ordered, seconds, tuple(ran_on))
+
+
+def _needed(trials: Sequence[Trial], xens: Sequence[LabXen]) -> dict[str, LabXen]:
+    """What each lab that ``trials`` name is made of, in the order of ``xens``."""
+    return {
+        trial.lab: xen.having(trial.config.toolstack)
+        for xen in xens
+        for trial in trials
+        if trial.xen == xen.version
+    }
 
 
 @dataclass
@@ -217,7 +231,6 @@ class _Lab:
         read_only = self.space.temporary("files")
         scratch = self.space.temporary("lab")
         number = next(self._numbers)
-        shutil.copyfile(self.lab.tools.unpack, read_only / LIBRARY)
         if self.netboot is not None:
             ship_tree(self.netboot, read_only / "www")
         try:
@@ -255,7 +268,7 @@ class _Lab:
 
 @dataclass(frozen=True)
 class _Lanes:
-    """The trials spread over machines, each of which runs the lab of one Xen at a time."""
+    """The trials spread over machines, each of which runs one lab at a time."""
 
     labs: dict[str, _Lab]
     out: Path
@@ -268,13 +281,13 @@ class _Lanes:
     def prove(self, trials: Sequence[Trial], count: int) -> dict[str, Boot]:
         """Run the trials in ``count`` machines side by side, and report each."""
         self.out.mkdir(parents=True, exist_ok=True)
-        # The longest first, so that no lane is left alone with it at the end; then each Xen in one
+        # The longest first, so that no lane is left alone with it at the end; then each lab in one
         # go, because another one is another machine.
         order = list(self.labs)
         queue = Queue(
             sorted(
                 enumerate(trials),
-                key=lambda item: (item[1].config.mode != "hvm", order.index(item[1].xen)),
+                key=lambda item: (item[1].config.mode != "hvm", order.index(item[1].lab)),
             )
         )
         started = time.monotonic()
@@ -286,10 +299,10 @@ class _Lanes:
         session, running = None, ""
         with contextlib.ExitStack() as stack:
             for number, trial in queue:
-                if session is None or running != trial.xen:
+                if session is None or running != trial.lab:
                     stack.close()
-                    session = self._started(stack, queue, trial.xen)
-                    running = trial.xen
+                    session = self._started(stack, queue, trial.lab)
+                    running = trial.lab
                 before = time.monotonic()
                 try:
                     boot = boot_of(session.run(trial, number, self.rules), self.out)
@@ -303,9 +316,9 @@ class _Lanes:
                 self.seconds[trial.ident] = round(time.monotonic() - before, 1)
 
     def _started(
-        self, stack: contextlib.ExitStack, queue: Queue[tuple[int, Trial]], xen: str
+        self, stack: contextlib.ExitStack, queue: Queue[tuple[int, Trial]], name: str
     ) -> Session:
-        lab, started = self.labs[xen], time.monotonic()
+        lab, started = self.labs[name], time.monotonic()
         session = stack.enter_context(
             lab.awake(queue, self.events, self.out if self.keep else None)
         )
@@ -375,6 +388,7 @@ def _not_tried(trial: Trial, failure: Failure, outcome: Outcome = Outcome.FAILED
         config_sha256=config.sha256,
         outcome=outcome,
         xen=trial.xen,
+        toolstack=config.toolstack,
         dhcp={nic.mac: None for nic in config.nics if nic.mac},
         failure=failure,
     )

@@ -23,7 +23,7 @@ from imagekit.proof.overlay import block_node, make_overlay
 from imagekit.proof.unpack import Unpacker
 
 CREATE_TIMEOUT = 240.0
-"""Seconds for xl create: pygrub reads the disk, or the device model of an HVM guest starts."""
+"""Seconds for xl create or virsh start: pygrub reads the disk, an HVM device model starts."""
 
 COMMAND_SECONDS = 240
 """For proof.command; the host waits somewhat longer before it gives up the lab."""
@@ -142,6 +142,7 @@ class Session:
             files.append({"path": program, "file": "pypxeboot"})
         return {
             "id": ident,
+            "toolstack": config.toolstack,
             "name": config.name,
             "type": config.mode,
             "devices": devices,

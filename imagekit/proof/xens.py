@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagekit.errors import SpecError
 from imagekit.proof.machine import LINUX_ARGS, XEN_ARGS, Shape
+from imagekit.spec.model import ProofToolstack
 
 LABS = Path(__file__).parent / "labs"
 DEFAULT_XEN = "4.17"
+LIBVIRT = ("libvirt-daemon", "libvirt-daemon-driver-xen", "libvirt-clients")
+"""What libvirt's Xen driver and virsh are in Debian."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,17 @@ class LabXen:
     """One Xen; ``version`` is what users call it, its spec says which release of Debian brings it.
 
     ``xen_args`` and ``linux_args`` are the command lines of the hypervisor and of dom0's kernel.
+    ``added`` are packages of its dom0 beside those of the spec.
     """
 
     version: str
     xen_args: str = XEN_ARGS
     linux_args: str = LINUX_ARGS
+    added: tuple[str, ...] = ()
+
+    def having(self, toolstack: ProofToolstack) -> LabXen:
+        """This Xen with a dom0 that has ``toolstack``; xl is in each."""
+        return replace(self, added=LIBVIRT) if toolstack == "libvirt" else self
 
     @property
     def spec(self) -> Path:

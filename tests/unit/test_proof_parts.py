@@ -22,12 +22,12 @@ from imagekit.host.qmp import Qmp
 from imagekit.proof import boots, overlay
 from imagekit.proof.boots import Wanted
 from imagekit.proof.console import expectation
+from imagekit.proof.guestconfig import GuestDisk
 from imagekit.proof.machine import Shape
 from imagekit.proof.observed import disk_name, frontends
 from imagekit.proof.outcome import require_up
 from imagekit.proof.report import Boot, Failure, Outcome, ProofReport, table
 from imagekit.proof.session import Rules, bounded_command
-from imagekit.proof.xlcfg import XlDisk
 
 MIB = 1 << 20
 
@@ -71,8 +71,8 @@ def test_any_xenstore_listing_can_be_read(text: str) -> None:
     frontends(text)
 
 
-def disk(kind: str, readonly: bool = False) -> XlDisk:
-    return XlDisk("/x", kind, "xvda", readonly, False)
+def disk(kind: str, readonly: bool = False) -> GuestDisk:
+    return GuestDisk("/x", kind, "xvda", readonly, False)
 
 
 def test_the_device_is_as_large_as_a_raw_file_and_larger_for_growing_formats(
