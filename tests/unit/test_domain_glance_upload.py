@@ -5,7 +5,12 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import hashlib
-from collections.abc import Callable
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +24,7 @@ from imagekit.domain import model
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.glance import Options
 from imagekit.domain.glance_upload import upload
-from imagekit.errors import ExistsError, HostError, SpecError, ToolError
+from imagekit.errors import ExistsError, HostError, ImagekitError, SpecError, ToolError
 
 UUID = "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11"
 needs_sdk = pytest.mark.skipif(
@@ -121,6 +126,93 @@ def test_a_taken_name_is_refused_before_anything_is_made(
         with pytest.raises(ExistsError):
             upload(*ami, Options(ami=True), cloud=cloud(fake))
     assert set(fake.images) == {"1"}
+
+
+@needs_sdk
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_mid_upload_leaves_nothing_and_the_second_try_works(
+    cloud: Enter, ami: tuple[model.Domain, BuildFacts], tmp_path: Path, number: int
+) -> None:
+    build = written(ami[1], tmp_path)
+    with fake_glance.running(stall=True) as fake:
+        with uploading(build, cloud(fake)) as child:
+            assert fake.uploading.wait(60)
+            child.send_signal(number)
+            _, stderr = child.communicate(timeout=60)
+        assert (child.returncode, fake.images) == (128 + number, {}), stderr
+        assert "interrupted; everything was released" in stderr
+        fake.stall = False
+        with uploading(build, "test") as child:
+            stdout, stderr = child.communicate(timeout=60)
+        assert child.returncode == 0, stderr
+        assert stdout.startswith("disk0 ") and len(fake.uploads) == 1
+
+
+@needs_sdk
+def test_a_signal_names_an_image_that_could_not_be_deleted(
+    cloud: Enter, ami: tuple[model.Domain, BuildFacts], tmp_path: Path
+) -> None:
+    build = written(ami[1], tmp_path)
+    with fake_glance.running(stall=True, keep=True) as fake:
+        with uploading(build, cloud(fake)) as child:
+            assert fake.uploading.wait(60)
+            child.terminate()
+            _, stderr = child.communicate(timeout=60)
+        (identity,) = fake.images
+    assert child.returncode == 143 and "released" not in stderr
+    assert f"openstack --os-cloud test image delete {identity}" in stderr
+
+
+@needs_sdk
+def test_a_glance_that_dies_leaves_what_the_error_and_the_next_try_name(
+    cloud: Enter, ami: tuple[model.Domain, BuildFacts]
+) -> None:
+    domain, facts = ami
+    with fake_glance.running(vanish=True) as fake:
+        with pytest.raises(ImagekitError) as caught:
+            upload(domain, facts, Options(ami=True), cloud=cloud(fake))
+        (identity,) = fake.images
+        assert any(f"image delete {identity}" in note for note in caught.value.__notes__)
+        fake.gone = fake.vanish = False
+        with pytest.raises(ExistsError, match="upload never ended") as again:
+            upload(domain, facts, Options(ami=True), cloud="test")
+        assert f"openstack --os-cloud test image delete {identity}" in str(again.value.hint)
+        del fake.images[identity]
+        assert len(upload(domain, facts, Options(ami=True), cloud="test")) == 3
+
+
+@needs_sdk
+def test_what_glance_did_not_get_whole_is_deleted(
+    cloud: Enter, ami: tuple[model.Domain, BuildFacts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fake_glance._Handler._body
+    monkeypatch.setattr(fake_glance._Handler, "_body", lambda self: whole(self)[:-1])
+    with fake_glance.running() as fake, pytest.raises(ToolError, match="whole file"):
+        upload(*ami, Options(ami=True), cloud=cloud(fake))
+    assert fake.images == {}
+
+
+def written(facts: BuildFacts, tmp_path: Path) -> Path:
+    """A build directory of ``facts``, whose disk the command line uploads."""
+    build = tmp_path / "build"
+    build.mkdir()
+    (build / "manifest.json").write_text(json.dumps({"facts": facts.to_json()}))
+    return build
+
+
+@contextmanager
+def uploading(build: Path, cloud: str) -> Iterator[subprocess.Popen[str]]:
+    words = [sys.executable, "-m", "imagekit", "config", build, "--toolstack", "glance"]
+    with subprocess.Popen(
+        [*words, "--upload", "--cloud", cloud],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 @needs_sdk
