@@ -56,7 +56,7 @@ Options = Annotated[
     typer.Option(
         "--option",
         metavar="KEY=VALUE",
-        help="The toolstack's own choices: opennebula driver, release, network, datastore, "
+        help="The toolstack's own choices: opennebula driver, release, network, mac, datastore, "
         "files_datastore, context; glance target, handler, names, ami, auto_disk_config; "
         "quattor host, auto, cpu, ram, disk; xapi handlers.",
     ),
