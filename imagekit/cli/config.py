@@ -144,7 +144,7 @@ def config(
     else:
         for path in write_files(emitter.files(domain, facts), Path(output), force=force):
             print(path)
-    for note in bootpath.notes(domain):
+    for note in bootpath.notes(domain, toolstack):
         print(f"note: {note}", file=sys.stderr)
 
 

@@ -1,7 +1,7 @@
 """The addresses of a guest's NICs, in the words of whatever configures its network.
 
 A NIC is known by its MAC address; where only interface names are known (ifupdown), its VIF gets
-one. Sources: systemd.network(5), systemd.link(5), nm-settings-keyfile(5), the netplan reference,
+one. Sources: systemd.link(5), nm-settings-keyfile(5), the netplan reference,
 interfaces(5).
 """
 
@@ -11,7 +11,6 @@ import ipaddress
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -19,8 +18,10 @@ from ruamel.yaml.error import YAMLError
 
 from imagekit.errors import GuestError
 from imagekit.guest.files import GuestFiles
+from imagekit.guest.networkd import DIRECTORY as NETWORKD
+from imagekit.guest.networkd import network_file
+from imagekit.guest.vif import Vif
 
-NETWORKD = "/etc/systemd/network"
 NETPLAN = "/etc/netplan"
 KEYFILES = "/etc/NetworkManager/system-connections"
 INTERFACES = "/etc/network/interfaces"
@@ -36,19 +37,6 @@ _LINK_NAME = re.compile(rf"(?m)^\s*Name\s*=\s*({NAMED})\s*$")
 # A stanza of interfaces(5) begins with one of these words and ends before the next.
 _STANZA = re.compile(r"(iface|mapping|auto|allow-\S+|no-auto-down|no-scripts|source\S*|rename)\b")
 _CONFIGURED = re.compile(rf"(?m)^[ \t]*iface[ \t]+({NAMED})\b")
-
-
-@dataclass(frozen=True)
-class Vif:
-    """A NIC: its ``addresses`` with prefix lengths; without any it asks by DHCP.
-
-    ``dns`` are name servers besides those that DHCP names.
-    """
-
-    mac: str
-    addresses: tuple[str, ...] = ()
-    gateways: tuple[str, ...] = ()
-    dns: tuple[str, ...] = ()
 
 
 def set_network(files: GuestFiles, vifs: Sequence[Vif]) -> str | None:
@@ -76,18 +64,6 @@ def stack_of(files: GuestFiles) -> str | None:
     if files.lstat(f"{_WANTS}/NetworkManager.service") is not None:
         return "NetworkManager"
     return "ifupdown" if files.stat(INTERFACES) is not None else None
-
-
-def network_file(vif: Vif) -> str:
-    """systemd.network(5) of one NIC."""
-    lines = ["[Match]", f"MACAddress={vif.mac}", "", "[Network]"]
-    if vif.addresses:
-        lines += [f"Address={address}" for address in vif.addresses]
-        lines += [f"Gateway={gateway}" for gateway in vif.gateways]
-    lines += [f"DNS={server}" for server in vif.dns]
-    if not vif.addresses:
-        lines += ["DHCP=yes", "", "[DHCPv4]", "ClientIdentifier=mac"]
-    return "\n".join(lines) + "\n"
 
 
 def _networkd(files: GuestFiles, vifs: Sequence[Vif]) -> None:

@@ -14,14 +14,9 @@ from hypothesis import strategies as st
 from oracles.directory_guest import DirectoryGuest
 
 from imagekit.errors import GuestError
-from imagekit.guest.network import (
-    Vif,
-    interfaces,
-    keyfile,
-    network_file,
-    set_network,
-    without_stanzas,
-)
+from imagekit.guest.network import interfaces, keyfile, set_network, without_stanzas
+from imagekit.guest.networkd import network_file
+from imagekit.guest.vif import Vif
 
 WANTS = "/etc/systemd/system/multi-user.target.wants"
 STATIC = Vif(
@@ -71,7 +66,8 @@ def test_networkd_gets_one_file_for_each_nic_and_loses_those_of_the_golden_image
     tmp_path: Path,
 ) -> None:
     files = guest(tmp_path, **{f"{WANTS}/systemd-networkd.service": ""})
-    for name in ("10-imagekit-vif0.network", "10-imagekit-vif7.network", "20-mine.network"):
+    old = ("vif0", "vif7", "vifplace0")
+    for name in (*(f"10-imagekit-{part}.network" for part in old), "20-mine.network"):
         files.write(f"/etc/systemd/network/{name}", b"old")
     assert set_network(files, [STATIC, DHCP]) == "networkd"
     names = files.names("/etc/systemd/network")
