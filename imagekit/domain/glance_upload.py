@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from imagekit.disk.output import os_errors
+from imagekit.domain import glance_errors
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.glance import Image, Options, images
 from imagekit.domain.model import Domain
@@ -40,7 +41,8 @@ def upload(
     anything ends it before its time, a signal as well, the images made so far are deleted; one that
     could not be is named in a note of the error, with the command that deletes it. Raises HostError
     without openstacksdk, SpecError for an unknown cloud or a missing file, ExistsError for a name
-    that is taken, ToolError when OpenStack refuses; and as :func:`imagekit.domain.glance.images`.
+    that is taken, ToolError when OpenStack refuses, DownloadError when it cannot be reached; and as
+    :func:`imagekit.domain.glance.images`.
     """
     planned = images(domain, facts, options)
     sdk = _sdk()
@@ -54,7 +56,8 @@ def upload(
                 identity = str(uuid.uuid4())
                 made = _Made(service, image.name, identity, _delete_command(cloud))
                 undo.enter_context(made)
-                _create(sdk, made, image, path, ids)
+                with _explained(sdk, image):
+                    _create(sdk, made, image, path, ids)
             ids[image.role] = made.identity
     return ids
 
@@ -105,10 +108,10 @@ def _connected(sdk: ModuleType, cloud: str | None) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _explained(sdk: ModuleType) -> Iterator[None]:
+def _explained(sdk: ModuleType, image: Image | None = None) -> Iterator[None]:
     """Turn what openstacksdk and the libraries under it raise into errors for users."""
-    from keystoneauth1.exceptions import ClientException
-    from requests import RequestException
+    from keystoneauth1.exceptions import ClientException, ConnectFailure, UnknownConnectionError
+    from requests import ConnectionError, RequestException
 
     try:
         yield
@@ -116,16 +119,14 @@ def _explained(sdk: ModuleType) -> Iterator[None]:
         raise SpecError(
             str(error), where="cloud", hint="name an entry of clouds.yaml, or set OS_CLOUD"
         ) from error
+    except (ConnectFailure, UnknownConnectionError, ConnectionError) as error:
+        raise glance_errors.unreachable(str(error), image) from error
     except (sdk.exceptions.SDKException, ClientException, RequestException) as error:
-        explained = ToolError(
-            f"OpenStack refused the image: {type(error).__name__}",
-            where="glance",
-            hint="check the cloud's address, credentials and quota",
-            output=str(error)[:4000],
-        )
-        for note in getattr(error, "__notes__", ()):
-            explained.add_note(note)
-        raise explained from error
+        status = getattr(error, "status_code", None) or getattr(error, "http_status", None)
+        if status is None and image is None:
+            # No image service where the cloud says that there is one.
+            raise glance_errors.unreachable(str(error)) from error
+        raise glance_errors.refused(status, str(error), image) from error
 
 
 @contextlib.contextmanager

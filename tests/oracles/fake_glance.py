@@ -14,6 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+CONTAINER_FORMATS = ("ami", "ari", "aki", "bare", "ovf", "ova", "docker", "compressed")
+"""What glance-api.conf has unless somebody adds to it."""
+
 
 class FakeGlance:
     """``images`` by id; ``uploads`` are (SHA-256, bytes) by id.
@@ -21,7 +24,8 @@ class FakeGlance:
     ``refuse_upload`` names a disk format whose data is refused, ``status`` answers every GET.
     ``stall`` leaves the first byte of data unread until ``released`` is set; ``uploading`` is set
     then. ``vanish`` is a Glance that is killed in the middle of an upload: it answers nothing more
-    until ``gone`` is cleared. ``keep`` refuses to delete.
+    until ``gone`` is cleared. ``keep`` refuses to delete. ``answers`` are a status and a message by
+    HTTP method, for every request of it.
     """
 
     def __init__(
@@ -31,6 +35,8 @@ class FakeGlance:
         stall: bool = False,
         vanish: bool = False,
         keep: bool = False,
+        container_formats: tuple[str, ...] = CONTAINER_FORMATS,
+        answers: dict[str, tuple[int, str]] | None = None,
     ) -> None:
         self.images: dict[str, dict[str, Any]] = {}
         self.uploads: dict[str, tuple[str, int]] = {}
@@ -39,6 +45,8 @@ class FakeGlance:
         self.stall = stall
         self.vanish = vanish
         self.keep = keep
+        self.container_formats = container_formats
+        self.answers = answers or {}
         self.gone = False
         self.uploading = threading.Event()
         self.released = threading.Event()
@@ -60,6 +68,15 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError, ValueError):
             super().handle_one_request()
 
+    def _answered(self) -> bool:
+        if self.command not in self.fake.answers:
+            return False
+        if self.command in ("POST", "PUT"):
+            self._body()
+        status, message = self.fake.answers[self.command]
+        self._send(status, {"message": message})
+        return True
+
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         if self.fake.status:
@@ -76,7 +93,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404 if image is None else 200, image or {})
 
     def do_POST(self) -> None:
+        if self._answered():
+            return
         record = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if (kind := record["container_format"]) not in self.fake.container_formats:
+            known = list(self.fake.container_formats)
+            self._send(400, {"message": f"'{kind}' is not one of {known}: container_format"})
+            return
         for key, value in record.items():
             wanted = int if key in ("min_disk", "min_ram") else str
             if not isinstance(value, wanted) or any(ord(c) > 0xFFFF for c in str(value)):
@@ -96,6 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         match = re.fullmatch(r"/v2/images/([^/]+)/file", urlsplit(self.path).path)
         assert match
+        if self._answered():
+            return
         image = self.fake.images[match[1]]
         if self.fake.stall or self.fake.vanish:
             image["status"] = "saving"

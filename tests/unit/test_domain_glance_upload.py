@@ -24,7 +24,14 @@ from imagekit.domain import model
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.glance import Options
 from imagekit.domain.glance_upload import upload
-from imagekit.errors import ExistsError, HostError, ImagekitError, SpecError, ToolError
+from imagekit.errors import (
+    DownloadError,
+    ExistsError,
+    HostError,
+    ImagekitError,
+    SpecError,
+    ToolError,
+)
 
 UUID = "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11"
 needs_sdk = pytest.mark.skipif(
@@ -222,18 +229,83 @@ def test_errors_name_the_cloud_the_file_and_the_service(
     domain, facts = ami
     with fake_glance.running(status=403) as fake:
         name = cloud(fake)
-        with pytest.raises(ToolError):
+        with pytest.raises(DownloadError, match="cannot be reached"):
             upload(domain, facts, Options(), cloud=name)
         with pytest.raises(SpecError) as caught:
             upload(domain, facts, Options(), cloud="nosuch")
         assert caught.value.where == "cloud"
-    with pytest.raises(ToolError):
+    with pytest.raises(DownloadError, match="cannot be reached"):
         upload(domain, facts, Options(), cloud=name)
     gone = dataclasses.replace(
         domain, disks=(model.Disk("/nonexistent/disk"),), boot=model.Pygrub()
     )
     with fake_glance.running() as fake, pytest.raises(SpecError, match="/nonexistent/disk"):
         upload(gone, facts_for(gone), Options(), cloud=cloud(fake))
+
+
+@needs_sdk
+@pytest.mark.parametrize(
+    ("method", "status", "said", "what", "hint"),
+    [
+        ("POST", 401, "Please authenticate", "credentials", "openstack token issue"),
+        ("POST", 403, "You are not authorized", "forbids", "role"),
+        ("PUT", 409, "conflict", "somebody else", "try again"),
+        ("PUT", 410, "Image could not be found after upload", "deleted", "try again"),
+        ("PUT", 413, "The incoming image is too large", "larger", "image_size_cap"),
+        ("PUT", 413, "Image exceeds the storage quota: 1", "quota", "user_storage_quota"),
+        ("PUT", 413, "Image storage media is full: There is not enough", "full", "make room"),
+        ("PUT", 503, "Insufficient permissions on image storage media", "write", "log"),
+        ("PUT", 500, "Internal Server Error", "refused", "log"),
+    ],
+)
+def test_what_glance_says_is_told_apart(
+    cloud: Enter,
+    ami: tuple[model.Domain, BuildFacts],
+    method: str,
+    status: int,
+    said: str,
+    what: str,
+    hint: str,
+) -> None:
+    with (
+        fake_glance.running(answers={method: (status, said)}) as fake,
+        pytest.raises(ToolError) as caught,
+    ):
+        upload(*ami, Options(ami=True), cloud=cloud(fake))
+    assert what in caught.value.what and hint in str(caught.value.hint)
+    assert said in str(caught.value) and fake.images == {}
+    assert not hasattr(caught.value, "__notes__")
+
+
+@needs_sdk
+def test_a_keystone_that_refuses_and_one_that_is_not_there_are_told_apart(
+    ami: tuple[model.Domain, BuildFacts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fake_glance.running(answers={"POST": (401, "The request requires auth")}) as fake:
+        (tmp_path / "clouds.yaml").write_text(
+            f"clouds:\n  test:\n    auth: {{auth_url: '{fake.url}/v3', username: u, password: p,\n"
+            "      project_name: p, user_domain_id: default, project_domain_id: default}\n"
+        )
+        monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(tmp_path / "clouds.yaml"))
+        with pytest.raises(ToolError, match="credentials"):
+            upload(*ami, Options(ami=True), cloud="test")
+    with pytest.raises(DownloadError, match="nothing listens") as caught:
+        upload(*ami, Options(ami=True), cloud="test")
+    assert "is the service up" in str(caught.value.hint)
+
+
+@needs_sdk
+def test_a_tgz_is_refused_with_the_setting_that_glance_lacks(cloud: Enter, tmp_path: Path) -> None:
+    raw = tmp_path / "a.raw"
+    raw.write_bytes(b"x" * 4096)
+    domain = model.Domain("web1", UUID, "pv", 512, 1, model.Pygrub(), (model.Disk(str(raw)),))
+    options = Options(target="nova-xenapi", handler="vdi_local_dev")
+    with fake_glance.running() as fake:
+        with pytest.raises(ToolError, match="container_format tgz") as caught:
+            upload(domain, facts_for(domain), options, cloud=cloud(fake))
+        assert "container_formats in the section [image_format]" in str(caught.value.hint)
+        fake.container_formats += ("tgz",)
+        assert upload(domain, facts_for(domain), options, cloud="test")
 
 
 def test_without_the_package_the_error_names_it(
