@@ -7,12 +7,10 @@ whatever ``vm-create`` is given, and limits are refused in the wrong order.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import tempfile
-import threading
 from dataclasses import dataclass, field
-from pathlib import Path
+
+from oracles import shell_calls
+from oracles.shell_calls import Refused
 
 MIB = 1 << 20
 Record = dict[str, str]
@@ -47,10 +45,6 @@ VM_FIELDS = {
 VM_MAPS = {"VCPUs-params", "HVM-boot-params", "platform"}
 VIF_FIELDS = {"qos_algorithm_type", "ipv4-allowed", "ipv6-allowed"}
 VIF_MAPS = {"qos_algorithm_params"}
-
-
-class Refused(Exception):
-    """A command xe would end with status 1."""
 
 
 @dataclass
@@ -131,40 +125,13 @@ _FRESH = {
 
 def run(script: str, fake: FakeXe) -> tuple[int, str]:
     """Run ``script`` under sh with ``fake`` for ``xe`` and ``install``; its status and stderr."""
-    with tempfile.TemporaryDirectory() as name:
-        asked, answered = Path(name) / "asked", Path(name) / "answered"
-        for path in (asked, answered):
-            os.mkfifo(path)
-        functions = (
-            f"xe() {{ printf '%s\\0' \"$@\" >'{asked}'; read -r fakerc fakeout <'{answered}'; "
-            '[ "$fakerc" = 0 ] || { echo "$fakeout" >&2; return "$fakerc"; }; '
-            'echo "$fakeout"; }\n'
-            'install() { xe install "$@"; }\n'
-        )
-        server = threading.Thread(target=_serve, args=(fake, asked, answered), daemon=True)
-        server.start()
-        done = subprocess.run(
-            ["/bin/sh", "-s"],
-            input=(functions + script).encode(),
-            capture_output=True,
-            env={"PATH": "/nonexistent", "LC_ALL": "C.UTF-8"},
-            cwd=name,
-            timeout=60,
-        )
-        asked.write_bytes(b"")
-        server.join(10)
-    return done.returncode, done.stderr.decode()
 
+    def install(words: list[str]) -> str:
+        fake.calls.append({"": "install", "to": words[-1], "from": words[-2]})
+        return ""
 
-def _serve(fake: FakeXe, asked: Path, answered: Path) -> None:
-    while words := asked.read_bytes().decode().split("\0")[:-1]:
-        command, *rest = words
-        try:
-            if command == "install":
-                fake.calls.append({"": "install", "to": rest[-1], "from": rest[-2]})
-                text = ""
-            else:
-                text = fake(command, rest)
-            answered.write_text(f"0 {text}\n")
-        except Exception as error:  # a broken rule must not leave sh waiting
-            answered.write_text(f"1 {type(error).__name__} {error}\n")
+    def xe(words: list[str]) -> str:
+        return fake(words[0], words[1:])
+
+    status, _, stderr = shell_calls.run(script, {"xe": xe, "install": install})
+    return status, stderr
