@@ -87,10 +87,21 @@ def keyfile(index: int, vif: Vif) -> str:
         lines += ["", f"[{section}]", f"method={'manual' if addresses else method}"]
         lines += [f"address{number}={a}" for number, a in enumerate(addresses, 1)]
         if addresses:
-            lines += [f"gateway={gateway}" for gateway in gateways[:1]]
+            lines += _default_route(vif, section, gateways[:1])
         if dns:
             lines.append("dns=" + "".join(f"{server};" for server in dns))
     return "\n".join(lines) + "\n"
+
+
+def _default_route(vif: Vif, section: str, gateways: Sequence[str]) -> list[str]:
+    everything = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}[section]
+    lines = []
+    for gateway in gateways:
+        if vif.off_link(gateway):
+            lines += [f"route1={everything},{gateway}", "route1_options=onlink=true"]
+        else:
+            lines.append(f"gateway={gateway}")
+    return lines
 
 
 def _network_manager(files: GuestFiles, vifs: Sequence[Vif]) -> None:
@@ -121,8 +132,7 @@ def _netplan(files: GuestFiles, vifs: Sequence[Vif]) -> None:
         entry: dict[str, Any] = {"match": {"macaddress": vif.mac}}
         if vif.addresses:
             entry["addresses"] = list(vif.addresses)
-            # Of the family of the gateway (netplan: "default" is both).
-            entry["routes"] = [{"to": "default", "via": gateway} for gateway in vif.gateways]
+            entry["routes"] = netplan_routes(vif)
         else:
             # The hardware address, as golden images have no machine-id to make a DUID of.
             entry |= {"dhcp4": True, "dhcp-identifier": "mac"}
@@ -134,6 +144,14 @@ def _netplan(files: GuestFiles, vifs: Sequence[Vif]) -> None:
     # JSON is YAML in which no value needs quoting.
     text = json.dumps({"network": {**network, "ethernets": ethernets}}, indent=1)
     files.write(f"{NETPLAN}/50-imagekit.yaml", f"{text}\n".encode(), mode=0o600)
+
+
+def netplan_routes(vif: Vif) -> list[dict[str, object]]:
+    """The default routes of netplan, each of its gateway's family ("default" is both)."""
+    return [
+        {"to": "default", "via": gateway} | ({"on-link": True} if vif.off_link(gateway) else {})
+        for gateway in vif.gateways
+    ]
 
 
 def _netplan_of(text: str, path: str) -> dict[str, Any]:
@@ -165,9 +183,21 @@ def interfaces(text: str, names: Sequence[str], vifs: Sequence[Vif]) -> str:
             gateways = _of(version, vif.gateways)[:1]
             for address in _of(version, vif.addresses):
                 lines += [f"iface {name} {family} static", f"    address {address}"]
-                lines += [f"    gateway {gateway}" for gateway in gateways]
+                for gateway in gateways:
+                    lines += _default_stanza(vif, version, gateway)
                 gateways = []
     return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _default_stanza(vif: Vif, version: int, gateway: str) -> list[str]:
+    if not vif.off_link(gateway):
+        return [f"    gateway {gateway}"]
+    # ifupdown's own gateway has no word for it, and busybox's ip no onlink.
+    ip = "ip" if version == 4 else "ip -6"
+    return [
+        f"    post-up {ip} route add {gateway} dev $IFACE",
+        f"    post-up {ip} route add default via {gateway} dev $IFACE",
+    ]
 
 
 def without_stanzas(text: str, names: Sequence[str]) -> str:

@@ -25,12 +25,15 @@ def network_file(vif: Vif, match: str | None = None) -> str:
     lines = ["[Match]", match or by_mac(vif), "", "[Network]"]
     if vif.addresses:
         lines += [f"Address={address}" for address in vif.addresses]
-        lines += [f"Gateway={gateway}" for gateway in vif.gateways]
+        lines += [f"Gateway={gateway}" for gateway in vif.gateways if not vif.off_link(gateway)]
     lines += [f"DNS={server}" for server in vif.dns]
     if vif.search:
         lines.append(f"Domains={' '.join(vif.search)}")
     if not vif.addresses:
         lines += ["DHCP=yes", "", "[DHCPv4]", "ClientIdentifier=mac"]
+        return "\n".join(lines) + "\n"
+    for gateway in filter(vif.off_link, vif.gateways):
+        lines += ["", "[Route]", f"Gateway={gateway}", "GatewayOnLink=yes"]
     return "\n".join(lines) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 
 
@@ -18,3 +19,15 @@ class Vif:
     gateways: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
+
+    def off_link(self, gateway: str) -> bool:
+        """Whether no address's network holds ``gateway``: it is on the link all the same.
+
+        So are those of routed guests, whose own network is a /32. An IPv6 address of the link
+        itself (fe80::/10) is always in reach.
+        """
+        place = ipaddress.ip_address(gateway)
+        networks = [ipaddress.ip_interface(address).network for address in self.addresses]
+        return not place.is_link_local and not any(
+            place in network for network in networks if network.version == place.version
+        )
