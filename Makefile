@@ -7,7 +7,7 @@ APT_LIST := packages.apt
 DEMO := demo/web01
 PYTEST_WORKERS ?= 2
 
-.PHONY: setup demo test test-fast test-long lint bench fuzz clean
+.PHONY: setup demo test test-fast test-long lint bench boots fuzz clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,10 @@ test-long: setup
 
 bench: setup
 	$(BIN)/python -m tests.bench
+
+# Hours: 20 boots in each mode beside busy loops; goes on where it was stopped.
+boots: setup
+	$(BIN)/python -m tests.bench.boots
 
 fuzz: setup
 	IMAGEKIT_FUZZ_CASES=100000 $(BIN)/python -m pytest tests/fuzz

@@ -39,6 +39,12 @@ class HostError(ImagekitError):
     kind = "host"
 
 
+class LabError(HostError):
+    """The lab in which guests are proven does not work on this host; no image is to blame."""
+
+    kind = "lab"
+
+
 class ToolError(ImagekitError):
     """An external tool failed; ``output`` holds the end of what it printed."""
 
@@ -121,7 +127,7 @@ class ExistsError(ImagekitError):
 
 
 class InconclusiveError(ImagekitError):
-    """A proof says nothing about a guest: this host was too busy to run it."""
+    """A proof says nothing about a guest: this host was too busy to run it, or the lab ended."""
 
     exit_code = 14
     kind = "inconclusive"

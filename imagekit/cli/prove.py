@@ -11,6 +11,7 @@ import typer
 from imagekit.cli import console
 from imagekit.errors import SpecError
 from imagekit.proof.boots import BOOTS, Wanted
+from imagekit.proof.guestconfig import TOOLSTACKS
 from imagekit.proof.outcome import require_up
 from imagekit.proof.prove import Options, prove_image
 from imagekit.proof.prove import prove as prove_directory
@@ -46,6 +47,14 @@ def prove(
             help="Under this Xen; may be repeated. Default: what the spec names, else 4.17.",
         ),
     ] = None,
+    toolstack: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--toolstack",
+            metavar="|".join(TOOLSTACKS),
+            help="By xl create, or by libvirtd and virsh; may be repeated. Default: xl.",
+        ),
+    ] = None,
     under: Annotated[
         str,
         typer.Option("--under", metavar="xen|qemu", help="A real Xen in QEMU, or QEMU alone."),
@@ -65,7 +74,8 @@ def prove(
         typer.Option("--image", metavar="FILE", help="With --config: plays its first disk."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="Anybody's xl config.")
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="Anybody's xl config, or domain XML."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -106,13 +116,15 @@ def prove(
     if (build is None) == (config is None):
         raise SpecError("name a build directory, or --image and --config", where="imagekit prove")
     if image is not None and config is None:
-        raise SpecError("--image needs the xl config it is started with", where="--config")
+        raise SpecError("--image needs the config it is started with", where="--config")
     if netboot is not None and under != "xen":
         raise SpecError("--netboot needs the lab's own network", where="--under")
     if xen and under != "xen":
         raise SpecError("--xen needs a Xen to boot under", where="--under")
+    if toolstack and under != "xen":
+        raise SpecError("--toolstack needs a Xen to boot under", where="--under")
     options = Options(
-        wanted=Wanted.checked(mode or [], boot or [], format_ or []),
+        wanted=Wanted.checked(mode or [], boot or [], format_ or [], toolstack or []),
         under=under,
         timeout=timeout,
         keep=keep,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -11,17 +12,22 @@ from typing import Any, Literal, cast
 
 from imagekit.disk import qemu_img
 from imagekit.disk.image_info import probe
-from imagekit.domain import xl
 from imagekit.domain.bootpath import ORDER, domain_for
+from imagekit.domain.emitters import emitter_for
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import MODES, DiskFormat, Mode
 from imagekit.errors import CapabilityError, SpecError
-from imagekit.proof.xlcfg import XlConfig, XlDisk, parse_config, read_config
+from imagekit.proof import libvirtxml, xlcfg
+from imagekit.proof.guestconfig import TOOLSTACKS, GuestConfig, GuestDisk, read_bytes
+from imagekit.spec.model import ProofToolstack
 
 MAX_MANIFEST_BYTES = 64 << 20
 ProofBoot = Literal["pygrub", "pvgrub", "direct", "firmware", "uefi"]
 BOOTS: tuple[ProofBoot, ...] = ("pygrub", "pvgrub", "direct", "firmware", "uefi")
 """firmware is the config's own, BIOS where the image has boot code for both; uefi insists."""
+
+SUFFIXES: dict[ProofToolstack, str] = {"xl": ".xl.cfg", "libvirt": ".xml"}
+"""How a config's file ends."""
 
 LAB_PATHS = ("/usr/lib/grub-xen/", "/usr/lib/xen-4.", "/usr/lib/xen/", "/usr/share/")
 """Files below these are the dom0's own (pvgrub, firmware): the lab has them."""
@@ -32,21 +38,27 @@ WAITING = ".imagekit-unproven-"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What was asked for; empty means whatever the configs name."""
+    """What was asked for; empty means whatever the configs name, and xl."""
 
     modes: tuple[Mode, ...] = ()
     boots: tuple[ProofBoot, ...] = ()
     formats: tuple[DiskFormat, ...] = ()
+    toolstacks: tuple[ProofToolstack, ...] = ()
 
     @classmethod
     def checked(
-        cls, modes: Sequence[str] = (), boots: Sequence[str] = (), formats: Sequence[str] = ()
+        cls,
+        modes: Sequence[str] = (),
+        boots: Sequence[str] = (),
+        formats: Sequence[str] = (),
+        toolstacks: Sequence[str] = (),
     ) -> Wanted:
         """From a user's words; raises SpecError for unknown ones."""
         for given, known, name in (
             (modes, MODES, "mode"),
             (boots, BOOTS, "boot"),
             (formats, ("raw", "qcow2", "vhd"), "format"),
+            (toolstacks, TOOLSTACKS, "toolstack"),
         ):
             for word in given:
                 if word not in known:
@@ -56,6 +68,7 @@ class Wanted:
             tuple(cast(Mode, m) for m in dict.fromkeys(modes)),
             tuple(cast(ProofBoot, b) for b in dict.fromkeys(boots)),
             tuple(cast(DiskFormat, f) for f in dict.fromkeys(formats)),
+            tuple(cast(ProofToolstack, t) for t in dict.fromkeys(toolstacks)),
         )
 
 
@@ -67,7 +80,7 @@ class Trial:
     """
 
     ident: str
-    config: XlConfig
+    config: GuestConfig
     files: dict[str, Path] = field(default_factory=dict)
     xen: str = ""
 
@@ -75,6 +88,12 @@ class Trial:
     def format(self) -> str:
         """The format of the first disk, or "-"."""
         return self.config.disks[0].format if self.config.disks else "-"
+
+    @property
+    def lab(self) -> str:
+        """The lab it needs: that of its Xen, with libvirt for a config of libvirt's."""
+        toolstack = self.config.toolstack
+        return self.xen if toolstack == "xl" else f"{self.xen}-{toolstack}"
 
     def host_path(self, name: str) -> Path:
         """The file of this host that plays ``name`` of the config."""
@@ -107,23 +126,23 @@ def trials_of_build(build: Path, wanted: Wanted, out: Path) -> list[Trial]:
     manifest = manifest_of(build)
     build = build.absolute()
     called = build.with_name(build.name.removeprefix(WAITING))
-    configs = _build_configs(build, manifest)
-    if not configs:
-        raise SpecError("the build has no config for xl", where=str(build))
-    modes = wanted.modes or tuple(dict.fromkeys(cast(Mode, c.mode) for c in configs))
-    chosen: list[XlConfig] = []
+    chosen: list[GuestConfig] = []
     problem: CapabilityError | None = None
-    for mode in modes:
-        for boot in wanted.boots or (None,):
-            for image_format in wanted.formats or (None,):
-                found = [c for c in configs if _suits(c, mode, boot, image_format)]
-                if found:
-                    chosen += found
-                    continue
-                if not _exists(mode, boot):
-                    continue
+    for toolstack in wanted.toolstacks or ("xl",):
+        configs = _build_configs(build, manifest, toolstack)
+        if not configs and toolstack == "xl":
+            raise SpecError("the build has no config for xl", where=str(build))
+        modes = wanted.modes or _modes(configs, manifest)
+        for mode, boot, image_format in itertools.product(
+            modes, wanted.boots or (None,), wanted.formats or (None,)
+        ):
+            found = [c for c in configs if _suits(c, mode, boot, image_format)]
+            if found:
+                chosen += found
+            elif _exists(mode, boot):
+                make = _Missing(toolstack, mode, boot, image_format)
                 try:
-                    chosen.append(_render(called, manifest, out, mode, boot, image_format))
+                    chosen.append(make.rendered(called, manifest, out))
                 except CapabilityError as error:
                     problem = error
     if problem is not None:
@@ -133,7 +152,14 @@ def trials_of_build(build: Path, wanted: Wanted, out: Path) -> list[Trial]:
     return _named(chosen, _played_by(build, called, chosen))
 
 
-def _played_by(build: Path, called: Path, configs: list[XlConfig]) -> dict[str, Path]:
+def _modes(configs: list[GuestConfig], manifest: dict[str, Any]) -> tuple[Mode, ...]:
+    """Those that ``configs`` are for; without any, those that the spec asked for."""
+    if not configs:
+        return BuildFacts.from_json(manifest.get("facts"), "manifest.json facts").modes
+    return tuple(dict.fromkeys(cast(Mode, config.mode) for config in configs))
+
+
+def _played_by(build: Path, called: Path, configs: list[GuestConfig]) -> dict[str, Path]:
     """For every path below ``called`` that a config names, the same below ``build``."""
     names = [name for c in configs for name in (c.kernel, c.ramdisk, *(d.path for d in c.disks))]
     return {
@@ -143,9 +169,11 @@ def _played_by(build: Path, called: Path, configs: list[XlConfig]) -> dict[str, 
     }
 
 
-def trial_of_config(path: Path, image: Path | None) -> list[Trial]:
+def trial_of_config(
+    path: Path, image: Path | None, toolstack: ProofToolstack = "xl"
+) -> list[Trial]:
     """The trial of somebody else's config; ``image`` plays its first disk."""
-    config = read_config(path)
+    config = _parse(toolstack, read_bytes(path), path)
     files = {}
     if image is not None:
         first = next((d for d in config.disks if d.path and not d.cdrom), None)
@@ -166,14 +194,21 @@ def under_each(trials: Sequence[Trial], versions: Sequence[str]) -> list[Trial]:
     ]
 
 
-def _build_configs(build: Path, manifest: dict[str, Any]) -> list[XlConfig]:
-    found = []
+def _parse(toolstack: ProofToolstack, data: bytes, path: Path) -> GuestConfig:
+    return (xlcfg.parse_config if toolstack == "xl" else libvirtxml.parse_xml)(data, path)
+
+
+def _build_configs(
+    build: Path, manifest: dict[str, Any], toolstack: ProofToolstack
+) -> list[GuestConfig]:
+    found, suffix = [], SUFFIXES[toolstack]
     for artefact in manifest.get("artefacts", []):
         if not isinstance(artefact, dict) or artefact.get("role") != "domain-config":
             continue
         path = artefact.get("path")
-        if isinstance(path, str) and path.endswith(".xl.cfg") and ".." not in path.split("/"):
-            found.append(read_config(build.absolute() / path))
+        if isinstance(path, str) and path.endswith(suffix) and ".." not in path.split("/"):
+            whole = build.absolute() / path
+            found.append(_parse(toolstack, read_bytes(whole), whole))
     return found
 
 
@@ -182,44 +217,51 @@ def _exists(mode: Mode, boot: ProofBoot | None) -> bool:
 
 
 def _suits(
-    config: XlConfig, mode: Mode, boot: ProofBoot | None, image_format: DiskFormat | None
+    config: GuestConfig, mode: Mode, boot: ProofBoot | None, image_format: DiskFormat | None
 ) -> bool:
     disk_format = config.disks[0].format if config.disks else None
     boots = (None, config.boot, "firmware" if config.boot == "uefi" else None)
     return config.mode == mode and boot in boots and image_format in (None, disk_format)
 
 
-def _render(
-    called: Path,
-    manifest: dict[str, Any],
-    out: Path,
-    mode: Mode,
-    boot: ProofBoot | None,
-    image_format: DiskFormat | None,
-) -> XlConfig:
-    facts = BuildFacts.from_json(manifest.get("facts"), "manifest.json facts")
-    facts = facts.located(str(called))
-    domain = domain_for(
-        facts,
-        mode=mode,
-        boot="firmware" if boot == "uefi" else boot or "auto",
-        image_format=image_format,
-        firmware="uefi" if boot == "uefi" else None,
-        toolstack="xl",
-    )
-    text = xl.emit(domain).encode()
-    config = parse_config(text, out / "new.cfg")
-    path = out / f"{_word(config.name)}-{mode}-{config.boot}-{domain.disks[0].format}.xl.cfg"
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text)
-    return parse_config(text, path)
+@dataclass(frozen=True)
+class _Missing:
+    """A config that a build does not have."""
+
+    toolstack: ProofToolstack
+    mode: Mode
+    boot: ProofBoot | None
+    format: DiskFormat | None
+
+    def rendered(self, called: Path, manifest: dict[str, Any], out: Path) -> GuestConfig:
+        """It, written into ``out``; raises CapabilityError."""
+        facts = BuildFacts.from_json(manifest.get("facts"), "manifest.json facts")
+        facts = facts.located(str(called))
+        domain = domain_for(
+            facts,
+            mode=self.mode,
+            boot="firmware" if self.boot == "uefi" else self.boot or "auto",
+            image_format=self.format,
+            firmware="uefi" if self.boot == "uefi" else None,
+            toolstack=self.toolstack,
+        )
+        text = emitter_for(self.toolstack).text(domain, facts).encode()
+        config = _parse(self.toolstack, text, out / "new")
+        disk_format, suffix = domain.disks[0].format, SUFFIXES[self.toolstack]
+        name = f"{_word(config.name)}-{self.mode}-{config.boot}-{disk_format}{suffix}"
+        out.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(text)
+        return replace(config, path=out / name)
 
 
-def _named(configs: list[XlConfig], files: dict[str, Path]) -> list[Trial]:
+def _named(configs: list[GuestConfig], files: dict[str, Path]) -> list[Trial]:
     trials: list[Trial] = []
     for config in configs:
         disk_format = config.disks[0].format if config.disks else "none"
-        base = ident = f"{_word(config.name)}-{config.mode}-{config.boot}-{disk_format}"
+        base = f"{_word(config.name)}-{config.mode}-{config.boot}-{disk_format}"
+        if config.toolstack != "xl":
+            base += f"-{config.toolstack}"
+        ident = base
         number = 2
         while any(trial.ident == ident for trial in trials):
             ident, number = f"{base}-{number}", number + 1
@@ -250,7 +292,7 @@ def check_trial(trial: Trial) -> None:
             raise SpecError(f"there is no file {name}", where=where)
 
 
-def _check_disk(trial: Trial, disk: XlDisk, where: str) -> None:
+def _check_disk(trial: Trial, disk: GuestDisk, where: str) -> None:
     path = disk.path or ""
     if not path.startswith("/") or ".." in path.split("/"):
         raise SpecError(f"{path!r} is not an absolute path", where=where)

@@ -14,6 +14,7 @@ from imagekit.proof.circling import ATTEMPTS
 from imagekit.proof.console import clean, read_console, tail
 from imagekit.proof.report import Failure
 from imagekit.proof.stuck import stuck_for_good, stuck_so_far, whole_line
+from imagekit.spec.model import ProofToolstack
 
 MAX_LOG_BYTES = 1 << 20
 MAX_LINE = 400
@@ -22,7 +23,7 @@ MAX_LINES = 20000
 
 @dataclass(frozen=True)
 class Evidence:
-    """What there is to judge by; texts are clean.
+    """What there is to judge by; texts are clean. ``xl`` is what the ``toolstack`` itself says.
 
     ``disks_connected`` counts disks that the guest's own driver took. ``create_late``: xl create
     did not end in time. ``leased`` is an address that DHCP gave the guest itself, ``full`` are
@@ -41,6 +42,12 @@ class Evidence:
     create_late: bool = False
     leased: str | None = None
     full: tuple[str, ...] = ()
+    toolstack: ProofToolstack = "xl"
+
+    @property
+    def starter(self) -> str:
+        """What is called to start a guest."""
+        return "xl create" if self.toolstack == "xl" else "virsh start"
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,13 @@ def _cause(word: str, source: str, pattern: str, message: str, hint: str) -> Cau
 
 
 CREATE_CAUSES = (
+    _cause(
+        "not-defined",
+        "xl",
+        r"^error: Failed to define domain",
+        "libvirt does not take the domain's XML",
+        "virsh's own words are below",
+    ),
     _cause(
         "netboot-failed",
         "bootloader",
@@ -100,7 +114,7 @@ CREATE_CAUSES = (
         "xl",
         r"(?:no loader found|[Nn]o ELF notes|image not capable of booting inside a HVM"
         r"|not a Xen-ELF image|Not a Xen|is not a xen-|Missing 'LOADER|No PVH ELF note"
-        r"|xc_dom_find_loader|unsupported ELF note|PVH only requires one ELF note"
+        r"|unsupported ELF note|PVH only requires one ELF note"
         r"|ERROR: Unknown|will only boot in)",
         "the kernel has no entry point (ELF note) for this mode",
         "imagekit kernel shows which modes it can boot in",
@@ -140,6 +154,7 @@ def diagnose(evidence: Evidence) -> Failure:
     )
     found = _created(evidence) if evidence.created else _refused(evidence)
     word, message, hint, line = found
+    said = tuple(_complaints(evidence) or ([] if evidence.created else tail(evidence.xl, 5)))
     return Failure(
         word,
         message,
@@ -147,7 +162,8 @@ def diagnose(evidence: Evidence) -> Failure:
         line.strip()[:300] if line else None,
         console=tuple(tail(evidence.console)),
         bootloader=tuple(tail(evidence.bootloader, 8)) if not evidence.created else (),
-        xl=tuple(_complaints(evidence.xl) or ([] if evidence.created else tail(evidence.xl, 5))),
+        xl=said if evidence.toolstack == "xl" else (),
+        libvirt=said if evidence.toolstack == "libvirt" else (),
     )
 
 
@@ -175,11 +191,12 @@ def _refused(evidence: Evidence) -> _Found:
         match = cause.pattern.search(texts[cause.source])
         if match:
             return cause.word, cause.message, cause.hint, whole_line(texts[cause.source], match)
+    hint = f"{evidence.toolstack}'s own words are below"
     if evidence.create_late:
-        return "create-late", "xl create did not end in time", "xl's own words are below", None
+        return "create-late", f"{evidence.starter} did not end in time", hint, None
     if evidence.error:
         return "lab", f"the guest could not be tried: {evidence.error}", None, None
-    return "create-failed", "xl refused to start the guest", "xl's own words are below", None
+    return "create-failed", f"{evidence.toolstack} refused to start the guest", hint, None
 
 
 def _created(evidence: Evidence) -> _Found:
@@ -249,10 +266,17 @@ def _silent(evidence: Evidence) -> _Found:
     )
 
 
-def _complaints(text: str) -> list[str]:
-    """The lines of xl's log that are complaints, the last ones."""
-    lines = [x for x in text.splitlines() if re.match(r"\w+: (?:error|panic|warning):", x)]
-    return lines[:8]
+_COMPLAINT = {
+    "xl": re.compile(r"\w+: (?:error|panic|warning):"),
+    "libvirt": re.compile(r"error: \S|[-0-9]{10} [0-9:.+]+: (?:libxl|xc): "),
+}
+"""How lines of xl begin; those of virsh, and of libxl as libvirt logs it, errors only."""
+
+
+def _complaints(evidence: Evidence) -> list[str]:
+    """The lines of the toolstack's log that are complaints, the first ones."""
+    lines = evidence.xl.splitlines()
+    return [line for line in lines if _COMPLAINT[evidence.toolstack].match(line)][:8]
 
 
 def read_logs(directory: Path, prefix: str) -> str:

@@ -44,6 +44,9 @@ MAX_OF_A_KIND = 5
 BACK = 40
 """Lines above "Call Trace:" in which the kernel says what the trace is about."""
 
+FORTH = 8
+"""Lines below an exception in which the kernel says where it was."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -109,6 +112,7 @@ _FULL = re.compile(r"No space left on device")
 _STATUS = re.compile(r"(?:^|login: )\[(?:FAILED|DEPEND| TIME |FAIL)\] +(?P<said>\S)")
 _FSCK = re.compile(r"\S{1,64}: (?P<said>UNEXPECTED INCONSISTENCY; RUN fsck MANUALLY)")
 _TRACE = re.compile(rf"{_STAMP}Call Trace:$")
+_PLACE = re.compile(r" RIP: 0010:(\S{1,100}(?: \[\w{1,60}\])?)")
 _STAMPED = re.compile(r"^\[[ \d.]{1,20}\](?:\[[^\]]{1,12}\])? ")
 _ABOUT = re.compile(rf"{_STAMP}CPU: \d+ (?:UID: \d+ )?PID: \d+ ")
 # One glance tells that most lines hold nothing of all that.
@@ -147,7 +151,8 @@ def _of_line(lines: Sequence[str], number: int, line: str) -> Iterator[tuple[Kin
     kernel = _OF_KERNEL.search(line)
     if kernel:
         index = next(n for n in range(len(_KERNEL)) if kernel[f"k{n}"] is not None)
-        yield _KERNEL[index][0], line[kernel.start("said") :].removeprefix("systemd[1]: ")
+        said = line[kernel.start("said") :].removeprefix("systemd[1]: ").strip()
+        yield _KERNEL[index][0], said + _where(lines, number) if "[#" in said else said
     elif status := _STATUS.search(line):
         yield "unit-failed", line[status.start("said") :]
     elif _FULL.search(line):
@@ -156,6 +161,14 @@ def _of_line(lines: Sequence[str], number: int, line: str) -> Iterator[tuple[Kin
         yield "file-system", line[check.start() :]
     elif _TRACE.search(line):
         yield "call-trace", _subject(lines, number)
+
+
+def _where(lines: Sequence[str], number: int) -> str:
+    """The kernel's function in which an exception was raised, as it prints it below."""
+    for line in lines[number + 1 : number + FORTH]:
+        if place := _PLACE.search(line):
+            return f", in {place[1]}"
+    return ""
 
 
 def _subject(lines: Sequence[str], number: int) -> str:

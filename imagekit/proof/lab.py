@@ -7,13 +7,13 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.disk import filesystem
 from imagekit.disk.extents import sha256_sparse
-from imagekit.errors import ImageError, ToolError
+from imagekit.errors import ImageError, LabError, ToolError
 from imagekit.host.apt_sources import without_credentials
 from imagekit.host.chroot import chroot
 from imagekit.installs.stages.mirrors import mirrors_for, still_there
@@ -27,9 +27,12 @@ from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
 from imagekit.pipeline.store import Store
 from imagekit.proof import initrd
 from imagekit.proof.emulator import EmulatorArchive
-from imagekit.proof.firmware import Firmware
-from imagekit.proof.machine import LabFiles, Shape, machine
+from imagekit.proof.machine import LabFiles, Shape, lab_files, machine
+from imagekit.proof.nested import nested_kvm
+from imagekit.proof.selfcheck.stage import CheckLab
+from imagekit.proof.selfcheck.verdict import LabCheck
 from imagekit.proof.tools import LabTools, build_tools
+from imagekit.proof.unpack import LIBRARY
 from imagekit.proof.versions import LabVersions, describe_tree, lab_versions
 from imagekit.proof.xens import LabXen
 from imagekit.spec.load import SpecFile, load_spec
@@ -81,13 +84,14 @@ class LabImage(Stage):
     needs = ("rootfs.tar",)
     makes = ("dom0.img", "xen", "vmlinuz", "initrd", "versions.json")
 
-    def __init__(self, file: SpecFile, firmware: Firmware) -> None:
+    def __init__(self, file: SpecFile, tools: LabTools) -> None:
         self._size = file.spec.disk.size
-        self._firmware = firmware
+        self._firmware = tools.firmware
+        self._unpack = tools.unpack
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 3,
+            "code": 4,
             "inside": {p.name: digest_file(p) for p in sorted(INSIDE.glob("*.*"))},
             "size": self._size,
             "drivers": [*DRIVERS],
@@ -104,12 +108,8 @@ class LabImage(Stage):
         described = describe_tree(tree, run.logs / "chroot.log")
         (run.output / "versions.json").write_text(described)
         _trim(tree, release, modules)
-        home = tree / "usr/lib/imagekit"
-        home.mkdir(parents=True, exist_ok=True)
-        for name, target, mode in (("init.sh", "init", 0o755), ("agent.py", "agent.py", 0o644)):
-            shutil.copyfile(INSIDE / name, home / target)
-            (home / target).chmod(mode)
-        _replace_firmware(tree, self._firmware)
+        _install(tree, self._unpack)
+        _replace_firmware(tree, self._firmware.path)
         image = run.output / "dom0.img"
         with image.open("xb") as stream:
             stream.truncate(self._size)
@@ -148,57 +148,88 @@ class LabState(Stage):
             running.save(run.output / "state")
 
 
-def lab_files(files: Mapping[str, Path], emulator: EmulatorArchive) -> LabFiles:
-    """The artefacts of :class:`LabImage` as what a machine boots, and the QEMU that it is."""
-    return LabFiles(files["xen"], files["vmlinuz"], files["initrd"], files["dom0.img"], emulator)
+def lab_plan(
+    xen: LabXen, shape: Shape, tools: LabTools, *, state: bool, saved: bool = True
+) -> Plan:
+    """The stages that make and check the lab of ``xen`` from its shipped spec.
 
-
-def lab_plan(xen: LabXen, shape: Shape, tools: LabTools, *, state: bool) -> Plan:
-    """The stages that make the lab of ``xen`` from its shipped spec, with what ``tools`` has."""
+    HVM guests get the firmware of ``tools``. ``state`` asks for the saved state. The check serves
+    machines of every size: it is made in the usual one, from its saved state if that can be
+    ``saved``.
+    """
+    usual = replace(shape, memory_mib=Shape().memory_mib)
     file = load_spec(xen.spec)
     install = file.spec.debootstrap
-    packages = sorted({*install.packages, str(install.kernel)})
-    image = LabImage(file, tools.firmware)
-    stages: list[Stage] = [LabRootfs(file, mirrors_for(file), packages), image]
-    names = list(image.makes)
-    if state:
-        stages.append(LabState(shape, tools.emulator))
-        names.append("state")
+    packages = sorted({*install.packages, *xen.added, str(install.kernel)})
+    image = LabImage(file, tools)
+    check = CheckLab(usual, tools, state=saved)
+    stages: list[Stage] = [LabRootfs(file, mirrors_for(file), packages), image, check]
+    if saved:
+        stages.append(LabState(usual, tools.emulator))
+    names = [*image.makes, *check.makes, *(["state"] if state else [])]
     return make_plan(stages, [Target(name, name, "lab") for name in names])
 
 
 @dataclass(frozen=True)
 class Lab:
-    """A lab that is there: what it boots, its saved state (if any), and what it was made with."""
+    """A lab that is right: its machine, what it boots, its saved state (if any), what it is of."""
 
+    shape: Shape
     files: LabFiles
     state: Path | None
     tools: LabTools
     versions: LabVersions
+    check: LabCheck
+
+
+def best_lab(
+    xen: LabXen, shape: Shape, events: Events, *, state: bool = True, fresh: bool = False
+) -> Lab:
+    """The lab by KVM where nesting works and the self-check passes, else by emulation.
+
+    Otherwise as :func:`build_lab`.
+    """
+    if nested_kvm().works:
+        try:
+            fast = replace(shape, accelerator="kvm")
+            return build_lab(xen, fast, events, state=state, fresh=fresh)
+        except (LabError, ToolError) as error:
+            events.emit("warning", text=f"KVM does not run the lab, emulation does: {error.what}")
+    return build_lab(xen, shape, events, state=state, fresh=fresh)
 
 
 def build_lab(
     xen: LabXen, shape: Shape, events: Events, *, state: bool = True, fresh: bool = False
 ) -> Lab:
-    """The lab of ``xen`` from the store, or built now."""
+    """The lab of ``xen`` from the store, or built and checked now.
+
+    Raises LabError when it does not work. Without ``state``, which only the usual size of a
+    machine has, no saved state is given.
+    """
     guest = f"imagekit-lab-{xen.version}"
     tools = build_tools(events, fresh=fresh)
+    plan = lab_plan(xen, shape, tools, state=state)
     try:
-        results = _run(lab_plan(xen, shape, tools, state=state), events, guest, fresh=fresh)
+        results = _run(plan, events, guest, fresh=fresh)
     except ToolError as error:
-        if not state or "saved" not in error.what:
+        if "saved" not in error.what:
             raise
         events.emit("warning", text=error.what)
-        results = _run(lab_plan(xen, shape, tools, state=False), events, guest, fresh=False)
+        plan = lab_plan(xen, shape, tools, state=False, saved=False)
+        results = _run(plan, events, guest, fresh=False)
+    wanted = {target.artefact for target in plan.targets}
     found = {
         name: path
         for result in results.values()
         for name, path in result.entry.files.items()
-        if name in ("dom0.img", "xen", "vmlinuz", "initrd", "state", "versions.json")
+        if name in wanted
     }
     image = results[LabImage.name].entry
+    check = LabCheck.read(found["check.json"])
     versions = lab_versions(found["versions.json"], image.info.get("sha256", {}), tools)
-    return Lab(lab_files(found, tools.emulator), found.get("state"), tools, versions)
+    versions = replace(versions, accelerator=shape.accelerator, check=str(check))
+    files = lab_files(found, tools.emulator)
+    return Lab(shape, files, found.get("state"), tools, versions, check)
 
 
 def _run(plan: Plan, events: Events, guest: str, *, fresh: bool) -> dict[str, StageResult]:
@@ -261,8 +292,20 @@ def _trim(tree: Path, release: str, modules: list[str]) -> None:
         shutil.rmtree(tree / name, ignore_errors=True)
 
 
-def _replace_firmware(tree: Path, firmware: Firmware) -> None:
+def _install(tree: Path, unpack: Path) -> None:
+    """Put dom0's first process and its agent into the tree, and the library for xl."""
+    home = tree / "usr/lib/imagekit"
+    package = home / "imagekit/proof/dom0"
+    package.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(INSIDE / "init.sh", home / "init")
+    (home / "init").chmod(0o755)
+    for source in sorted(INSIDE.glob("*.py")):
+        shutil.copyfile(source, package / source.name)
+    shutil.copyfile(unpack, home / LIBRARY)
+
+
+def _replace_firmware(tree: Path, firmware: Path) -> None:
     target = tree / FIRMWARE
     if target.is_symlink() or not target.is_file():
         raise ImageError(f"the lab's packages brought no firmware at /{FIRMWARE}")
-    target.write_bytes(firmware.path.read_bytes())
+    target.write_bytes(firmware.read_bytes())

@@ -11,10 +11,10 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from imagekit.errors import ToolError
 from imagekit.host.qmp import Qmp
@@ -60,6 +60,11 @@ class LabFiles:
     emulator: EmulatorArchive
 
 
+def lab_files(files: Mapping[str, Path], emulator: EmulatorArchive) -> LabFiles:
+    """The artefacts of imagekit.proof.lab.LabImage as what a machine boots, and its QEMU."""
+    return LabFiles(files["xen"], files["vmlinuz"], files["initrd"], files["dom0.img"], emulator)
+
+
 @dataclass(frozen=True)
 class Shape:
     """What must be equal for a saved state to be taken up again; memory in MiB."""
@@ -69,12 +74,15 @@ class Shape:
     linux_args: str = LINUX_ARGS
     cpu: str = CPU
     icount: str = ICOUNT
+    accelerator: Literal["tcg", "kvm"] = "tcg"
 
     def argv(self) -> list[str]:
         """QEMU's machine, without what differs from run to run; its files have ``NAMES``."""
+        processor = ["-accel", "tcg,tb-size=512", "-icount", self.icount, "-cpu", self.cpu]
+        if self.accelerator == "kvm":
+            processor = ["-accel", "kvm", "-cpu", "host"]
         return [
-            *("-accel", "tcg,tb-size=512", "-icount", self.icount),
-            *("-machine", "pc", "-cpu", self.cpu),
+            *(*processor, "-machine", "pc"),
             *("-smp", "1", "-m", str(self.memory_mib), "-nodefaults", "-no-user-config"),
             *("-display", "none", "-no-reboot", "-nic", "none", "-sandbox", SANDBOX),
             *("-kernel", "xen", "-append", self.xen_args),
@@ -106,14 +114,14 @@ class Machine:
             with contextlib.suppress(TimeoutError):
                 data = self._serial.recv(65536)
                 if not data:
-                    raise self._failed("the lab ended while it started")
+                    raise self.failed("the lab ended while it started")
                 self._text = (self._text + data)[-MAX_LINE:]
             if word.encode() in self._text:
                 self._text = self._text.partition(word.encode())[2]
                 return time.monotonic() - started
             if b"LAB-FAILED" in self._text or b"Panic on CPU" in self._text:
-                raise self._failed("the lab does not start")
-        raise self._failed(f"the lab was not up after {timeout:.0f} s")
+                raise self.failed("the lab does not start")
+        raise self.failed(f"the lab was not up after {timeout:.0f} s")
 
     def say(self, line: str) -> None:
         """Type ``line`` on the serial console."""
@@ -176,7 +184,8 @@ class Machine:
             time.sleep(0.1)
         raise ToolError("the lab's state could not be saved")
 
-    def _failed(self, what: str) -> ToolError:
+    def failed(self, what: str) -> ToolError:
+        """The error that says ``what``, with the last words of the console and of QEMU."""
         text = self._text.decode("utf-8", "backslashreplace")
         if self.process.poll() is not None and self.process.stderr is not None:
             text += self.process.stderr.read(65536).decode("utf-8", "backslashreplace")
@@ -239,7 +248,7 @@ def machine(
         try:
             running.qmp.greet(30)
         except ToolError:
-            raise running._failed("QEMU does not start") from None
+            raise running.failed("QEMU does not start") from None
         if state is not None:
             _resume(running)
         yield running

@@ -86,6 +86,7 @@ def boot_of(seen: Seen, out: Path) -> Boot:
         mode=config.mode,
         boot=config.boot,
         xen=trial.xen,
+        toolstack=config.toolstack,
         format=trial.format,
         config=str(config.path),
         config_sha256=config.sha256,
@@ -138,6 +139,11 @@ def _full(trial: Trial) -> tuple[str, ...]:
 def _evidence(seen: Seen, console: str, connected: int, full: tuple[str, ...]) -> Evidence:
     logs = seen.directory / "logs"
     others = "\n".join(read_logs(logs, name) for name in ("xen-hotplug", "qemu", "xl-"))
+    toolstack = seen.trial.config.toolstack
+    if toolstack == "xl":
+        said = read_text(seen.directory / "xl.log")
+    else:
+        said = read_logs(logs, "libvirt-") + read_text(seen.directory / "virsh.log")
     error = seen.result.get("error")
     return Evidence(
         mode=seen.trial.config.mode,
@@ -145,18 +151,22 @@ def _evidence(seen: Seen, console: str, connected: int, full: tuple[str, ...]) -
         created=seen.result.get("create_status") == 0,
         create_late=seen.result.get("create_status") == CREATE_LATE,
         console=console,
-        xl=read_text(seen.directory / "xl.log"),
+        xl=said,
         bootloader=read_logs(logs, "bootloader"),
         others=others,
         error=str(error)[:300] if error else None,
         disks_connected=connected,
         leased=next((a for a in _leases(seen).values() if isinstance(a, str)), None),
         full=full,
+        toolstack=toolstack,
     )
 
 
 def _toolstack_type(directory: Path) -> tuple[str, ...]:
-    """What xl says it built, where the guest's kernel is silent."""
+    """What xl or libvirt says it built, where the guest's kernel is silent."""
+    system = re.search(r"<type [^<>]*>(\w{1,20})</type>", read_text(directory / "domain.xml"))
+    if system is not None:
+        return (f"virsh dumpxml: os type {system[1]}",)
     try:
         value = json.loads((directory / "domain.json").read_bytes()[: 1 << 20])
         return (f"xl list -l: type {value[0]['config']['c_info']['type']}"[:100],)

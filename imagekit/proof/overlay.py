@@ -13,7 +13,7 @@ from typing import Any
 from imagekit.disk.extents import opened, size_of
 from imagekit.disk.image_info import probe
 from imagekit.host.run import run
-from imagekit.proof.xlcfg import XlDisk
+from imagekit.proof.guestconfig import GuestDisk
 
 GROWTH = 64 << 20
 """Bytes for the tables of an image that grows as its guest writes."""
@@ -21,14 +21,14 @@ GROWTH = 64 << 20
 SECTOR = 512
 
 
-def make_overlay(disk: XlDisk, host: Path, target: Path) -> None:
+def make_overlay(disk: GuestDisk, host: Path, target: Path) -> None:
     """Write the overlay ``target`` for the file or block device ``host``; raises ToolError."""
     host = host.absolute()
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(host), "-F", "raw", str(target)]
     run([*argv, str(device_bytes(disk, host))], what="making an overlay", timeout=60)
 
 
-def device_bytes(disk: XlDisk, host: Path) -> int:
+def device_bytes(disk: GuestDisk, host: Path) -> int:
     """Size of the device that dom0 sees: the file's, and room to grow for formats that do.
 
     A fixed VHD is the exception that must keep its size, for its footer is its last sector.

@@ -38,6 +38,7 @@ from imagekit.proof.session import SETTLE, Rules, announce, conclude
 from imagekit.proof.versions import LabVersions, firmware_component, qemu_component
 
 QEMU = "qemu-system-x86_64"
+SEABIOS = Path("/usr/share/seabios/bios-256k.bin")
 FIRMWARE = (
     (Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")),
     (Path("/usr/share/OVMF/OVMF_CODE.fd"), Path("/usr/share/OVMF/OVMF_VARS.fd")),

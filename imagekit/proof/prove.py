@@ -26,15 +26,14 @@ from imagekit.proof.boots import (
     trials_of_build,
     under_each,
 )
-from imagekit.proof.console import expectation
-from imagekit.proof.lab import Lab, build_lab
+from imagekit.proof.console import clean, expectation
+from imagekit.proof.lab import Lab, best_lab
 from imagekit.proof.machine import DOM0_MIB, Shape, machine
 from imagekit.proof.netboot import check_tree, program_path, ship_tree
 from imagekit.proof.observed import boot_of
 from imagekit.proof.outcome import require_up
 from imagekit.proof.report import Boot, Failure, Outcome, ProofReport
-from imagekit.proof.session import Rules, Session
-from imagekit.proof.unpack import LIBRARY
+from imagekit.proof.session import Rules, Session, conclude
 from imagekit.proof.versions import LabVersions
 from imagekit.proof.xens import LabXen, named
 from imagekit.spec.model import Proof
@@ -91,7 +90,10 @@ def prove_image(
     config: Path, image: Path | None, out: Path, events: Events, options: Options = DEFAULTS
 ) -> ProofReport:
     """Prove somebody else's config and image; the report goes to the directory ``out``."""
-    trials = trial_of_config(config, image)
+    toolstack, *more = options.wanted.toolstacks or ("xl",)
+    if more:
+        raise SpecError("one config is for one toolstack", where="--toolstack")
+    trials = trial_of_config(config, image, toolstack)
     if options.under == "qemu":
         report = plain.prove_trials(trials, out / DIRECTORY, events, _rules(options))
     else:
@@ -122,7 +124,7 @@ def prove_build(
     ``directory``, also when guests fail.
     """
     proof = spec_proof or Proof()
-    wanted = Wanted.checked(modes=proof.modes)
+    wanted = Wanted.checked(modes=proof.modes, toolstacks=proof.toolstacks)
     options = Options(wanted=wanted, under=under, timeout=timeout, keep=keep, proof=proof)
     report = prove(directory, events, options)
     require_up(report)
@@ -141,6 +143,7 @@ def _with_manifest(build: Path, options: Options) -> Options:
     wanted = options.wanted
     if not wanted.modes and proof.modes:
         wanted = replace(wanted, modes=tuple(proof.modes))
+    wanted = replace(wanted, toolstacks=wanted.toolstacks or tuple(proof.toolstacks))
     return replace(options, proof=proof, wanted=wanted)
 
 
@@ -164,15 +167,16 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
         memory, state_is_useful = _memory(sound)
         count = lanes_for(len(sound), memory, available_mib(), options.jobs)
         with workspace(events) as space:
-            labs = {}
-            for xen in xens:
-                suffix = f"-{xen.version}" if len(xens) > 1 else ""
+            labs: dict[str, _Lab] = {}
+            needed = _needed(sound, xens)
+            for name, xen in needed.items():
+                suffix = f"-{name}" if len(needed) > 1 else ""
                 shape = xen.shape(memory)
                 started = time.monotonic()
-                made = build_lab(xen, shape, events, state=state_is_useful, fresh=options.fresh)
+                made = best_lab(xen, shape, events, state=state_is_useful, fresh=options.fresh)
                 ran_on.append(made.versions)
                 seconds[f"lab{suffix}"] = round(time.monotonic() - started, 1)
-                labs[xen.version] = _Lab(space, shape, made, options.netboot, suffix)
+                labs[name] = _Lab(space, made, options.netboot, suffix)
             lanes = _Lanes(labs, out, events, rules, seconds, keep=options.keep)
             boots = lanes.prove(sound, count)
     for trial in trials:
@@ -182,10 +186,19 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
     return ProofReport("xen", ordered, seconds, tuple(ran_on))
 
 
+def _needed(trials: Sequence[Trial], xens: Sequence[LabXen]) -> dict[str, LabXen]:
+    """What each lab that ``trials`` name is made of, in the order of ``xens``."""
+    return {
+        trial.lab: xen.having(trial.config.toolstack)
+        for xen in xens
+        for trial in trials
+        if trial.xen == xen.version
+    }
+
+
 @dataclass
 class _Lab:
     space: Workspace
-    shape: Shape
     lab: Lab
     netboot: Path | None = None
     suffix: str = ""
@@ -218,13 +231,12 @@ class _Lab:
         read_only = self.space.temporary("files")
         scratch = self.space.temporary("lab")
         number = next(self._numbers)
-        shutil.copyfile(self.lab.tools.unpack, read_only / LIBRARY)
         if self.netboot is not None:
             ship_tree(self.netboot, read_only / "www")
         try:
             with (
                 machine(
-                    self.shape,
+                    self.lab.shape,
                     self.lab.files,
                     share=share,
                     read_only=read_only,
@@ -256,7 +268,7 @@ class _Lab:
 
 @dataclass(frozen=True)
 class _Lanes:
-    """The trials spread over machines, each of which runs the lab of one Xen at a time."""
+    """The trials spread over machines, each of which runs one lab at a time."""
 
     labs: dict[str, _Lab]
     out: Path
@@ -269,13 +281,13 @@ class _Lanes:
     def prove(self, trials: Sequence[Trial], count: int) -> dict[str, Boot]:
         """Run the trials in ``count`` machines side by side, and report each."""
         self.out.mkdir(parents=True, exist_ok=True)
-        # The longest first, so that no lane is left alone with it at the end; then each Xen in one
+        # The longest first, so that no lane is left alone with it at the end; then each lab in one
         # go, because another one is another machine.
         order = list(self.labs)
         queue = Queue(
             sorted(
                 enumerate(trials),
-                key=lambda item: (item[1].config.mode != "hvm", order.index(item[1].xen)),
+                key=lambda item: (item[1].config.mode != "hvm", order.index(item[1].lab)),
             )
         )
         started = time.monotonic()
@@ -287,18 +299,26 @@ class _Lanes:
         session, running = None, ""
         with contextlib.ExitStack() as stack:
             for number, trial in queue:
-                if session is None or running != trial.xen:
+                if session is None or running != trial.lab:
                     stack.close()
-                    session = self._started(stack, queue, trial.xen)
-                    running = trial.xen
+                    session = self._started(stack, queue, trial.lab)
+                    running = trial.lab
                 before = time.monotonic()
-                self.boots[trial.ident] = boot_of(session.run(trial, number, self.rules), self.out)
+                try:
+                    boot = boot_of(session.run(trial, number, self.rules), self.out)
+                except ToolError as error:
+                    if queue.ended.is_set():
+                        raise
+                    # What other guests showed must not be lost with this machine.
+                    conclude(self.events, trial.ident, "lab", time.monotonic() - before)
+                    boot, session = _lab_lost(trial, error), None
+                self.boots[trial.ident] = boot
                 self.seconds[trial.ident] = round(time.monotonic() - before, 1)
 
     def _started(
-        self, stack: contextlib.ExitStack, queue: Queue[tuple[int, Trial]], xen: str
+        self, stack: contextlib.ExitStack, queue: Queue[tuple[int, Trial]], name: str
     ) -> Session:
-        lab, started = self.labs[xen], time.monotonic()
+        lab, started = self.labs[name], time.monotonic()
         session = stack.enter_context(
             lab.awake(queue, self.events, self.out if self.keep else None)
         )
@@ -345,7 +365,18 @@ def _damage(trial: Trial) -> Failure | None:
     return None
 
 
-def _not_tried(trial: Trial, failure: Failure) -> Boot:
+def _lab_lost(trial: Trial, error: ToolError) -> Boot:
+    words = [line.strip() for line in clean(error.output.encode()).splitlines() if line.strip()]
+    failure = Failure(
+        "lab-lost",
+        f"{error.what}, which says nothing about the guest",
+        "prove it again; if the lab ends again, this guest needs another mode, boot path or Xen",
+        words[-1][:300] if words else None,
+    )
+    return _not_tried(trial, failure, Outcome.INCONCLUSIVE)
+
+
+def _not_tried(trial: Trial, failure: Failure, outcome: Outcome = Outcome.FAILED) -> Boot:
     config = trial.config
     return Boot(
         ident=trial.ident,
@@ -355,8 +386,9 @@ def _not_tried(trial: Trial, failure: Failure) -> Boot:
         format=trial.format,
         config=str(config.path),
         config_sha256=config.sha256,
-        outcome=Outcome.FAILED,
+        outcome=outcome,
         xen=trial.xen,
+        toolstack=config.toolstack,
         dhcp={nic.mac: None for nic in config.nics if nic.mac},
         failure=failure,
     )

@@ -18,7 +18,7 @@ VERSION = 2
 
 
 class Outcome(StrEnum):
-    """What a boot shows: the guest comes up, it does not, or nothing (the host was too busy)."""
+    """What a boot shows: the guest comes up, it does not, or nothing (a busy host, a lost lab)."""
 
     UP = "up"
     FAILED = "failed"
@@ -36,16 +36,17 @@ class Failure:
     console: tuple[str, ...] = ()
     bootloader: tuple[str, ...] = ()
     xl: tuple[str, ...] = ()
+    libvirt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Boot:
     """One guest that was started, or was not.
 
-    ``seconds`` counts from the start of ``xl create`` (or of QEMU) to the login prompt. ``disks``
-    and ``nics`` are what the guest's own drivers connected to; ``dhcp`` maps a MAC to the address
-    it was given, None where it asked for none. ``xen`` is the version of Xen it was started under,
-    empty for none. ``attempts`` is over 1 where the emulation
+    ``seconds`` counts from the start of ``xl create`` (``virsh define``, QEMU) to the login
+    prompt. ``disks`` and ``nics`` are what the guest's own drivers connected to; ``dhcp`` maps a
+    MAC to the address it was given, None where it asked for none. ``xen`` is the version of Xen it
+    was started under, empty for none, by ``toolstack``. ``attempts`` is over 1 where the emulation
     lost the guest's firmware and it was started anew (imagekit.proof.circling). ``stolen_seconds``
     is how long the machine stood still because the host was busy (imagekit.proof.busy).
     ``failure`` says why a guest is not up, also for an inconclusive boot.
@@ -60,6 +61,7 @@ class Boot:
     config_sha256: str
     outcome: Outcome
     xen: str = ""
+    toolstack: str = "xl"
     seconds: float | None = None
     create_seconds: float | None = None
     guest_type: str | None = None
@@ -85,11 +87,11 @@ class Boot:
         grave = [finding for finding in self.findings if finding.grave]
         if not self.ok or not grave:
             return self
-        shown = "its console shows what is wrong" if len(grave) == 1 else "its console shows faults"
+        kinds = ", ".join(dict.fromkeys(finding.kind for finding in grave))
         failure = Failure(
             "findings",
-            f"the guest is up, and {shown}: {grave[0].kind}",
-            "look at the findings below; without --strict they are reported only",
+            f"the guest is up, but its console shows faults: {kinds}",
+            "look at the findings below; without --strict they are only reported",
             grave[0].line,
         )
         return replace(self, outcome=Outcome.FAILED, failure=failure)
@@ -162,6 +164,11 @@ def table(report: ProofReport) -> str:
     return "\n".join(lines)
 
 
+def _way(boot: Boot) -> str:
+    """The boot path, and who starts the guest if that is not xl."""
+    return boot.boot if boot.toolstack == "xl" else f"{boot.boot} {boot.toolstack}"
+
+
 def _result(boot: Boot) -> str:
     if boot.outcome is Outcome.UP:
         return "up, with findings" if boot.findings else "up"
@@ -181,7 +188,7 @@ def _matrix(boots: tuple[Boot, ...]) -> list[tuple[str, ...]]:
     cells: dict[tuple[str, ...], dict[str, str]] = {}
     for boot in boots:
         # The config tells two guests apart that are started in the same way.
-        row = (boot.name, boot.mode, boot.boot, boot.format, boot.config)
+        row = (boot.name, boot.mode, _way(boot), boot.format, boot.config)
         took = f" {boot.seconds:.0f} s" if boot.seconds is not None else ""
         cells.setdefault(row, {})[boot.xen] = _result(boot) + took
     return [
@@ -197,7 +204,7 @@ def _lines(report: ProofReport) -> list[tuple[str, ...]]:
         leases = [a for a in boot.dhcp.values() if a]
         rows.append(
             (
-                *(boot.name, boot.mode, boot.boot, boot.format, _result(boot)),
+                *(boot.name, boot.mode, _way(boot), boot.format, _result(boot)),
                 f"{boot.seconds:.0f}" if boot.seconds is not None else "-",
                 boot.guest_type or "-",
                 " ".join(boot.disks) or "-",
@@ -215,6 +222,7 @@ def _failure(boot: Boot, failure: Failure) -> list[str]:
         lines.append(f"  evidence: {failure.evidence}")
     for title, part in (
         ("xl", failure.xl),
+        ("libvirt", failure.libvirt),
         ("bootloader", failure.bootloader),
         ("console", failure.console),
     ):

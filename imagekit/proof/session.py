@@ -23,7 +23,7 @@ from imagekit.proof.overlay import block_node, make_overlay
 from imagekit.proof.unpack import Unpacker
 
 CREATE_TIMEOUT = 240.0
-"""Seconds for xl create: pygrub reads the disk, or the device model of an HVM guest starts."""
+"""Seconds for xl create or virsh start: pygrub reads the disk, an HVM device model starts."""
 
 COMMAND_SECONDS = 240
 """For proof.command; the host waits somewhat longer before it gives up the lab."""
@@ -40,13 +40,15 @@ SETTLE = 1.5
 class Rules:
     """What counts as up, and how long to wait (seconds), for every guest of a proof.
 
-    Time in which a busy host gave the machine no processor is not counted.
+    Time in which a busy host gave the machine no processor is not counted. An HVM guest whose
+    firmware the emulation loses is started ``attempts`` times in all.
     """
 
     up: re.Pattern[str]
     timeout: float | None = None
     base_timeout: float = 300.0
     command: str | None = None
+    attempts: int = ATTEMPTS
 
     def seconds(self, mode: str) -> float:
         """How long a guest may take: as asked for, or longer for nested emulation (HVM)."""
@@ -140,6 +142,7 @@ class Session:
             files.append({"path": program, "file": "pypxeboot"})
         return {
             "id": ident,
+            "toolstack": config.toolstack,
             "name": config.name,
             "type": config.mode,
             "devices": devices,
@@ -171,7 +174,7 @@ class Session:
         announce(self._events, trial.ident, f"booting {trial.config.name}")
         while not (out / "result.json").exists():
             if not self._lab.alive():
-                raise ToolError("the lab ended while it ran a guest", where=trial.ident)
+                raise self._lab.failed("the lab ended while it ran a guest")
             self._unpacker.serve()
             signs = [follower.look() for follower in followers]
             now = watch.read()
@@ -184,9 +187,9 @@ class Session:
                 time.sleep(SETTLE)
                 self._stop(ident, "down")
             elif counted > allowed + CREATE_TIMEOUT + 120:
-                raise ToolError("the lab does not end a guest", where=trial.ident)
+                raise self._lab.failed("the lab does not end a guest")
             elif emulated_twice and not verdict and circling.look():
-                if attempt == ATTEMPTS:
+                if attempt >= rules.attempts:
                     verdict, took = "circling", passed
                     self._stop(ident, "down")
                     continue

@@ -1,7 +1,7 @@
 """What the lab needs beside its dom0, made in one tree of Debian packages and stored.
 
-The firmware of HVM guests, the QEMU that runs the lab, and the library by which the host unpacks
-kernels for dom0's xl.
+The firmware of HVM guests, the QEMU that runs the lab, the library by which the host unpacks
+kernels for dom0's xl, and the programs that check the lab.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from imagekit.pipeline.stage import Target, digest_file
 from imagekit.pipeline.store import Store
 from imagekit.proof.emulator import ARCHIVE, VERSION, EmulatorArchive, LabEmulator
 from imagekit.proof.firmware import Firmware, LabFirmware
+from imagekit.proof.selfcheck.programs import CheckPrograms, Programs
 from imagekit.proof.unpack import LIBRARY, LabUnpack
 from imagekit.spec.load import load_spec
 
@@ -28,11 +29,12 @@ SPEC = Path(__file__).parent / "build-tree.yaml"
 
 @dataclass(frozen=True)
 class LabTools:
-    """HVM guests' firmware, the QEMU that runs the lab, and the library for dom0's xl."""
+    """HVM guests' firmware, the lab's QEMU, xl's library, and the self-check's programs."""
 
     firmware: Firmware
     emulator: EmulatorArchive
     unpack: Path
+    programs: Programs
 
 
 class BuildTree(Rootfs):
@@ -47,7 +49,7 @@ def tools_plan() -> Plan:
     file = load_spec(SPEC)
     mirrors = mirrors_for(file)
     packages = sorted(file.spec.debootstrap.packages)
-    makers = [LabFirmware(file, mirrors), LabEmulator(), LabUnpack()]
+    makers = [LabFirmware(file, mirrors), LabEmulator(), LabUnpack(), CheckPrograms()]
     targets = [Target(name, name, "lab") for stage in makers for name in stage.makes]
     return make_plan([BuildTree(file, mirrors, packages), *makers], targets)
 
@@ -62,4 +64,5 @@ def build_tools(events: Events, *, fresh: bool = False) -> LabTools:
     firmware = Firmware(bios, found["version"].read_text().strip(), digest_file(bios))
     archive = found[ARCHIVE]
     emulator = EmulatorArchive(archive, found[VERSION].read_text(), digest_file(archive))
-    return LabTools(firmware, emulator, found[LIBRARY])
+    programs = Programs(found["registers"], found["disk"])
+    return LabTools(firmware, emulator, found[LIBRARY], programs)

@@ -33,6 +33,7 @@ class LabVersions:
     """What guests were proven on. ``accelerator`` is "tcg" or "kvm"; ``reason`` may say why.
 
     Xen and dom0 are None for proofs in plain QEMU; a firmware is None where there is none.
+    ``check`` is what the lab's self-check found, or None.
     """
 
     accelerator: str
@@ -43,6 +44,7 @@ class LabVersions:
     seabios: Component | None = None
     ovmf: Component | None = None
     reason: str | None = None
+    check: str | None = None
 
 
 def qemu_component(program: str) -> Component:
@@ -113,7 +115,8 @@ def sentence(versions: LabVersions) -> str:
         ("OVMF", versions.ovmf),
     )
     words = [f"{name} {part.version or 'of unknown version'}" for name, part in named if part]
-    return ", ".join([versions.accelerator, *words])
+    checked = [f"lab check: {versions.check}"] if versions.check else []
+    return ", ".join([versions.accelerator, *words, *checked])
 
 
 def _with(part: Component | None, digest: str | None) -> Component:

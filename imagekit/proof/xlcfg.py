@@ -6,14 +6,12 @@ The config itself goes to xl byte for byte; this reading only prepares what it w
 
 from __future__ import annotations
 
-import hashlib
 import re
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from imagekit.errors import SpecError
+from imagekit.proof.guestconfig import GuestConfig, GuestDisk, GuestNic, boot_path
 
-MAX_CONFIG_BYTES = 1 << 20
 Value = str | int | list[str]
 
 _TOKEN = re.compile(
@@ -34,63 +32,8 @@ _PREFIXES = {
 """Prefixes of xm's disk lines, and the format each one means ("" is none in particular)."""
 
 
-@dataclass(frozen=True)
-class XlDisk:
-    """One disk; ``path`` is None for an empty drive, ``script`` names a block script."""
-
-    path: str | None
-    format: str
-    vdev: str
-    readonly: bool
-    cdrom: bool
-    script: str | None = None
-
-
-@dataclass(frozen=True)
-class XlNic:
-    """One interface, as far as it is named."""
-
-    mac: str | None
-    bridge: str | None
-
-
-@dataclass(frozen=True)
-class XlConfig:
-    """A config: its file, its bytes, and what they say."""
-
-    path: Path
-    data: bytes
-    name: str
-    mode: str
-    boot: str
-    memory_mib: int
-    kernel: str | None
-    ramdisk: str | None
-    bootloader: str | None
-    disks: tuple[XlDisk, ...]
-    nics: tuple[XlNic, ...]
-    serial: bool
-
-    @property
-    def sha256(self) -> str:
-        """Of the config's bytes, as 64 hex digits."""
-        return hashlib.sha256(self.data).hexdigest()
-
-
-def read_config(path: Path) -> XlConfig:
-    """Read the config at ``path``; raises SpecError with file and line."""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise SpecError(f"cannot read the config: {error.strerror}", where=str(path)) from None
-    return parse_config(data, path)
-
-
-def parse_config(data: bytes, path: Path) -> XlConfig:
+def parse_config(data: bytes, path: Path) -> GuestConfig:
     """The config in ``data``; ``path`` is for messages."""
-    if len(data) > MAX_CONFIG_BYTES:
-        raise SpecError("the config is larger than 1 MiB", where=str(path))
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -101,7 +44,8 @@ def parse_config(data: bytes, path: Path) -> XlConfig:
     if not isinstance(name, str) or not name:
         raise SpecError("the config names no domain", where=where)
     mode = _mode(settings, where)
-    return XlConfig(
+    return GuestConfig(
+        toolstack="xl",
         path=path,
         data=data,
         name=name,
@@ -243,19 +187,13 @@ def _mode(settings: dict[str, Value], where: str) -> str:
 
 
 def _boot(settings: dict[str, Value], mode: str) -> str:
-    """pygrub, netboot (another bootloader), pvgrub, direct, firmware (a BIOS) or uefi."""
-    kernel, loader = _text(settings, "kernel"), _text(settings, "bootloader")
-    if mode == "hvm":
-        uefi = settings.get("firmware") in ("uefi", "ovmf") or settings.get("bios") == "ovmf"
-        return "direct" if kernel else "uefi" if uefi else "firmware"
-    if loader:
-        return "pygrub" if PurePosixPath(loader).name == "pygrub" else "netboot"
-    grub = re.search(r"/(grub-[a-z0-9_]+-xen(_pvh)?\.bin|pv-?grub[^/]*)$", kernel or "")
     firmware = _text(settings, "firmware") or ""
-    return "pvgrub" if grub or firmware.startswith("pvgrub") else "direct"
+    kernel = firmware if firmware.startswith("pvgrub") else _text(settings, "kernel")
+    uefi = firmware in ("uefi", "ovmf") or settings.get("bios") == "ovmf"
+    return boot_path(mode, kernel, _text(settings, "bootloader"), uefi=uefi)
 
 
-def parse_disk(item: str, where: str) -> XlDisk:
+def parse_disk(item: str, where: str) -> GuestDisk:
     """One disk specification, in the form of keys, of positions or of xm."""
     fields: dict[str, str] = {}
     positions = ["target", "format", "vdev", "access"]
@@ -283,7 +221,7 @@ def parse_disk(item: str, where: str) -> XlDisk:
     return _disk(fields, item, where)
 
 
-def _old_disk(item: str, where: str) -> XlDisk:
+def _old_disk(item: str, where: str) -> GuestDisk:
     """xm's ``phy:/dev/x,xvda,w``, with any number of prefixes."""
     words = [word.strip() for word in item.split(",")]
     fields = dict(zip(("target", "vdev", "access"), words, strict=False))
@@ -299,7 +237,7 @@ def _old_disk(item: str, where: str) -> XlDisk:
     return _disk(fields, item, where)
 
 
-def _disk(fields: dict[str, str], item: str, where: str) -> XlDisk:
+def _disk(fields: dict[str, str], item: str, where: str) -> GuestDisk:
     cdrom = "cdrom" in fields or fields.get("devtype") == "cdrom"
     kind = fields.get("format", "raw")
     if fields.get("access", "rw") not in ("r", "ro", "w", "rw"):
@@ -310,10 +248,12 @@ def _disk(fields: dict[str, str], item: str, where: str) -> XlDisk:
         raise SpecError(f"{item!r} names no vdev", where=where)
     readonly = fields.get("access", "rw") in ("r", "ro") or cdrom
     target = fields.get("target") or None
-    return XlDisk(target, kind, fields["vdev"], readonly, cdrom, fields.get("script"))
+    return GuestDisk(target, kind, fields["vdev"], readonly, cdrom, fields.get("script"))
 
 
-def _nic(item: str) -> XlNic:
+def _nic(item: str) -> GuestNic:
     fields = dict(part.strip().partition("=")[::2] for part in item.split(","))
     mac = fields.get("mac")
-    return XlNic(mac.lower().replace("-", ":") if mac else None, fields.get("bridge") or "xenbr0")
+    return GuestNic(
+        mac.lower().replace("-", ":") if mac else None, fields.get("bridge") or "xenbr0"
+    )

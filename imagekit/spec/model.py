@@ -29,6 +29,7 @@ Mode = Literal["pv", "pvh", "hvm"]
 ImageFormat = Literal["raw", "qcow2", "vhd"]
 Filesystem = Literal["ext4", "xfs", "btrfs"]
 XenVersion = Literal["4.14", "4.17", "4.20"]
+ProofToolstack = Literal["xl", "libvirt"]
 Toolstack = Literal["xl", "xm", "libvirt", "opennebula", "glance", "xapi", "xva", "quattor"]
 
 
@@ -226,6 +227,9 @@ class Proof(Model):
         min_length=1,
         description="The Xens it must boot under: that of Debian 11 (4.14), 12 (4.17), 13 (4.20).",
     )
+    toolstacks: list[ProofToolstack] = Field(
+        ["xl"], min_length=1, description="By which toolstacks it must boot, each in turn."
+    )
     expect: Text | None = Field(None, description="Regular expression on the console.")
     command: Text | None = Field(
         None,
@@ -247,11 +251,11 @@ class Proof(Model):
             return [f"{item:.2f}" if isinstance(item, float) else item for item in value]
         return value
 
-    @field_validator("xen")
+    @field_validator("xen", "toolstacks")
     @classmethod
     def _once(cls, value: list[str]) -> list[str]:
         if len(set(value)) != len(value):
-            raise ValueError("a Xen is named twice")
+            raise ValueError("one of them is named twice")
         return value
 
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from imagekit.proof.emulator import EmulatorArchive
 from imagekit.proof.firmware import Firmware
+from imagekit.proof.selfcheck.programs import Programs
 from imagekit.proof.tools import LabTools
 
 NOWHERE = Path("/nowhere")
 
 
 def lab_tools(firmware: str = "6" * 64, emulator: str = "7" * 64) -> LabTools:
-    """Tools with these SHA-256 digests."""
+    """Tools with these SHA-256 digests; the self-check's programs are two real files."""
     archive = EmulatorArchive(NOWHERE, "1:7.2+dfsg-7", emulator)
-    return LabTools(Firmware(NOWHERE, "1.16.2-1", firmware), archive, NOWHERE)
+    programs = Programs(Path(__file__), Path(__file__))
+    return LabTools(Firmware(NOWHERE, "1.16.2-1", firmware), archive, NOWHERE, programs)

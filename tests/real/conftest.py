@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from oracles import tiny_installer
 from oracles.builds import CACHE_NAME, ROOT, Build, Run
+
+KEPT_IN_STORE = "8GiB"
 
 
 @pytest.fixture(scope="session")
@@ -61,28 +65,71 @@ def imagekit(cache: Path) -> Run:
     return run
 
 
-@pytest.fixture(scope="session")
-def build(
-    imagekit: Run, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Build]]:
+@dataclass
+class Builds:
     """Builds a spec into a directory of its own; equal stages come from the shared store."""
-    made: list[Path] = []
 
-    def run(spec: Path, *args: str) -> Build:
-        out = tmp_path_factory.mktemp("build") / "out"
-        made.append(out)
-        imagekit("build", spec, "-o", out, *args)
+    imagekit: Run
+    factory: pytest.TempPathFactory
+    made: list[Path] = field(default_factory=list)
+    lasting: list[Path] = field(default_factory=list)
+
+    def __call__(self, spec: Path, *args: str) -> Build:
+        return self._make(self.made, spec, *args)
+
+    def kept(self, spec: Path, *args: str) -> Build:
+        """The same, for a build that stays as long as the session."""
+        return self._make(self.lasting, spec, *args)
+
+    def _make(self, where: list[Path], spec: Path, *args: str) -> Build:
+        out = self.factory.mktemp("build") / "out"
+        where.append(out)
+        self.imagekit("build", spec, "-o", out, *args)
         return Build(out, json.loads((out / "manifest.json").read_text()))
 
-    yield run
-    for out in made:
+    def clear(self) -> None:
+        """Remove the builds that need not stay."""
+        while self.made:
+            shutil.rmtree(self.made.pop(), ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def build(imagekit: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builds]:
+    """Makes builds for the tests of a file."""
+    builds = Builds(imagekit, tmp_path_factory)
+    yield builds
+    builds.clear()
+    for out in builds.lasting:
         shutil.rmtree(out, ignore_errors=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def little_disk(cache: Path, build: Builds) -> Iterator[None]:
+    """After each file remove its builds, and what the store has used longest ago.
+
+    The demo's own results stay: the small installer is made of its tree.
+    """
+    yield
+    build.clear()
+    objects = cache / "store/objects"
+    for key in demo_keys(cache).read_text().split() if demo_keys(cache).exists() else []:
+        with contextlib.suppress(OSError):
+            os.utime(objects / key / "object.json")
+    build.imagekit("cache", "prune", "--keep", KEPT_IN_STORE)
+
+
+def demo_keys(cache: Path) -> Path:
+    """The file in which the keys of the demo's results are written down."""
+    return cache / "demo-keys"
+
+
 @pytest.fixture(scope="session")
-def demo(build: Callable[..., Build]) -> Build:
+def demo(build: Builds, cache: Path) -> Build:
     """The image that ``make demo`` builds: raw, qcow2 and VHD of a Debian 12 guest."""
-    return build(ROOT / "examples/web01.yaml")
+    made = build.kept(ROOT / "examples/web01.yaml")
+    keys = [stage["key"] for stage in made.manifest["stages"]]
+    demo_keys(cache).write_text("\n".join(keys))
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +139,6 @@ def tiny_parts(demo: Build, cache: Path, shared: Path) -> tiny_installer.Parts:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_parts: tiny_installer.Parts, shared: Path, build: Callable[..., Build]) -> Build:
+def tiny(tiny_parts: tiny_installer.Parts, shared: Path, build: Builds) -> Build:
     """The guest tiny01 that the small installer made from its ISO; raw, qcow2 and VHD."""
-    return build(tiny_installer.guest_spec(shared, tiny_parts))
+    return build.kept(tiny_installer.guest_spec(shared, tiny_parts))

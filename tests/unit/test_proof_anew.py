@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,23 +20,29 @@ from imagekit.pipeline.events import Event, Events
 from imagekit.proof import circling, session
 from imagekit.proof.circling import ATTEMPTS
 from imagekit.proof.dom0 import agent
+from imagekit.proof.outcome import judged
+from imagekit.proof.report import Failure, Outcome
 
 CIRCLE = "EIP=0000ff53 EFL=00000046 CPL=0 II=0 A20=1 SMM=0 HLT=0\nCS =f000 000f0000 0000ffff\n"
 XEN = "RIP=ffff82d040200000 RFL=00000046 CPL=0 II=0 A20=1 SMM=0 HLT=0\nCS =e008 0 ffffffff\n"
 
 
 class Lab:
-    """A machine that is always up; ``registers`` is what its processor does."""
+    """A machine that is always up; ``registers`` is what its processor does.
+
+    The host takes the share ``busy`` of its time.
+    """
 
     def __init__(self) -> None:
         self.registers = CIRCLE
+        self.busy = 0.0
         self.qmp = SimpleNamespace(command=lambda _name, command_line: self.registers)
 
     def alive(self) -> bool:
         return True
 
     def stolen(self) -> float:
-        return 0.0
+        return time.monotonic() * self.busy
 
 
 class Dom0:
@@ -74,9 +81,12 @@ def share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
 
 
-def run(share: Path, monkeypatch: pytest.MonkeyPatch, good: int, timeout: float) -> Any:
+def run(
+    share: Path, monkeypatch: pytest.MonkeyPatch, good: int, timeout: float, busy: float = 0.0
+) -> Any:
     """What the session saw, the agent's result and the notes, of a guest that comes up late."""
     lab, notes = Lab(), []
+    lab.busy = busy
     dom0 = Dom0(lab, good)
     monkeypatch.setattr(agent, "call", dom0.call)
     job = agent.Job({"id": "00-web01", "name": "web01", "type": "hvm", "macs": [], "devices": [],
@@ -112,3 +122,16 @@ def test_one_that_always_runs_in_a_circle_fails_after_the_last_attempt(
     assert (seen.verdict, result["attempts"]) == ("circling", ATTEMPTS)
     assert seen.seconds < 60
     assert len(notes) == ATTEMPTS - 1
+
+
+def test_all_attempts_count_when_the_host_was_busy(
+    share: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, _result, _notes = run(share, monkeypatch, good=0, timeout=600, busy=0.5)
+    assert seen.verdict == "circling"
+    assert seen.allotment.passed > 2 * seen.seconds
+    assert seen.allotment.stolen == pytest.approx(seen.allotment.passed / 2, rel=0.2)
+    failure = Failure("firmware-lost", "its firmware ran in a circle")
+    outcome, worded = judged(failure, seen.verdict, seen.allotment)
+    assert outcome is Outcome.INCONCLUSIVE
+    assert worded is not None and f"{seen.allotment.stolen:.0f} of" in worded.message

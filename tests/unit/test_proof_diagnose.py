@@ -168,8 +168,9 @@ def test_what_real_guests_of_debian_12_said_under_xen(name: str, cause: str, par
     assert failure.evidence
 
 
-def test_a_kernel_that_xen_cannot_unpack_is_no_kernel_without_notes() -> None:
-    text = (CONSOLES / "unknown-compression.xl.log").read_text()
+@pytest.mark.parametrize("name", ["unknown-compression", "zstd-on-xen-4.14"])
+def test_a_kernel_that_xen_cannot_unpack_is_no_kernel_without_notes(name: str) -> None:
+    text = (CONSOLES / f"{name}.xl.log").read_text()
     failure = diagnose(evidence(verdict="create", created=False, xl=text))
     assert failure.cause == "kernel-compression"
     assert "unknown compression format" in (failure.evidence or "")

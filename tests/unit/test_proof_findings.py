@@ -84,6 +84,18 @@ def test_a_sound_guests_console_has_no_finding() -> None:
     assert findings_in(clean((CONSOLES / "up.log").read_bytes())) == ()
 
 
+def test_what_real_guests_printed_that_came_up_all_the_same() -> None:
+    """PVH guests of Debian 12: with AVX on offer in QEMU's emulation; under Xen 4.20."""
+    opcode = findings_in(clean((CONSOLES / "pvh-invalid-opcode.log").read_bytes()))
+    place = "aes_ctr_enc_128_avx_by8+0xa/0x1250 [aesni_intel]"
+    assert opcode == (
+        Finding("invalid-opcode", f"invalid opcode: 0000 [#1] PREEMPT SMP NOPTI, in {place}"),
+    )
+    (warning,) = findings_in(clean((CONSOLES / "pvh-warning.log").read_bytes()))
+    assert (warning.kind, warning.grave) == ("kernel-warning", False)
+    assert "fpu__init_system_xstate" in warning.line
+
+
 def test_a_trace_belongs_to_the_fault_above_it() -> None:
     trace = (
         "[    7.1] x\n[    7.100000] kworker/0:1: page allocation failure: order:4, mode:0xcc0\n"

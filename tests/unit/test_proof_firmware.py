@@ -11,7 +11,13 @@ from imagekit.proof.tools import tools_plan
 def test_the_tools_are_made_in_a_tree_of_their_own() -> None:
     plan = tools_plan()
     names = [planned.stage.name for planned in plan.stages]
-    assert names == ["build-tree", "lab-firmware", "lab-emulator", "lab-unpack"]
+    assert names == [
+        "build-tree",
+        "lab-firmware",
+        "lab-emulator",
+        "lab-unpack",
+        "lab-check-programs",
+    ]
     assert {"bios.bin", "version", "qemu.tar", "unpack.so"} <= {t.artefact for t in plan.targets}
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles.labs import lab_tools
 
 from imagekit.disk.qcow2 import write_qcow2
 from imagekit.disk.vhd import write_vhd
@@ -23,14 +22,12 @@ from imagekit.host.qmp import Qmp
 from imagekit.proof import boots, overlay
 from imagekit.proof.boots import Wanted
 from imagekit.proof.console import expectation
-from imagekit.proof.lab import lab_plan
+from imagekit.proof.guestconfig import GuestDisk
 from imagekit.proof.machine import Shape
 from imagekit.proof.observed import disk_name, frontends
 from imagekit.proof.outcome import require_up
 from imagekit.proof.report import Boot, Failure, Outcome, ProofReport, table
 from imagekit.proof.session import Rules, bounded_command
-from imagekit.proof.xens import XENS
-from imagekit.proof.xlcfg import XlDisk
 
 MIB = 1 << 20
 
@@ -74,8 +71,8 @@ def test_any_xenstore_listing_can_be_read(text: str) -> None:
     frontends(text)
 
 
-def disk(kind: str, readonly: bool = False) -> XlDisk:
-    return XlDisk("/x", kind, "xvda", readonly, False)
+def disk(kind: str, readonly: bool = False) -> GuestDisk:
+    return GuestDisk("/x", kind, "xvda", readonly, False)
 
 
 def test_the_device_is_as_large_as_a_raw_file_and_larger_for_growing_formats(
@@ -181,31 +178,6 @@ def test_what_the_config_names_must_be_there(tmp_path: Path, line: str, reason: 
 def test_a_directory_without_a_build_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="holds no build"):
         boots.trials_of_build(tmp_path, Wanted(), tmp_path)
-
-
-def test_the_saved_state_depends_on_the_machine_and_the_disk_does_not() -> None:
-    usual, larger = (
-        lab_plan(XENS["4.17"], Shape(memory_mib=m), lab_tools(), state=True) for m in (3072, 4096)
-    )
-    assert usual.maker("dom0.img").key == larger.maker("dom0.img").key
-    assert usual.maker("state").key != larger.maker("state").key
-
-
-def test_another_firmware_makes_another_lab() -> None:
-    one, other = (
-        lab_plan(XENS["4.17"], Shape(), lab_tools(firmware=d), state=True) for d in ("00", "01")
-    )
-    assert one.maker("rootfs.tar").key == other.maker("rootfs.tar").key
-    assert one.maker("dom0.img").key != other.maker("dom0.img").key
-    assert one.maker("state").key != other.maker("state").key
-
-
-def test_another_emulator_makes_another_state_of_the_same_lab() -> None:
-    one, other = (
-        lab_plan(XENS["4.17"], Shape(), lab_tools(emulator=d), state=True) for d in ("00", "01")
-    )
-    assert one.maker("dom0.img").key == other.maker("dom0.img").key
-    assert one.maker("state").key != other.maker("state").key
 
 
 def answering(answers: list[bytes]) -> Qmp:

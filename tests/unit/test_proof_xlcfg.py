@@ -11,7 +11,8 @@ from oracles import domain_strategies as some
 
 from imagekit.domain import model, xl
 from imagekit.errors import SpecError
-from imagekit.proof.xlcfg import XlDisk, parse_config, parse_disk
+from imagekit.proof.guestconfig import GuestDisk
+from imagekit.proof.xlcfg import parse_config, parse_disk
 
 PATH = Path("/srv/guest.cfg")
 quick = settings(
@@ -39,7 +40,7 @@ def test_every_emitted_config_reads_back_as_the_domain(arguments: dict[str, obje
         assert (config.kernel, config.ramdisk) == (direct.kernel, direct.initrd)
     assert [n.mac for n in config.nics] == [n.mac for n in domain.nics]
     expected = [
-        XlDisk(d.target, "empty" if d.target is None else d.format, d.vdev, d.readonly, d.cdrom)
+        GuestDisk(d.target, "empty" if d.target is None else d.format, d.vdev, d.readonly, d.cdrom)
         for d in domain.disks
     ]
     assert list(config.disks) == expected
@@ -100,16 +101,16 @@ def test_the_boot_path_is_told_by_the_config(lines: str, boot: str) -> None:
 @pytest.mark.parametrize(
     ("item", "disk"),
     [
-        ("/a,raw,xvda,rw", XlDisk("/a", "raw", "xvda", False, False)),
-        ("/a,,xvda", XlDisk("/a", "raw", "xvda", False, False)),
-        ("vdev=xvda,format=vhd,target=/a,b=c", XlDisk("/a,b=c", "vhd", "xvda", False, False)),
-        ("tap2:tapdisk:aio:/x,xvda,w", XlDisk("/x", "raw", "xvda", False, False)),
-        ("tap:qcow2:/x,xvda,r", XlDisk("/x", "qcow2", "xvda", True, False)),
+        ("/a,raw,xvda,rw", GuestDisk("/a", "raw", "xvda", False, False)),
+        ("/a,,xvda", GuestDisk("/a", "raw", "xvda", False, False)),
+        ("vdev=xvda,format=vhd,target=/a,b=c", GuestDisk("/a,b=c", "vhd", "xvda", False, False)),
+        ("tap2:tapdisk:aio:/x,xvda,w", GuestDisk("/x", "raw", "xvda", False, False)),
+        ("tap:qcow2:/x,xvda,r", GuestDisk("/x", "qcow2", "xvda", True, False)),
         ("format=empty, vdev=hdc, access=ro, devtype=cdrom",
-         XlDisk(None, "empty", "hdc", True, True)),
+         GuestDisk(None, "empty", "hdc", True, True)),
     ],
 )  # fmt: skip
-def test_each_form_of_a_disk_is_read(item: str, disk: XlDisk) -> None:
+def test_each_form_of_a_disk_is_read(item: str, disk: GuestDisk) -> None:
     assert parse_disk(item, "x") == disk
 
 

@@ -1,6 +1,6 @@
 """Runs inside the lab's dom0: starts one guest after another and brings back what they said.
 
-It knows nothing of imagekit and imports nothing but Python. The host and it share a directory
+It imports nothing but Python and its neighbour. The host and it share a directory
 (9p, mounted at SHARE): ``jobs/ID.json`` asks for a guest, ``jobs/ID.stop`` ends it (its content is
 ``up`` or ``down``), ``jobs/ID.again-N`` ends attempt N and starts it anew, ``jobs/end`` ends all;
 ``out/ID/`` takes the console, logs and finally ``result.json``. A second one, read-only at FILES,
@@ -23,18 +23,20 @@ import tty
 from pathlib import Path
 from typing import Any
 
+from imagekit.proof.dom0.toolstacks import LIBVIRT_LOGS, Libvirt, Xl
+
 SHARE = Path("/run/share")
 FILES = Path("/run/files")
 LOGS = Path("/var/log/xen")
 DHCP_LOG = Path("/run/dnsmasq.log")
 XL = str(next(Path("/usr/lib").glob("xen-4.*/bin/xl"), "xl"))
-UNPACK = FILES / "unpack.so"
-"""Lets the host unpack kernels for xl (``unpack.c``)."""
 
 MAX_CONSOLE = 16 << 20
 MAX_LOG = 1 << 20
 LEASE_WAIT = 12.0
 RESTARTS = 3
+DYING = 5.0
+"""Seconds that a domain may still be there after its console has closed."""
 
 
 def call(
@@ -70,19 +72,25 @@ def domain_id(name: str) -> int | None:
     return int(text) if status == 0 and text.strip().isdigit() else None
 
 
-class Console:
-    """Copies one console of a domain (a pseudo terminal of dom0) to a file, from its beginning."""
+def open_terminal(path: str) -> int:
+    """The pseudo terminal ``path`` of dom0, to read all that a console says."""
+    fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
+    tty.setraw(fd)
+    return fd
 
-    def __init__(self, terminal: str, target: Path) -> None:
-        self._fd = os.open(terminal, os.O_RDWR | os.O_NOCTTY)
-        tty.setraw(self._fd)
-        self._target = target
+
+class Console:
+    """Copies one console of a domain to a file, from its beginning."""
+
+    def __init__(self, fd: int, target: Path) -> None:
+        self._fd = fd
+        self.target = target
         self.ended = threading.Event()
         threading.Thread(target=self._copy, daemon=True).start()
 
     def _copy(self) -> None:
-        written = self._target.stat().st_size if self._target.exists() else 0
-        with self._target.open("ab", buffering=0) as stream:
+        written = self.target.stat().st_size if self.target.exists() else 0
+        with self.target.open("ab", buffering=0) as stream:
             while True:
                 try:
                     data = os.read(self._fd, 65536)
@@ -111,6 +119,10 @@ class Job:
         self.placed: list[Path] = []
         self.consoles: list[Console] = []
         self.dhcp_before = 0
+        self.xl = Xl(XL, call)
+        libvirt = request.get("toolstack") == "libvirt"
+        self.virsh = Libvirt(self.name, call) if libvirt else None
+        self.toolstack = self.virsh or self.xl
 
     def run(self) -> None:
         """Do it all; whatever goes wrong ends up in the result."""
@@ -172,34 +184,37 @@ class Job:
     def _create(self) -> int | None:
         """Start the guest, with its consoles read; None when that fails."""
         started = time.monotonic()
-        argv = [XL, "-vvv", "create", "-p", str(self.config)]
-        env = {"LD_PRELOAD": str(UNPACK)} if UNPACK.exists() else {}
-        status, text = call(argv, timeout=self.request["create_timeout"], env=env, merged=True)
-        (self.out / "xl.log").write_text(text[-MAX_LOG:])
+        status, text = self.toolstack.create(self.config, self.request["create_timeout"])
+        (self.out / self.toolstack.log).write_text(text[-MAX_LOG:])
         self.result["create_seconds"] = round(time.monotonic() - started, 2)
         self.result["create_status"] = status
         if status != 0:
             return None
         domid = domain_id(self.name)
         if domid is None:
-            self.result["error"] = "xl create succeeded and the domain is not there"
+            self.result["error"] = "the toolstack succeeded and the domain is not there"
             return None
         self._attach(domid)
         # A bootloader may have asked for the guest's address; what follows asks the guest itself.
         self.dhcp_before = DHCP_LOG.stat().st_size
-        call([XL, "unpause", str(domid)])
+        self.toolstack.unpause(domid)
         (self.out / "started").touch()
         return domid
 
     def _attach(self, domid: int) -> None:
-        """Read the PV console, and for HVM the emulated serial port."""
+        """Read the PV console, and for HVM the emulated serial port.
+
+        libvirt's console is the serial port of an HVM guest, and the only one of any other.
+        """
         base = f"/local/domain/{domid}"
         for key, name in ((f"{base}/console/tty", "console"), (f"{base}/serial/0/tty", "serial")):
             if name == "serial" and self.request["type"] != "hvm":
                 continue
             terminal = store_read(key)
             if terminal and terminal.startswith("/dev/pts/"):
-                self.consoles.append(Console(terminal, self.out / f"{name}.log"))
+                of_libvirt = self.virsh and (name == "serial") == (self.request["type"] == "hvm")
+                fd = self.virsh.console() if self.virsh and of_libvirt else open_terminal(terminal)
+                self.consoles.append(Console(fd, self.out / f"{name}.log"))
 
     def _watch(self, domid: int) -> bool:
         """Wait for the guest's end; True when the host wants it to be started anew."""
@@ -228,18 +243,31 @@ class Job:
                     self.consoles.clear()
                     domid = now
                     self._attach(domid)
+                elif quiet and self.virsh and self._unheard(domid):
+                    return False
             time.sleep(0.2)
         self.result["ended"] = "timeout"
         self._evidence(domid, False)
         return False
+
+    def _unheard(self, domid: int) -> bool:
+        """Whether virsh console has ended and the guest goes on."""
+        time.sleep(DYING)
+        if domain_id(self.name) != domid:
+            return False
+        texts = (console.target.read_text("utf-8", "replace") for console in self.consoles)
+        words = " ".join("".join(texts)[-300:].split())
+        self.result.update(ended="unheard", error=f"virsh console ended; its last words: {words}")
+        self._evidence(domid, False)
+        return True
 
     def _evidence(self, domid: int, up: bool) -> None:
         if up:
             self._await_leases()
         _status, text = call(["xenstore-ls", "-f", f"/local/domain/{domid}"])
         (self.out / "xenstore.txt").write_text(text[:MAX_LOG])
-        _status, text = call([XL, "list", "-l", str(domid)])
-        (self.out / "domain.json").write_text(text[:MAX_LOG])
+        text, name = self.toolstack.evidence(domid)
+        (self.out / name).write_text(text[:MAX_LOG])
         self.result["leases"] = self._leases()
         if up and self.request["command"]:
             address = next(iter(self.result["leases"].values()), "")
@@ -270,24 +298,27 @@ class Job:
         return found
 
     def _destroy(self) -> None:
-        for _attempt in range(10):
+        for attempt in range(10):
             domid = domain_id(self.name)
             if domid is None:
-                return
-            call([XL, "destroy", str(domid)])
+                return self.toolstack.forget()
+            # xl can end what libvirtd cannot.
+            (self.toolstack if attempt < 3 else self.xl).destroy(domid)
         raise RuntimeError("the guest could not be destroyed")
 
     def _logs(self) -> None:
         """Bring back what xl, its scripts, the bootloader and the device model wrote."""
         logs = self.out / "logs"
         logs.mkdir(exist_ok=True)
-        files = [p for p in LOGS.rglob("*") if p.is_file()] + [DHCP_LOG]
+        kept_open = [p for p in LIBVIRT_LOGS.rglob("*") if p.is_file()] + [DHCP_LOG]
+        files = [p for p in LOGS.rglob("*") if p.is_file()] + kept_open
         for path in files:
             with contextlib.suppress(OSError):
                 data = path.read_bytes()[-MAX_LOG:]
                 if data:
-                    (logs / path.name[-200:]).write_bytes(data)
-                if path == DHCP_LOG:
+                    origin = "libvirt-" if LIBVIRT_LOGS in path.parents else ""
+                    (logs / f"{origin}{path.name[-200:]}").write_bytes(data)
+                if path in kept_open:
                     os.truncate(path, 0)
                 else:
                     path.unlink()

@@ -1,0 +1,1 @@
+"""Tells whether a lab emulates what a proof relies on, before any image is blamed."""

@@ -1,0 +1,403 @@
+"""Proofs by libvirt: how its XML is read, which trials there are, what dom0's agent does."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracles import domain_strategies as some
+from oracles.labs import lab_tools
+from typer.testing import CliRunner
+
+from imagekit.cli.main import make_app
+from imagekit.domain import libvirt, model, xl
+from imagekit.domain.bootpath import domain_for
+from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
+from imagekit.domain.model import Mode, Nic
+from imagekit.errors import ImagekitError, SpecError
+from imagekit.proof import boots, prove
+from imagekit.proof.boots import Trial, Wanted, trials_of_build, under_each
+from imagekit.proof.diagnose import Evidence, diagnose
+from imagekit.proof.dom0 import agent, toolstacks
+from imagekit.proof.guestconfig import GuestConfig, GuestDisk
+from imagekit.proof.lab import lab_plan
+from imagekit.proof.libvirtxml import parse_xml
+from imagekit.proof.report import Boot, Outcome, ProofReport, table
+from imagekit.proof.xens import LIBVIRT, XENS
+from imagekit.proof.xlcfg import parse_config
+
+PATH = Path("/b/web.xml")
+MODES: tuple[Mode, ...] = ("pv", "pvh", "hvm")
+quick = settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@given(some.attempts())
+@quick
+def test_every_emitted_xml_reads_back_as_the_domain(arguments: dict[str, object]) -> None:
+    domain = some.build(arguments)
+    if domain is None:
+        return
+    try:
+        text = libvirt.emit(domain)
+    except ImagekitError:
+        return
+    config = parse_xml(text.encode(), PATH)
+    assert (config.toolstack, config.name, config.mode) == ("libvirt", domain.name, domain.mode)
+    assert config.memory_mib == max(domain.memory_mib, 32)
+    assert config.boot == parse_config(xl.emit(domain).encode(), PATH).boot
+    direct = domain.boot if isinstance(domain.boot, model.DirectKernel) else None
+    if direct is not None:
+        assert (config.kernel, config.ramdisk) == (direct.kernel, direct.initrd)
+    assert [n.mac for n in config.nics] == [n.mac for n in domain.nics]
+    assert list(config.disks) == [
+        GuestDisk(d.target, "empty" if d.target is None else d.format, d.vdev, d.readonly, d.cdrom)
+        for d in domain.disks
+    ]
+
+
+@given(st.binary(max_size=60) | st.text("<>/domain type='xen' name os&;!", max_size=80))
+@settings(max_examples=200, deadline=None)
+def test_anything_is_xml_of_a_guest_or_refused_with_a_reason(data: bytes | str) -> None:
+    with pytest.raises(SpecError) as error:
+        parse_xml(data if isinstance(data, bytes) else data.encode(), PATH)
+    assert str(PATH) in str(error.value)
+
+
+BY_VIRT_INSTALL = """<domain type="xen">
+  <name>web</name>
+  <memory>1048576</memory>
+  <currentMemory unit="%s">%s</currentMemory>
+  <os><type arch="x86_64" machine="xenfv">hvm</type>
+    <loader type="rom">/usr/lib/xen-4.17/boot/hvmloader</loader></os>
+  <devices>
+    <disk type="block" device="disk"><source dev="/dev/vg0/web"/><target dev="xvda"/></disk>
+    <disk type="file" device="disk"><driver name="qemu"/><source file="/b"/><target dev="xvdb"/>
+    </disk>
+    <disk type="file" device="cdrom"><target dev="hdc"/></disk>
+    <interface type="bridge"><mac address="00-16-3E-00-00-01"/><source bridge="br7"/></interface>
+    <interface type="network"/>
+    <serial type="pty"/>
+  </devices>
+</domain>
+"""
+
+
+@pytest.mark.parametrize(
+    ("unit", "number", "mib"), [("KiB", 524288, 512), ("MiB", 600, 600), ("GB", 1, 954)]
+)
+def test_what_virt_install_writes_is_understood(unit: str, number: int, mib: int) -> None:
+    config = parse_xml((BY_VIRT_INSTALL % (unit, number)).encode(), PATH)
+    assert (config.mode, config.boot, config.memory_mib) == ("hvm", "firmware", mib)
+    assert config.serial
+    assert config.disks == (
+        GuestDisk("/dev/vg0/web", "raw", "xvda", False, False),
+        GuestDisk("/b", "raw", "xvdb", False, False),
+        GuestDisk(None, "empty", "hdc", True, True),
+    )
+    assert [(nic.mac, nic.bridge) for nic in config.nics] == [
+        ("00:16:3e:00:00:01", "br7"),
+        (None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("<domain", "<!DOCTYPE domain [<!ENTITY x SYSTEM 'file:///etc/passwd'>]>\n<domain",
+         "document type"),
+        ('type="xen"', 'type="kvm"', "not the XML of a Xen domain"),
+        ("<name>web</name>", "<name/>", "names no domain"),
+        (">hvm<", ">exe<", "not linux, xenpvh or hvm"),
+        ('unit="MiB"', 'unit="XiB"', "not a number with a unit"),
+        ('disk type="block"', 'disk type="network"', "not file or block"),
+        ('<target dev="xvda"/>', "<target/>", "no <target dev"),
+        ('<driver name="qemu"/>', '<driver name="tap"/>', "driver 'tap'"),
+        ("</domain>", "", "not XML"),
+    ],
+)  # fmt: skip
+def test_what_no_proof_can_use_is_refused(old: str, new: str, said: str) -> None:
+    text = BY_VIRT_INSTALL % ("MiB", 256)
+    assert old in text
+    with pytest.raises(SpecError, match=said) as error:
+        parse_xml(text.replace(old, new).encode(), PATH)
+    assert str(PATH) in str(error.value)
+
+
+YES = Verdict(True, ("made up",))
+FACTS = BuildFacts(
+    name="web",
+    uuid="5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11",
+    memory_mib=512,
+    vcpus=1,
+    disks=(DiskFacts({"raw": "web.raw"}, 2 << 30),),
+    nics=(Nic("00:16:3e:00:00:01", bridge="xenbr0"),),
+    kernel="web-vmlinuz",
+    initrd="web-initrd.img",
+    pv=YES,
+    pvh=YES,
+    hvm=YES,
+    pygrub=PygrubView(True, "made up"),
+    bootloader_bios=True,
+)
+
+
+def a_build(path: Path, *own: str) -> Path:
+    """A build directory as far as a proof reads it, with the configs whose files end in ``own``."""
+    artefacts = []
+    for mode in MODES:
+        domain = domain_for(FACTS.located(str(path)), mode=mode)
+        for suffix, text in ((".xl.cfg", xl.emit(domain)), (".xml", libvirt.emit(domain))):
+            if suffix in own:
+                (path / f"web.{mode}{suffix}").write_text(text)
+                artefacts.append({"role": "domain-config", "path": f"web.{mode}{suffix}"})
+    value = {"facts": FACTS.to_json(), "artefacts": artefacts}
+    (path / "manifest.json").write_text(json.dumps(value))
+    return path
+
+
+def trials(build: Path, *toolstacks: str) -> list[Trial]:
+    return trials_of_build(build, Wanted.checked(toolstacks=toolstacks), build / "proof")
+
+
+def test_the_xml_of_a_build_is_proven_as_it_is(tmp_path: Path) -> None:
+    found = trials(a_build(tmp_path, ".xl.cfg", ".xml"), "libvirt")
+    assert [trial.ident for trial in found] == [
+        "web-pv-pygrub-raw-libvirt",
+        "web-pvh-direct-raw-libvirt",
+        "web-hvm-firmware-raw-libvirt",
+    ]
+    for trial, mode in zip(found, MODES, strict=True):
+        assert trial.config.path == tmp_path / f"web.{mode}.xml"
+        assert trial.config.data == trial.config.path.read_bytes()
+
+
+def test_xml_is_written_where_the_build_has_none(tmp_path: Path) -> None:
+    found = trials(a_build(tmp_path, ".xl.cfg"), "libvirt")
+    assert [trial.config.path.name for trial in found] == [
+        "web-pv-pygrub-raw.xml",
+        "web-pvh-direct-raw.xml",
+        "web-hvm-firmware-raw.xml",
+    ]
+    for trial in found:
+        assert trial.config.path.parent == tmp_path / "proof"
+        assert trial.config.data == trial.config.path.read_bytes()
+
+
+def test_both_toolstacks_prove_each_guest_under_names_of_their_own(tmp_path: Path) -> None:
+    build = a_build(tmp_path, ".xl.cfg", ".xml")
+    both = trials(build, "xl", "libvirt")
+    assert len({trial.ident for trial in both}) == 6
+    assert [trial.config.toolstack for trial in both] == ["xl"] * 3 + ["libvirt"] * 3
+    for one, other in zip(both[:3], both[3:], strict=True):
+        assert described(one.config) == described(other.config)
+    assert [trial.config.toolstack for trial in trials(build)] == ["xl"] * 3
+    versions = ["4.14", "4.17"]
+    needed = prove._needed(under_each(both, versions), [XENS[version] for version in versions])
+    assert {name: (lab.version, lab.added) for name, lab in needed.items()} == {
+        "4.14": ("4.14", ()),
+        "4.14-libvirt": ("4.14", LIBVIRT),
+        "4.17": ("4.17", ()),
+        "4.17-libvirt": ("4.17", LIBVIRT),
+    }
+
+
+def described(config: GuestConfig) -> dict[str, Any]:
+    """What ``config`` says, whichever toolstack it is for; both call pygrub by its name."""
+    return {k: v for k, v in vars(config).items() if k not in ("toolstack", "path", "data")}
+
+
+def test_a_build_without_configs_for_xl_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="no config for xl"):
+        trials(a_build(tmp_path, ".xml"))
+
+
+def test_somebody_elses_xml_is_proven_with_an_image(tmp_path: Path) -> None:
+    path, image = tmp_path / "web.xml", tmp_path / "web.raw"
+    path.write_text(BY_VIRT_INSTALL % ("MiB", 256))
+    (trial,) = boots.trial_of_config(path, image, "libvirt")
+    assert trial.config.toolstack == "libvirt"
+    assert trial.host_path("/dev/vg0/web") == image
+
+
+def test_libvirt_has_labs_of_its_own() -> None:
+    xen = XENS["4.17"]
+    plain, other = (lab_plan(lab, lab.shape(3072), lab_tools(), state=True)
+                    for lab in (xen, xen.having("libvirt")))  # fmt: skip
+    assert xen.having("xl") is xen
+    for artefact in ("rootfs.tar", "dom0.img", "state"):
+        assert plain.maker(artefact).key != other.maker(artefact).key
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--toolstack", "xm"], "'xm' is not known"),
+        (["--toolstack", "libvirt", "--under", "qemu"], "--toolstack needs a Xen"),
+    ],
+)
+def test_a_wrong_toolstack_is_refused_before_anything_starts(
+    tmp_path: Path, words: list[str], said: str
+) -> None:
+    done = CliRunner().invoke(make_app(["prove"]), ["prove", str(tmp_path), *words])
+    assert isinstance(done.exception, SpecError)
+    assert said in done.exception.what
+
+
+def test_the_table_says_who_started_a_guest() -> None:
+    def boot(toolstack: str) -> Boot:
+        return Boot(
+            ident="web", name="web", mode="pv", boot="pygrub", format="raw", config="/b/web",
+            config_sha256="0" * 64, outcome=Outcome.UP, toolstack=toolstack,
+        )  # fmt: skip
+
+    report = ProofReport("xen", (boot("xl"), boot("libvirt")), {})
+    rows = [line.split() for line in table(report).splitlines()]
+    assert rows[1][:5] == ["web", "pv", "pygrub", "raw", "up"]
+    assert rows[2][:6] == ["web", "pv", "pygrub", "libvirt", "raw", "up"]
+    assert [boot["toolstack"] for boot in report.to_json()["boots"]] == ["xl", "libvirt"]
+
+
+BANNER = "Connected to domain 'web'\\nEscape character is ^] (Ctrl + ])\\n"
+VIRSH = f"""#!{sys.executable}
+import os, sys
+print("{BANNER}", end="", flush=True)
+"""
+
+
+@pytest.fixture
+def virsh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program called virsh; what is added to it says what follows the banner."""
+    program = tmp_path / "bin/virsh"
+    program.parent.mkdir()
+    program.write_text(VIRSH)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return program
+
+
+def no_call(argv: list[str], **_options: object) -> tuple[int, str]:
+    raise AssertionError(argv)
+
+
+def test_the_console_begins_after_what_virsh_says(virsh: Path, tmp_path: Path) -> None:
+    with virsh.open("a") as stream:
+        stream.write('assert os.isatty(0)\nprint("web login:", *sys.argv[1:])\n')
+    console = agent.Console(toolstacks.Libvirt("web", no_call).console(), tmp_path / "console.log")
+    assert console.ended.wait(20)
+    said = (tmp_path / "console.log").read_text()
+    assert said.splitlines()[0] == "web login: --connect xen:///system console --force web"
+
+
+def test_a_console_that_cannot_be_had_is_an_error_in_virshs_words(virsh: Path) -> None:
+    virsh.write_text(f'#!{sys.executable}\nraise SystemExit("error: failed to get domain")\n')
+    with pytest.raises(OSError, match="virsh console: error: failed to get domain"):
+        toolstacks.Libvirt("web", no_call).console()
+
+
+class Dom0:
+    """Answers the agent's calls: a guest that runs until it is destroyed."""
+
+    def __init__(self, refused: str | None = None) -> None:
+        self.refused, self.running = refused, False
+        self.said: list[str] = []
+
+    def call(self, argv: list[str], **_options: object) -> tuple[int, str]:
+        if argv[0] == "virsh":
+            assert argv[1:4] == ["--quiet", "--connect", "xen:///system"]
+            self.said.append(" ".join(argv[4:]))
+            if argv[4] == self.refused:
+                return 1, f"error: Failed to {self.refused} domain\n"
+            self.running = {"start": True, "destroy": False}.get(argv[4], self.running)
+        elif argv[1] == "domid":
+            return (0, "7\n") if self.running else (1, "")
+        elif argv == ["xenstore-read", "/local/domain/7/console/tty"]:
+            return 0, "/dev/pts/9\n"
+        return 0, ""
+
+
+def ended_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dom0: Dom0) -> dict[str, Any]:
+    """The agent's result about a guest of libvirt."""
+    monkeypatch.setattr(agent, "call", dom0.call)
+    for name, value in (("SHARE", tmp_path), ("DHCP_LOG", tmp_path / "dhcp"), ("DYING", 0.0)):
+        monkeypatch.setattr(agent, name, value)
+    for name in ("LOGS", "LIBVIRT_LOGS"):
+        monkeypatch.setattr(agent, name, tmp_path / "none")
+    monkeypatch.setattr(agent.Job, "_place", lambda self: None)
+    (tmp_path / "dhcp").touch()
+    job = agent.Job({"id": "00-web", "name": "web", "type": "pv", "macs": [], "devices": [],
+                     "toolstack": "libvirt", "files": [], "command": None, "create_timeout": 9,
+                     "timeout": 30})  # fmt: skip
+    job.run()
+    result: dict[str, Any] = json.loads((job.out / "result.json").read_text())
+    return result
+
+
+def test_a_guest_whose_console_closes_while_it_runs_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, virsh: Path
+) -> None:
+    with virsh.open("a") as stream:
+        stream.write("sys.exit('error: cannot lock the device')\n")
+    dom0 = Dom0()
+    result = ended_job(tmp_path, monkeypatch, dom0)
+    assert result["ended"] == "unheard"
+    assert result["error"] == ("virsh console ended; its last words: error: cannot lock the device")
+    assert dom0.said == [
+        "define /run/jobs/00-web.cfg",
+        "start --paused web",
+        "resume web",
+        "dumpxml web",
+        "destroy web",
+        "undefine web",
+    ]
+
+
+def test_a_guest_that_libvirt_does_not_start_leaves_no_definition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dom0 = Dom0(refused="start")
+    result = ended_job(tmp_path, monkeypatch, dom0)
+    assert result["create_status"] == 1
+    assert dom0.said[-1] == "undefine web"
+    assert (tmp_path / "out/00-web/virsh.log").read_text() == "error: Failed to start domain\n"
+
+
+def test_what_virsh_and_libxl_say_is_in_the_report() -> None:
+    said = (
+        "2026-11-27 07:00:00.100+0000: libxl: libxl_device.c:1337:device_hotplug_child_death_cb: "
+        "script: Could not find bridge device xenbr9\n"
+        "error: Failed to start domain 'web'\n"
+        "error: internal error: libxenlight failed to create new domain 'web'\n"
+    )
+    failure = diagnose(Evidence("pv", "create", False, "", said, "", toolstack="libvirt"))
+    assert failure.cause == "bridge-missing"
+    assert failure.libvirt == tuple(said.splitlines())
+    assert failure.xl == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "cause", "message"),
+    [
+        ("error: Failed to define domain from web.xml\nerror: unsupported\n", "not-defined",
+         "libvirt does not take the domain's XML"),
+        ("error: who knows\n", "create-failed", "libvirt refused to start the guest"),
+    ],
+)  # fmt: skip
+def test_libvirts_refusals_are_told_from_xls(said: str, cause: str, message: str) -> None:
+    failure = diagnose(Evidence("pv", "create", False, "", said, "", toolstack="libvirt"))
+    assert (failure.cause, failure.message) == (cause, message)
+    assert failure.hint is not None and "own words are below" in failure.hint
+
+
+def test_a_start_that_takes_too_long_is_virshs() -> None:
+    late = Evidence("pv", "create", False, "", "", "", create_late=True, toolstack="libvirt")
+    assert diagnose(late).message == "virsh start did not end in time"
