@@ -79,7 +79,7 @@ Upload = Annotated[bool, typer.Option("--upload", help="glance: upload with open
 Cloud = Annotated[
     str | None, typer.Option("--cloud", help="For --upload: which cloud of clouds.yaml.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite files.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files, replace a defined domain.")]
 
 
 def config(
@@ -123,7 +123,7 @@ def config(
         found = explain.rows(emitter.lines(domain, facts), domain, facts)
         sys.stdout.write(explain.table(found))
     elif define is not None:
-        _define(emitter, domain, facts, define)
+        _define(emitter, domain, facts, define, force)
     elif import_ is not None:
         pool = upload.xapi_pool(
             import_,
@@ -148,12 +148,12 @@ def config(
         print(f"note: {note}", file=sys.stderr)
 
 
-def _define(emitter: Emitter, domain: Domain, facts: BuildFacts, uri: str) -> None:
+def _define(emitter: Emitter, domain: Domain, facts: BuildFacts, uri: str, force: bool) -> None:
     if emitter.name != "libvirt":
         raise SpecError(
             "only libvirt defines domains", where="--define", hint="--toolstack libvirt"
         )
-    libvirt_define.define(emitter.text(domain, facts), uri)
+    libvirt_define.define(emitter.text(domain, facts), uri, domain.name, force=force)
     print(f"{domain.name} is defined at {uri}", file=sys.stderr)
 
 

@@ -149,8 +149,9 @@ def notes(domain: Domain, toolstack: str | None = None) -> list[str]:
 def raw_settings(raw: object) -> tuple[tuple[str, RawValue], ...]:
     """``raw:`` of a spec (a mapping of YAML or JSON values) as the model's settings.
 
-    A value is text, a whole number, a truth value (1 or 0) or a list of those; anything else, or a
-    key that is not text, is a SpecError. They are values, never config text.
+    A value is text, a whole number, a truth value (1 or 0), a list of those, or a list of such
+    lists; anything else, or a key that is not text, is a SpecError. They are values, never config
+    text.
     """
     if not isinstance(raw, dict):
         refuse("is not a mapping of keys to values", "raw")
@@ -159,10 +160,16 @@ def raw_settings(raw: object) -> tuple[tuple[str, RawValue], ...]:
         if not isinstance(key, str):
             refuse(f"{key!r} is not a key", "raw")
         if isinstance(value, list | tuple):
-            settings.append((key, tuple(_raw_item(item, key) for item in value)))
+            settings.append((key, tuple(_raw_list_item(item, key) for item in value)))
         else:
             settings.append((key, _raw_item(value, key)))
     return tuple(settings)
+
+
+def _raw_list_item(value: object, key: str) -> str | int | tuple[str | int, ...]:
+    if isinstance(value, list | tuple):
+        return tuple(_raw_item(item, key) for item in value)
+    return _raw_item(value, key)
 
 
 def _raw_item(value: object, key: str) -> str | int:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 
-from imagekit.errors import HostError, ToolError
+from imagekit.errors import ExistsError, HostError, ToolError
 
 
-def define(xml: str, uri: str) -> None:
+def define(xml: str, uri: str, name: str, *, force: bool = False) -> None:
     """Define (not start) the domain of ``xml`` at the hypervisor of ``uri`` (``xen:///system``).
 
-    Raises HostError without libvirt-python, ToolError with libvirt's own words when the connection
-    or the definition fails. The XML is checked against libvirt's schema there as well.
+    libvirt replaces a domain of the same name and UUID; so does this with ``force`` alone. Raises
+    ExistsError when there is one of that ``name``, HostError without libvirt-python, ToolError with
+    libvirt's own words when the connection or the definition fails. The XML is checked against
+    libvirt's schema there as well.
     """
     try:
         libvirt = importlib.import_module("libvirt")
@@ -22,6 +24,12 @@ def define(xml: str, uri: str) -> None:
     try:
         connection = libvirt.open(uri)
         try:
+            if not force and name in {domain.name() for domain in connection.listAllDomains()}:
+                raise ExistsError(
+                    f"there is a domain {name} already",
+                    where=uri,
+                    hint="--force replaces its definition, or virsh undefine removes it",
+                )
             connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
         finally:
             connection.close()

@@ -25,7 +25,9 @@ FirmwareKind = Literal["bios", "uefi"]
 Action = Literal[
     "destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart"
 ]
-RawValue = str | int | tuple[str | int, ...]
+RawItem = str | int
+RawValue = RawItem | tuple[RawItem | tuple[RawItem, ...], ...]
+"""A raw setting: xl's vnuma is a list of lists, and nothing goes deeper."""
 
 MODES: tuple[Mode, ...] = ("pv", "pvh", "hvm")
 DEFAULT_RATE_INTERVAL_US = 50_000

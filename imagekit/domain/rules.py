@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, get_args
 
 from imagekit.domain import model
@@ -245,8 +246,16 @@ def _check_raw(raw: tuple[tuple[str, model.RawValue], ...]) -> None:
         if key in seen:
             refuse("the key is given twice", where)
         seen.add(key)
-        for item in value if isinstance(value, tuple) else (value,):
+        for item in _raw_items(value):
             if isinstance(item, str):
                 one_line(item, where, tab=True)
             else:
                 number(item, 0, 2**31 - 1, where)
+
+
+def _raw_items(value: model.RawValue) -> Iterator[model.RawItem]:
+    if not isinstance(value, tuple):
+        yield value
+        return
+    for item in value:
+        yield from item if isinstance(item, tuple) else (item,)

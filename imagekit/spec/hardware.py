@@ -15,6 +15,7 @@ from imagekit.spec.values import (
     Mac,
     Rate,
     Text,
+    VifBridge,
     Word,
 )
 
@@ -22,7 +23,7 @@ Action = Literal[
     "destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart"
 ]
 RawItem = str | int
-RawValue = RawItem | list[RawItem]
+RawValue = RawItem | list[RawItem | list[RawItem]]
 
 
 class Model(BaseModel):
@@ -62,7 +63,9 @@ Network = Literal["dhcp", "none"] | StaticNetwork
 class Nic(Model):
     """One VIF and the guest's configuration of it."""
 
-    bridge: Bridge = "xenbr0"
+    bridge: VifBridge = Field(
+        "xenbr0", description="With vif-openvswitch also NAME.TAG, NAME:TRUNK and NAME.TAG:TRUNK."
+    )
     mac: Mac | None = Field(None, description="Default: derived from the guest's name.")
     ip: Address | None = Field(None, description="Given to the toolstack's vif script.")
     model: Literal["rtl8139", "e1000", "virtio-net"] | None = None
@@ -73,6 +76,15 @@ class Nic(Model):
     script: HostPath | None = None
     gatewaydev: Bridge | None = Field(None, description="vif-route: the interface of dom0.")
     network: Network = "dhcp"
+
+    @model_validator(mode="after")
+    def _trunks(self) -> Nic:
+        if ":" in self.bridge and (self.script or "").rsplit("/", 1)[-1] != "vif-openvswitch":
+            raise ValueError(
+                f"bridge {self.bridge} has VLANs, which vif-openvswitch alone knows; "
+                "set script: vif-openvswitch"
+            )
+        return self
 
 
 class Graphics(Model):
@@ -90,7 +102,9 @@ class Cpu(Model):
     """Scheduling by Xen."""
 
     weight: int | None = Field(None, ge=1, le=65535, description="256 is usual.")
-    cap: int | None = Field(None, ge=0, le=100 * 512, description="Percent of one CPU.")
+    cap: int | None = Field(
+        None, ge=0, le=100 * 512, description="Percent of one CPU; 0 is no cap."
+    )
     pins: Text = Field("all", description='Physical CPUs, "0-3,5,^1".')
 
 

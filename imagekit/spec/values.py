@@ -35,6 +35,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.:+-]+")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _MAC = re.compile(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}")
 _BRIDGE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+_VIF_BRIDGE = re.compile(_BRIDGE.pattern + r"(\.[0-9]{1,4})?(:[0-9]{1,4})*")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?([=/][A-Za-z0-9.+:~-]+)?")
 _RATE = re.compile(r"[0-9]+[GMK]?[Bb]/s(@[0-9]+[mu]?s)?")
@@ -198,6 +199,10 @@ HostName = Annotated[str, Field(min_length=1, max_length=63), AfterValidator(_ho
 DnsName = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_dns_name)]
 Mac = Annotated[str, AfterValidator(parse_mac)]
 Bridge = Annotated[str, _matches(_BRIDGE, "a bridge name (at most 15 of letters, digits, _ . -)")]
+VifBridge = Annotated[
+    str,
+    _matches(_VIF_BRIDGE, "a bridge (at most 15 of letters, digits, _ . -), or NAME.TAG:TRUNK"),
+]
 UserName = Annotated[str, _matches(_USER, "a user name (lower case, at most 32)")]
 PackageName = Annotated[str, _matches(_PACKAGE, "a package name, optionally with =version")]
 Rate = Annotated[str, _matches(_RATE, "a rate such as 10MB/s or 1Gb/s@20ms")]

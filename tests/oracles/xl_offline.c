@@ -22,8 +22,14 @@ void xs_close(void *xsh) {}
 int xc_get_max_cpus(void *xch) { return CPUS; }
 int xc_get_max_nodes(void *xch) { return 1; }
 int libxl_get_max_cpus(void *ctx) { return CPUS; }
+int libxl_get_online_cpus(void *ctx) { return CPUS; }
 int libxl_get_max_nodes(void *ctx) { return 1; }
-int libxl_get_physinfo(void *ctx, void *physinfo) { return 0; }
+
+/* A host of one node: nr_nodes is after five uint32_t and seven uint64_t (libxl_types.idl, 4.17). */
+int libxl_get_physinfo(void *ctx, void *physinfo) {
+    *(uint32_t *)((char *)physinfo + 80) = 1;
+    return 0;
+}
 
 static int allocate(bitmap *b, int bits) {
     b->size = (bits + 7) / 8;

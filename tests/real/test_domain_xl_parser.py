@@ -88,10 +88,9 @@ def test_xl_has_every_key_that_raw_may_set() -> None:
     program = xl_reader.xl_program()
     assert program is not None
     binary = Path(program).read_bytes()
-    newer = {"bootloader_restrict", "bootloader_user", "hvm_pirq", "smbios"}
-    keys = (xl_keys.OTHERS | set(xl_keys.OURS)) - newer
-    unknown = {key for key in keys if f"{key}\0".encode() not in binary}
-    assert unknown == set()
+    keys = xl_keys.OTHERS | set(xl_keys.OURS)
+    assert {key for key in keys if f"{key}\0".encode() not in binary} == set()
+    assert {key for key in xl_keys.NEWER if f"\0{key}\0".encode() in binary} == set()
 
 
 def test_a_raw_setting_reaches_xl() -> None:
@@ -103,7 +102,12 @@ def test_a_raw_setting_reaches_xl() -> None:
         1,
         model.Firmware(),
         disks=(model.Disk("/srv/web1.img"),),
-        raw=(("videoram", 16), ("vga", "stdvga"), ("usbdevice", ("tablet", "mouse"))),
+        raw=(
+            ("videoram", 16),
+            ("vga", "stdvga"),
+            ("usbdevice", ("tablet", "mouse")),
+            ("vnuma", (("pnode=0", "size=512", "vcpus=0", "vdistances=10"),)),
+        ),
     )
     reading = xl_reader.read(xl.emit(domain))
     assert reading.complaints == ()
@@ -111,3 +115,5 @@ def test_a_raw_setting_reaches_xl() -> None:
     assert hvm["vga"]["kind"] == "std"
     assert hvm["usbdevice_list"] == ["tablet", "mouse"]
     assert reading.config["b_info"]["video_memkb"] == 16 * 1024
+    (node,) = reading.config["b_info"]["vnuma_nodes"]
+    assert node["memkb"] == 512 * 1024

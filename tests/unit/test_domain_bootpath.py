@@ -160,7 +160,7 @@ def test_raw_settings_go_to_their_toolstack_alone() -> None:
     assert domain_for(facts, mode="hvm", toolstack="xm").raw == ()
 
 
-@pytest.mark.parametrize("value", [1.5, None, {"a": 1}, [["nested"]], b"bytes"])
+@pytest.mark.parametrize("value", [1.5, None, {"a": 1}, [[["nested"]]], b"bytes"])
 def test_raw_values_are_text_numbers_or_lists(value: object) -> None:
     with pytest.raises(SpecError):
         bootpath.raw_settings({"nomigrate": value})
@@ -171,7 +171,7 @@ def test_facts_survive_json() -> None:
         FACTS,
         graphics=model.Vnc(display=3),
         cpu=model.Cpu(512, None, (0, 2)),
-        raw={"xl": {"a": 1, "b": ("x", 2)}},
+        raw={"xl": {"a": 1, "b": ("x", 2), "vnuma": (("pnode=0", 3), "y")}},
         nics=(model.Nic("00:16:3e:10:20:30", rate=model.Rate.parse("100Mb/s@20ms")),),
         origins={"memory_mib": "web1.yaml:3 memory"},
     )

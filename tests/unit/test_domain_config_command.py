@@ -214,6 +214,7 @@ class FakeLibvirt(types.ModuleType):
         super().__init__("libvirt")
         self.fails = fails
         self.calls: list[tuple[str, ...]] = []
+        self.there = ["other"]
 
     def open(self, uri: str) -> FakeLibvirt:
         self.calls.append(("open", uri))
@@ -224,6 +225,9 @@ class FakeLibvirt(types.ModuleType):
         if self.fails:
             raise self.libvirtError("domain 'web1' already exists")
         self.calls.append(("define", xml))
+
+    def listAllDomains(self) -> list[types.SimpleNamespace]:
+        return [types.SimpleNamespace(name=lambda name=name: name) for name in self.there]
 
     def close(self) -> None:
         self.calls.append(("close",))
@@ -245,6 +249,21 @@ def test_define_hands_the_printed_xml_to_libvirt(
         assert ("define", printed) in fake.calls
     assert fake.calls[0] == ("open", "xen:///system")
     assert fake.calls[-1] == ("close",)
+
+
+def test_define_replaces_a_domain_by_force_only(
+    build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeLibvirt(fails=False)
+    fake.there.append("web1")
+    monkeypatch.setitem(sys.modules, "libvirt", fake)
+    words = (build, "--toolstack", "libvirt", "--define", "xen:///system")
+    with pytest.raises(ExistsError, match="web1") as caught:
+        run(*words)
+    assert "--force" in str(caught.value.hint)
+    assert [call[0] for call in fake.calls] == ["open", "close"]
+    run(*words, "--force")
+    assert "define" in [call[0] for call in fake.calls]
 
 
 def test_define_without_libvirt_names_the_package(

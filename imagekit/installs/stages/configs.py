@@ -234,7 +234,7 @@ def facts_for(spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any]) -
         bootloader_uefi=layout.find("esp") is not None,
         graphics=_screen(spec),
         graphics_password=spec.machine.graphics is not None and spec.machine.graphics.password,
-        cpu=Cpu(spec.machine.cpu.weight, spec.machine.cpu.cap, parse_pins(spec.machine.cpu.pins)),
+        cpu=_cpu(spec),
         maxvcpus=spec.machine.maxvcpus,
         on_poweroff=spec.machine.on_poweroff,
         on_reboot=spec.machine.on_reboot,
@@ -246,6 +246,12 @@ def facts_for(spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any]) -
         os_distribution=spec.os.distribution,
         os_version=spec.os.suite,
     )
+
+
+def _cpu(spec: Spec) -> Cpu:
+    wanted = spec.machine.cpu
+    # To Xen a cap of 0 is none, which a domain says by having none.
+    return Cpu(wanted.weight, wanted.cap or None, parse_pins(wanted.pins))
 
 
 def _verdict(value: Mapping[str, Any]) -> Verdict:
