@@ -5,10 +5,14 @@ Glance's answers: ``glance/api/v2/image_data.py`` and ``images.py``; Keystone's:
 
 from __future__ import annotations
 
+import html
+import re
+
 from imagekit.domain.glance import Image
 from imagekit.errors import DownloadError, ImagekitError, ToolError
 
 _MAX_OUTPUT = 4000
+_MAX_ANSWER = 64 * 1024
 _LOG = "the log of glance-api on its host says what happened"
 _STATUS = {
     401: (
@@ -46,6 +50,9 @@ _TOO_LARGE = (
 
 def refused(status: int | None, text: str, image: Image | None = None) -> ImagekitError:
     """The error for an HTTP ``status``, with what the server said in ``text``."""
+    # Glance answers in HTML, which openstacksdk leaves out of its own words.
+    text = html.unescape(re.sub(r"<[^<>]{1,100}>", "", text[:_MAX_ANSWER]))
+    text = re.sub(r"\s*\n\s*", "\n", text).strip()
     what, hint = _words(status, text, image)
     where = "glance" if image is None else f"glance: {image.name}"
     return ToolError(what, where=where, hint=hint, output=text[:_MAX_OUTPUT])

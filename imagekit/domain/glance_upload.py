@@ -126,7 +126,8 @@ def _explained(sdk: ModuleType, image: Image | None = None) -> Iterator[None]:
         if status is None and image is None:
             # No image service where the cloud says that there is one.
             raise glance_errors.unreachable(str(error)) from error
-        raise glance_errors.refused(status, str(error), image) from error
+        body = getattr(getattr(error, "response", None), "text", "") or ""
+        raise glance_errors.refused(status, f"{error}\n{body}", image) from error
 
 
 @contextlib.contextmanager

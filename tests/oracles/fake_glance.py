@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import html
 import json
 import re
 import threading
@@ -74,7 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command in ("POST", "PUT"):
             self._body()
         status, message = self.fake.answers[self.command]
-        self._send(status, {"message": message})
+        # As webob words an error: openstacksdk gives such a text no place in its own.
+        page = f"<html>\n <head><title>{status}</title></head>\n <body>{html.escape(message)}<br />"
+        self._send_bytes(status, "text/plain", f"{page}\n</body></html>".encode())
         return True
 
     def do_GET(self) -> None:
@@ -160,8 +163,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, value: Any) -> None:
         body = b"" if value is None else json.dumps(value).encode()
+        self._send_bytes(status, "application/json", body)
+
+    def _send_bytes(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

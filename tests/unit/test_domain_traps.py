@@ -120,7 +120,7 @@ def test_libvirt_refuses_what_its_driver_would_lose(changes: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("memory", 1024, "the spec's memory"),
+        ("memory", 1024, "the spec's memory decides it"),
         ("builder", "linux", "mode"),
         ("kernel", "/x", "boot"),
         ("bootargs", "vif[0]", "bootloader_args"),
