@@ -127,7 +127,7 @@ class ExistsError(ImagekitError):
 
 
 class InconclusiveError(ImagekitError):
-    """A proof says nothing about a guest: this host was too busy to run it."""
+    """A proof says nothing about a guest: this host was too busy to run it, or the lab ended."""
 
     exit_code = 14
     kind = "inconclusive"

@@ -26,6 +26,15 @@ class Static:
     dns: tuple[str, ...]
     version: int
 
+    @property
+    def off_link(self) -> bool:
+        """Whether the gateway is outside the address's network, and on the link all the same."""
+        if not self.gateway:
+            return False
+        place = ipaddress.ip_address(self.gateway)
+        network = ipaddress.ip_interface(f"{self.address}/{self.prefix}").network
+        return place not in network and not place.is_link_local
+
 
 @dataclass(frozen=True)
 class Mirror:

@@ -56,7 +56,7 @@ Options = Annotated[
     typer.Option(
         "--option",
         metavar="KEY=VALUE",
-        help="The toolstack's own choices: opennebula driver, release, network, datastore, "
+        help="The toolstack's own choices: opennebula driver, release, network, mac, datastore, "
         "files_datastore, context; glance target, handler, names, ami, auto_disk_config; "
         "quattor host, auto, cpu, ram, disk; xapi handlers.",
     ),
@@ -144,7 +144,7 @@ def config(
     else:
         for path in write_files(emitter.files(domain, facts), Path(output), force=force):
             print(path)
-    for note in bootpath.notes(domain):
+    for note in bootpath.notes(domain, toolstack):
         print(f"note: {note}", file=sys.stderr)
 
 

@@ -19,6 +19,7 @@ from imagekit import __version__
 from imagekit.errors import HostError, ImagekitError, Interrupted
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+RELEASED = "imagekit: interrupted; everything was released"
 
 # Command name to module and attribute. Modules are imported only when their command is used, so
 # that "imagekit build" of an unchanged spec need not load libguestfs.
@@ -96,7 +97,8 @@ def main(argv: list[str] | None = None) -> None:
     except (KeyboardInterrupt, Interrupted) as error:
         if debug:
             traceback.print_exc()
-        print("imagekit: interrupted; everything was released", file=sys.stderr)
+        left = getattr(error, "__notes__", ())
+        print("\n  ".join(["imagekit: interrupted", *left]) if left else RELEASED, file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 130))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -152,5 +154,6 @@ def _report(error: ImagekitError, debug: bool, wants_json: bool) -> None:
         }
         print(json.dumps(value), flush=True)
     if not debug:
-        print(f"imagekit: {error}", file=sys.stderr)
+        notes = getattr(error, "__notes__", ())
+        print("\n  ".join([f"imagekit: {error}", *notes]), file=sys.stderr)
     sys.exit(error.exit_code)

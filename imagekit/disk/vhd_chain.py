@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import sys
 import urllib.parse
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from imagekit.disk import vhd_format as form
 from imagekit.disk.extents import BLOCK, opened, read_exactly, writable, write_exactly, write_sparse
@@ -68,9 +67,7 @@ def write_child(
     locators = tuple(_locators(child.absolute(), parent.absolute(), batmap_offset + batmap))
     end = max(x.offset + form.round_up(len(x.data), form.SECTOR) for x in locators)
     claim = form.Parent(disk.footer.unique_id, modified, parent.name, locators)
-    footer = form.Footer(
-        form.DIFFERENCING, size, timestamp, unique_id or UUID(bytes=secrets.token_bytes(16))
-    ).pack()
+    footer = form.Footer(form.DIFFERENCING, size, timestamp, unique_id or uuid4()).pack()
     with (
         opened(content) as src,
         replacing(child) as part,

@@ -157,8 +157,11 @@ def _form(
 
 
 def command(image: Image, ids: dict[str, str]) -> str:
-    """``openstack image create`` for an image, quoted for sh. ``ids`` are shell words by role."""
-    words = ["openstack", "image", "create"]
+    """``openstack image create`` for an image, quoted for sh, with the id in ``$id``.
+
+    ``ids`` are shell words by role.
+    """
+    words = ["openstack", "image", "create", "--id", '"$id"']
     words += ["--disk-format", image.disk_format, "--container-format", image.container_format]
     if image.min_disk_gib:
         words += ["--min-disk", str(image.min_disk_gib)]
@@ -172,20 +175,52 @@ def command(image: Image, ids: dict[str, str]) -> str:
     return " ".join([*words, shlex.quote(image.name)])
 
 
+_HEAD = """\
+#!/bin/sh
+# Run this beside the image files, with OpenStack's variables or OS_CLOUD set.
+set -eu
+refuse() {
+    found=$(openstack image list --name "$1" -f value -c ID)
+    [ -z "$found" ] || { echo "there is $1 already: openstack image delete" $found >&2; exit 1; }
+}
+# The ids are ours, so that they are known even if openstack is ended before it prints them.
+new() {
+    read -r id </proc/sys/kernel/random/uuid
+    made="$id $made"
+}
+made=
+undo() {
+    for id in $made; do
+        openstack image delete "$id" || echo "if it is left: openstack image delete $id" >&2
+    done
+}
+trap '[ $? -eq 0 ] || undo' EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM"""
+
+_TGZ = "# Glance takes no tgz unless glance-api.conf has it in [image_format] container_formats."
+
+
 def script_lines(domain: Domain, facts: BuildFacts, options: Options) -> list[Line]:
-    """A shell script that creates the images; it prints the id of each disk's."""
-    lines = [
-        Line("#!/bin/sh"),
-        Line("# Run this beside the image files, with OpenStack's variables or OS_CLOUD set."),
-        Line("set -eu"),
-    ]
+    """A shell script that creates the images; it prints the id of each disk's.
+
+    It refuses names that are taken, and takes away what it made when it fails.
+    """
+    planned = images(domain, facts, options)
+    lines = [Line(text) for text in _HEAD.splitlines()]
+    if any(image.container_format == "tgz" for image in planned):
+        lines.append(Line(_TGZ))
+    lines += [Line(f"refuse {shlex.quote(image.name)}", image.origin) for image in planned]
     ids: dict[str, str] = {}
-    for image in images(domain, facts, options):
+    for image in planned:
+        lines.append(Line("new"))
         text = command(image, ids)
         if image.role in ("kernel", "initrd"):
             ids[image.role] = f'"${image.role}"'
-            text = f"{image.role}=$({text})"
-        lines.append(Line(text, image.origin))
+            lines += [Line(f"{text} >/dev/null", image.origin), Line(f"{image.role}=$id")]
+        else:
+            lines.append(Line(text, image.origin))
     return lines
 
 

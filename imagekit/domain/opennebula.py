@@ -41,7 +41,8 @@ class Options:
     """What OpenNebula needs to know beyond the domain.
 
     ``driver`` is xen4 (xl) or xen3 (xm). ``release`` tells how CD-ROMs are attached. ``network``
-    names a virtual network for all NICs (None: the NICs name their bridges). ``datastore`` and
+    names a virtual network for all NICs (None: the NICs name their bridges); with ``mac`` it is
+    asked for the guest's own MAC addresses, which have to be in its range. ``datastore`` and
     ``files_datastore`` hold the images, and kernel and initrd. ``context`` is the device of the
     context disk, "auto" for the first that fits, None for no context.
     """
@@ -49,6 +50,7 @@ class Options:
     driver: Literal["xen3", "xen4"] = "xen4"
     release: Literal["4.4", "4.14"] = "4.4"
     network: str | None = None
+    mac: bool = False
     datastore: str = "default"
     files_datastore: str = "files"
     context: str | None = None
@@ -171,7 +173,10 @@ def _nic(nic: Nic, domain: Domain, options: Options, where: str) -> list[Pair]:
     pairs = [] if options.network is None else [("NETWORK", options.network)]
     if nic.model is not None:
         pairs.append(("MODEL", nic.model))
-    pairs.append(("MAC", nic.mac))
+    if options.network is None or options.mac:
+        # Without it the network gives one. 4.14 refuses a MAC out of the network's range, and 4.4
+        # gives another without a word (AddressRangePool.cc, RangedLeases.cc).
+        pairs.append(("MAC", nic.mac))
     pairs += [("IP", ip) for ip in nic.ips]
     if options.network is None:
         pairs.append(("BRIDGE", nic.bridge or ""))
@@ -262,7 +267,20 @@ class OpenNebulaEmitter:
         stem = f"{domain.name}.{domain.mode}.one"
         made = self._images(domain, facts)
         steps = [f"# oneimage create {stem}.{i.role}.image -d {i.datastore}\n" for i in made]
-        return "".join(steps) + f"# onetemplate create {stem}.vm\n" + self.text(domain, facts)
+        found = [*steps, f"# onetemplate create {stem}.vm\n", *self._warnings(domain)]
+        return "".join(found) + self.text(domain, facts)
+
+    def _warnings(self, domain: Domain) -> list[str]:
+        if not domain.nics or (self.options.network is not None and not self.options.mac):
+            return []
+        if self.options.network is not None:
+            return [
+                "# OpenNebula takes NIC/MAC from the group oneadmin only (VM_RESTRICTED_ATTR).\n"
+            ]
+        return [
+            "# OpenNebula takes NIC/MAC and NIC/BRIDGE from the group oneadmin only\n",
+            "# (VM_RESTRICTED_ATTR); --option network=NAME leaves them out.\n",
+        ]
 
 
 EMITTER = OpenNebulaEmitter()

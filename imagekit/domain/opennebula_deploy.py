@@ -82,10 +82,12 @@ def _disk(values: Mapping[str, str], directory: str, number: int, rest: str) -> 
 def _nic(values: Mapping[str, str]) -> str:
     # Without a model the driver begins with a blank.
     item = f"model={values['MODEL']},mac=" if "MODEL" in values else " mac="
-    item += values["MAC"]
-    for key in ("IP", "BRIDGE"):
-        if key in values:
-            item += f",{key.lower()}={values[key]}"
+    # What a virtual network gives is not known before there is a VM.
+    item += values.get("MAC", "MAC-OF-THE-NETWORK")
+    if "IP" in values:
+        item += f",ip={values['IP']}"
+    if "BRIDGE" in values or "NETWORK" in values:
+        item += f",bridge={values.get('BRIDGE', 'BRIDGE-OF-THE-NETWORK')}"
     return f"    '{item}',"
 
 

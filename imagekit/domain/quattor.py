@@ -19,19 +19,26 @@ from imagekit.domain.text import one_line
 MIB = 1024 * 1024
 COMPONENT = "/software/components/xen/domains"
 
+_ORDER = (
+    "Include this after xen/host/config or xen/configure_guests of QWG. They assign all domains at",
+    "once, if there are none yet: included later, they drop the guests of XEN_DB without a word.",
+)
+"""``"/software/components/xen/domains" ?= ...`` in xen/configure_guests."""
+
 
 @dataclass(frozen=True)
 class Options:
     """``host`` is the machine the guest lives on (``location``); ``auto`` starts it with it.
 
-    ``cpu``, ``ram`` and ``disk`` name the site's hardware templates.
+    ``cpu``, ``ram`` and ``disk`` name the site's hardware templates; the defaults are those of
+    template-library-standard.
     """
 
     host: str | None = None
     auto: bool = True
     cpu: str = "hardware/cpu/xen_vcpu"
     ram: str = "hardware/ram/generic"
-    disk: str = "hardware/harddisk/xen"
+    disk: str = "hardware/harddisk/generic/scsi"
 
 
 def guest_lines(domain: Domain, facts: BuildFacts, choices: Options) -> list[Line]:
@@ -39,12 +46,25 @@ def guest_lines(domain: Domain, facts: BuildFacts, choices: Options) -> list[Lin
     name = pan.key(domain.name, "name")
     lines = [
         Line(f"template xen/guests/{name};"),
+        *(Line(f"# {text}") for text in _ORDER),
+        *_content(domain),
         Line("include { 'components/xen/config' };"),
     ]
     for item in options(domain, sizes(domain, facts)):
         path = f"{COMPONENT}/{name}/options/{item.key}"
         lines.append(Line(pan.assign(path, item.value, item.field), item.field))
     lines.append(Line(pan.assign(f"{COMPONENT}/{name}/auto", choices.auto, "name"), "name"))
+    return lines
+
+
+def _content(domain: Domain) -> list[Line]:
+    """Where the image has to be first: ncm-xen makes what is missing, empty."""
+    lines = []
+    for index, disk in enumerate(domain.disks):
+        if disk.target is not None:
+            made = "a logical volume" if disk.target.startswith("/dev/") else "a file of zeros"
+            text = f"# Put the image at {disk.target} before ncm-xen runs, which makes {made} there"
+            lines.append(Line(f"{text} if there is none.", f"disks[{index}].target"))
     return lines
 
 

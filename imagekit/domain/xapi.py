@@ -19,13 +19,22 @@ from imagekit.domain.text import refuse
 from imagekit.domain.xapi_records import Machine, Member, Value, Vbd, Vif, machine
 from imagekit.errors import CapabilityError
 
-_CREATE = (
-    "name_label",
-    *(f"memory_{key}" for key in ("static_max", "dynamic_max", "dynamic_min", "static_min")),
-    "VCPUs_max",
-    "VCPUs_at_startup",
+_LIMITS = ("static_min", "dynamic_min", "dynamic_max", "static_max")
+_SIZES = (*(f"memory_{limit}" for limit in _LIMITS), "VCPUs_max", "VCPUs_at_startup")
+"""What a new VM has wrong: ``xe vm-create`` makes every VM with 256 MiB and one VCPU, ignores what
+else it is given, and the limits have an order (``cli_operations.ml``, ``xapi_vm.ml``). VCPUs_max
+goes first, since it must never be below VCPUs_at_startup, which is 1.
+"""
+
+_SIGNALS = ((1, "HUP"), (2, "INT"), (15, "TERM"))
+
+_CHECK = (
+    "check() {",
+    '    found=$(xe vm-param-get uuid="$vm" param-name="$1")',
+    '    [ "$found" = "$2" ] || { echo "the VM\'s $1 is $found, not $2" >&2; exit 1; }',
+    "}",
 )
-"""What ``xe vm-create`` takes at once."""
+"""Reads back what was set: another XAPI may ignore more than the one this was written for."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +114,9 @@ def _text(value: Value) -> str:
 
 
 def _vm_lines(parts: Machine) -> list[Line]:
-    create = [m for m in parts.vm if m.key in _CREATE]
-    words = " ".join(word for m in create for word in _words(m))
-    lines = [Line(f"vm=$(xe vm-create {words})", "name")]
+    members = {m.key: m for m in parts.vm}
+    name = members.pop("name_label")
+    lines = [Line(f"vm=$(xe vm-create {_words(name)[0]})", name.field)]
     # Everything goes away again when a later step fails.
     lines.append(
         Line(
@@ -115,11 +124,27 @@ def _vm_lines(parts: Machine) -> list[Line]:
             'for v in $vdis; do xe vdi-destroy uuid="$v"; done; }\' EXIT'
         )
     )
-    for m in parts.vm:
-        if m.key in _CREATE or m.value == {}:
+    # sh leaves without its EXIT trap when a signal ends it.
+    lines += [Line(f"trap 'exit {128 + n}' {word}") for n, word in _SIGNALS]
+    lines += _size_lines([members.pop(key) for key in _SIZES])
+    for m in members.values():
+        if m.value == {}:
             continue
         for word in _words(m):
             lines.append(Line(f'xe vm-param-set uuid="$vm" {word}', m.field))
+    return lines
+
+
+def _size_lines(sizes: list[Member]) -> list[Line]:
+    """Memory and VCPUs set, and read back."""
+    limits = zip(_LIMITS, sizes, strict=False)
+    words = " ".join(f"{limit.replace('_', '-')}={m.value}" for limit, m in limits)
+    lines = [Line(f'xe vm-memory-limits-set uuid="$vm" {words}', "memory_mib")]
+    for m in sizes[len(_LIMITS) :]:
+        lines.append(Line(f'xe vm-param-set uuid="$vm" {_words(m)[0]}', m.field))
+    lines += [Line(text) for text in _CHECK]
+    for m in sizes:
+        lines.append(Line(f"check {m.key.replace('_', '-')} {m.value}", m.field))
     return lines
 
 

@@ -17,6 +17,11 @@ from imagekit.domain.xm_items import disk_uname, nic_pairs, vnc_pairs
 
 Sxp = str | int | Sequence["Sxp"]
 
+HVM_DEFAULTS = ("pae", "acpi", "apic", "hap")
+"""What ``xm create`` sets to 1 in every HVM image; xend itself takes 0 for what is missing
+(``xend/image.py``), and no amd64 guest starts without PAE.
+"""
+
 _ATOM = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9_./:~-]*")
 
 
@@ -65,6 +70,7 @@ def _boot(domain: Domain) -> list[tuple[Sxp, str]]:
     boot = domain.boot
     if isinstance(boot, model.Firmware):
         image: list[Sxp] = ["hvm", ("kernel", "hvmloader"), ("device_model", "qemu-dm")]
+        image += [(key, 1) for key in HVM_DEFAULTS]
         image.append(("boot", boot.boot_order))
         if domain.serial is not None:
             image.append(("serial", domain.serial))

@@ -1,7 +1,7 @@
 """The addresses of a guest's NICs, in the words of whatever configures its network.
 
 A NIC is known by its MAC address; where only interface names are known (ifupdown), its VIF gets
-one. Sources: systemd.network(5), systemd.link(5), nm-settings-keyfile(5), the netplan reference,
+one. Sources: systemd.link(5), nm-settings-keyfile(5), the netplan reference,
 interfaces(5).
 """
 
@@ -11,7 +11,6 @@ import ipaddress
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -19,8 +18,10 @@ from ruamel.yaml.error import YAMLError
 
 from imagekit.errors import GuestError
 from imagekit.guest.files import GuestFiles
+from imagekit.guest.networkd import DIRECTORY as NETWORKD
+from imagekit.guest.networkd import network_file
+from imagekit.guest.vif import Vif
 
-NETWORKD = "/etc/systemd/network"
 NETPLAN = "/etc/netplan"
 KEYFILES = "/etc/NetworkManager/system-connections"
 INTERFACES = "/etc/network/interfaces"
@@ -36,19 +37,6 @@ _LINK_NAME = re.compile(rf"(?m)^\s*Name\s*=\s*({NAMED})\s*$")
 # A stanza of interfaces(5) begins with one of these words and ends before the next.
 _STANZA = re.compile(r"(iface|mapping|auto|allow-\S+|no-auto-down|no-scripts|source\S*|rename)\b")
 _CONFIGURED = re.compile(rf"(?m)^[ \t]*iface[ \t]+({NAMED})\b")
-
-
-@dataclass(frozen=True)
-class Vif:
-    """A NIC: its ``addresses`` with prefix lengths; without any it asks by DHCP.
-
-    ``dns`` are name servers besides those that DHCP names.
-    """
-
-    mac: str
-    addresses: tuple[str, ...] = ()
-    gateways: tuple[str, ...] = ()
-    dns: tuple[str, ...] = ()
 
 
 def set_network(files: GuestFiles, vifs: Sequence[Vif]) -> str | None:
@@ -78,18 +66,6 @@ def stack_of(files: GuestFiles) -> str | None:
     return "ifupdown" if files.stat(INTERFACES) is not None else None
 
 
-def network_file(vif: Vif) -> str:
-    """systemd.network(5) of one NIC."""
-    lines = ["[Match]", f"MACAddress={vif.mac}", "", "[Network]"]
-    if vif.addresses:
-        lines += [f"Address={address}" for address in vif.addresses]
-        lines += [f"Gateway={gateway}" for gateway in vif.gateways]
-    lines += [f"DNS={server}" for server in vif.dns]
-    if not vif.addresses:
-        lines += ["DHCP=yes", "", "[DHCPv4]", "ClientIdentifier=mac"]
-    return "\n".join(lines) + "\n"
-
-
 def _networkd(files: GuestFiles, vifs: Sequence[Vif]) -> None:
     for name in files.names(NETWORKD):
         if name.startswith(f"{_OURS}vif"):
@@ -111,10 +87,21 @@ def keyfile(index: int, vif: Vif) -> str:
         lines += ["", f"[{section}]", f"method={'manual' if addresses else method}"]
         lines += [f"address{number}={a}" for number, a in enumerate(addresses, 1)]
         if addresses:
-            lines += [f"gateway={gateway}" for gateway in gateways[:1]]
+            lines += _default_route(vif, section, gateways[:1])
         if dns:
             lines.append("dns=" + "".join(f"{server};" for server in dns))
     return "\n".join(lines) + "\n"
+
+
+def _default_route(vif: Vif, section: str, gateways: Sequence[str]) -> list[str]:
+    everything = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}[section]
+    lines = []
+    for gateway in gateways:
+        if vif.off_link(gateway):
+            lines += [f"route1={everything},{gateway}", "route1_options=onlink=true"]
+        else:
+            lines.append(f"gateway={gateway}")
+    return lines
 
 
 def _network_manager(files: GuestFiles, vifs: Sequence[Vif]) -> None:
@@ -145,8 +132,7 @@ def _netplan(files: GuestFiles, vifs: Sequence[Vif]) -> None:
         entry: dict[str, Any] = {"match": {"macaddress": vif.mac}}
         if vif.addresses:
             entry["addresses"] = list(vif.addresses)
-            # Of the family of the gateway (netplan: "default" is both).
-            entry["routes"] = [{"to": "default", "via": gateway} for gateway in vif.gateways]
+            entry["routes"] = netplan_routes(vif)
         else:
             # The hardware address, as golden images have no machine-id to make a DUID of.
             entry |= {"dhcp4": True, "dhcp-identifier": "mac"}
@@ -158,6 +144,14 @@ def _netplan(files: GuestFiles, vifs: Sequence[Vif]) -> None:
     # JSON is YAML in which no value needs quoting.
     text = json.dumps({"network": {**network, "ethernets": ethernets}}, indent=1)
     files.write(f"{NETPLAN}/50-imagekit.yaml", f"{text}\n".encode(), mode=0o600)
+
+
+def netplan_routes(vif: Vif) -> list[dict[str, object]]:
+    """The default routes of netplan, each of its gateway's family ("default" is both)."""
+    return [
+        {"to": "default", "via": gateway} | ({"on-link": True} if vif.off_link(gateway) else {})
+        for gateway in vif.gateways
+    ]
 
 
 def _netplan_of(text: str, path: str) -> dict[str, Any]:
@@ -189,9 +183,21 @@ def interfaces(text: str, names: Sequence[str], vifs: Sequence[Vif]) -> str:
             gateways = _of(version, vif.gateways)[:1]
             for address in _of(version, vif.addresses):
                 lines += [f"iface {name} {family} static", f"    address {address}"]
-                lines += [f"    gateway {gateway}" for gateway in gateways]
+                for gateway in gateways:
+                    lines += _default_stanza(vif, version, gateway)
                 gateways = []
     return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _default_stanza(vif: Vif, version: int, gateway: str) -> list[str]:
+    if not vif.off_link(gateway):
+        return [f"    gateway {gateway}"]
+    # ifupdown's own gateway has no word for it, and busybox's ip no onlink.
+    ip = "ip" if version == 4 else "ip -6"
+    return [
+        f"    post-up {ip} route add {gateway} dev $IFACE",
+        f"    post-up {ip} route add default via {gateway} dev $IFACE",
+    ]
 
 
 def without_stanzas(text: str, names: Sequence[str]) -> str:

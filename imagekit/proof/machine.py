@@ -114,14 +114,14 @@ class Machine:
             with contextlib.suppress(TimeoutError):
                 data = self._serial.recv(65536)
                 if not data:
-                    raise self._failed("the lab ended while it started")
+                    raise self.failed("the lab ended while it started")
                 self._text = (self._text + data)[-MAX_LINE:]
             if word.encode() in self._text:
                 self._text = self._text.partition(word.encode())[2]
                 return time.monotonic() - started
             if b"LAB-FAILED" in self._text or b"Panic on CPU" in self._text:
-                raise self._failed("the lab does not start")
-        raise self._failed(f"the lab was not up after {timeout:.0f} s")
+                raise self.failed("the lab does not start")
+        raise self.failed(f"the lab was not up after {timeout:.0f} s")
 
     def say(self, line: str) -> None:
         """Type ``line`` on the serial console."""
@@ -184,7 +184,8 @@ class Machine:
             time.sleep(0.1)
         raise ToolError("the lab's state could not be saved")
 
-    def _failed(self, what: str) -> ToolError:
+    def failed(self, what: str) -> ToolError:
+        """The error that says ``what``, with the last words of the console and of QEMU."""
         text = self._text.decode("utf-8", "backslashreplace")
         if self.process.poll() is not None and self.process.stderr is not None:
             text += self.process.stderr.read(65536).decode("utf-8", "backslashreplace")
@@ -247,7 +248,7 @@ def machine(
         try:
             running.qmp.greet(30)
         except ToolError:
-            raise running._failed("QEMU does not start") from None
+            raise running.failed("QEMU does not start") from None
         if state is not None:
             _resume(running)
         yield running

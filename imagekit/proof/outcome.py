@@ -29,7 +29,7 @@ def judged(
     if verdict not in LATE or failure.cause not in SLOWNESS or not allotment.starved:
         return Outcome.FAILED, failure
     message = (
-        f"this host had no processor for the machine in {allotment.stolen:.0f} of "
+        f"this host had no processor for the machine in {round(allotment.stolen, 1):.0f} of "
         f"{allotment.passed:.0f} s, so that the boot shows nothing; it ended so: {failure.message}"
     )
     hint = "prove it again when the host is less busy, or with --jobs 1"

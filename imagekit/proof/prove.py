@@ -26,14 +26,14 @@ from imagekit.proof.boots import (
     trials_of_build,
     under_each,
 )
-from imagekit.proof.console import expectation
+from imagekit.proof.console import clean, expectation
 from imagekit.proof.lab import Lab, best_lab
 from imagekit.proof.machine import DOM0_MIB, Shape, machine
 from imagekit.proof.netboot import check_tree, program_path, ship_tree
 from imagekit.proof.observed import boot_of
 from imagekit.proof.outcome import require_up
 from imagekit.proof.report import Boot, Failure, Outcome, ProofReport
-from imagekit.proof.session import Rules, Session
+from imagekit.proof.session import Rules, Session, conclude
 from imagekit.proof.versions import LabVersions
 from imagekit.proof.xens import LabXen, named
 from imagekit.spec.model import Proof
@@ -304,7 +304,15 @@ class _Lanes:
                     session = self._started(stack, queue, trial.lab)
                     running = trial.lab
                 before = time.monotonic()
-                self.boots[trial.ident] = boot_of(session.run(trial, number, self.rules), self.out)
+                try:
+                    boot = boot_of(session.run(trial, number, self.rules), self.out)
+                except ToolError as error:
+                    if queue.ended.is_set():
+                        raise
+                    # What other guests showed must not be lost with this machine.
+                    conclude(self.events, trial.ident, "lab", time.monotonic() - before)
+                    boot, session = _lab_lost(trial, error), None
+                self.boots[trial.ident] = boot
                 self.seconds[trial.ident] = round(time.monotonic() - before, 1)
 
     def _started(
@@ -357,7 +365,18 @@ def _damage(trial: Trial) -> Failure | None:
     return None
 
 
-def _not_tried(trial: Trial, failure: Failure) -> Boot:
+def _lab_lost(trial: Trial, error: ToolError) -> Boot:
+    words = [line.strip() for line in clean(error.output.encode()).splitlines() if line.strip()]
+    failure = Failure(
+        "lab-lost",
+        f"{error.what}, which says nothing about the guest",
+        "prove it again; if the lab ends again, this guest needs another mode, boot path or Xen",
+        words[-1][:300] if words else None,
+    )
+    return _not_tried(trial, failure, Outcome.INCONCLUSIVE)
+
+
+def _not_tried(trial: Trial, failure: Failure, outcome: Outcome = Outcome.FAILED) -> Boot:
     config = trial.config
     return Boot(
         ident=trial.ident,
@@ -367,7 +386,7 @@ def _not_tried(trial: Trial, failure: Failure) -> Boot:
         format=trial.format,
         config=str(config.path),
         config_sha256=config.sha256,
-        outcome=Outcome.FAILED,
+        outcome=outcome,
         xen=trial.xen,
         toolstack=config.toolstack,
         dhcp={nic.mac: None for nic in config.nics if nic.mac},

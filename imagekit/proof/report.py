@@ -18,7 +18,7 @@ VERSION = 2
 
 
 class Outcome(StrEnum):
-    """What a boot shows: the guest comes up, it does not, or nothing (the host was too busy)."""
+    """What a boot shows: the guest comes up, it does not, or nothing (a busy host, a lost lab)."""
 
     UP = "up"
     FAILED = "failed"

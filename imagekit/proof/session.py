@@ -174,7 +174,7 @@ class Session:
         announce(self._events, trial.ident, f"booting {trial.config.name}")
         while not (out / "result.json").exists():
             if not self._lab.alive():
-                raise ToolError("the lab ended while it ran a guest", where=trial.ident)
+                raise self._lab.failed("the lab ended while it ran a guest")
             self._unpacker.serve()
             signs = [follower.look() for follower in followers]
             now = watch.read()
@@ -187,7 +187,7 @@ class Session:
                 time.sleep(SETTLE)
                 self._stop(ident, "down")
             elif counted > allowed + CREATE_TIMEOUT + 120:
-                raise ToolError("the lab does not end a guest", where=trial.ident)
+                raise self._lab.failed("the lab does not end a guest")
             elif emulated_twice and not verdict and circling.look():
                 if attempt >= rules.attempts:
                     verdict, took = "circling", passed

@@ -21,7 +21,8 @@ from imagekit.guest.files import MAX_TEXT, GuestFiles, Status
 from imagekit.guest.golden import IDENTITIES, remove_identity
 from imagekit.guest.hostname import set_hostname
 from imagekit.guest.mounts import GuestRoot
-from imagekit.guest.network import Vif, set_network
+from imagekit.guest.network import set_network
+from imagekit.guest.vif import Vif
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.request import GuestRequest
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pycdlib
 
 from imagekit.guest.changes import SshKey
+from imagekit.guest.network import netplan_routes
+from imagekit.guest.vif import Vif
 from imagekit.recovery.request import GuestRequest
 
 JOLIET = 3
@@ -58,8 +60,8 @@ def network_config(request: GuestRequest, nics: int) -> dict[str, object]:
         entry: dict[str, object] = {"match": {"macaddress": request.mac_of(index)}}
         if index == 0 and request.ip:
             entry["addresses"] = list(request.ip)
-            routes = [{"to": "default", "via": gateway} for gateway in request.gateway]
-            if routes:
+            vif = Vif(request.mac_of(index), tuple(request.ip), tuple(request.gateway))
+            if routes := netplan_routes(vif):
                 entry["routes"] = routes
             if request.dns:
                 entry["nameservers"] = {"addresses": list(request.dns)}

@@ -48,7 +48,10 @@ class StaticNetwork(Model):
     """Fixed addresses, IPv4 and IPv6."""
 
     addresses: list[Cidr] = Field(min_length=1)
-    gateways: list[Address] = Field(default_factory=list)
+    gateways: list[Address] = Field(
+        default_factory=list,
+        description="One outside the addresses' networks is reached on the link, as for /32.",
+    )
     dns: list[Address] = Field(default_factory=list)
     search: list[DnsName] = Field(default_factory=list)
 

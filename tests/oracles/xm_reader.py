@@ -151,6 +151,8 @@ def from_sxp(text: str) -> dict[str, Any]:
     devices = [item[1] for item in top[1:] if item[0] == "device"]
     disks = [d for d in devices if d[0] in ("vbd", "tap", "tap2")]
     hvm = image[0] == "hvm"
+    # XendConfig.py and image.py take 0 for what is missing; xm create fills in 1.
+    assert not hvm or {int(kind.get(k, 0)) for k in ("pae", "acpi", "apic", "hap")} == {1}
     frames = [dict(d[1:]) for d in devices if d[0] == "vfb"]
     values = {item[0]: item[1] for item in top[1:] if len(item) == 2}
     most = int(values["vcpus"])

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,18 @@ def test_a_child_names_its_parent_for_every_reader(tmp_path: Path) -> None:
         done = subprocess.run(["vhdiinfo", child], capture_output=True, text=True, check=True)
         assert "Differential" in done.stdout
         assert str(identity) in done.stdout
+
+
+def test_every_disk_of_a_chain_has_a_uuid_as_rfc_4122_has_it(tmp_path: Path) -> None:
+    """Xen Orchestra's tools end at other sixteen bytes, which their uuid package refuses."""
+    disk = parent_of(tmp_path, some_bytes(SIZE))
+    for number in range(16):
+        child = tmp_path / f"{number}.vhd"
+        vhd_chain.write_child(child, disk, [], disk)
+        footer = vhd_format.parse_footer(child.read_bytes()[-512:], "child", link=True)[0]
+        assert (footer.unique_id.variant, footer.unique_id.version) == (uuid.RFC_4122, 4)
+    base = vhd_format.parse_footer(disk.read_bytes()[-512:], "base")[0].unique_id
+    assert (base.variant, base.version) == (uuid.RFC_4122, 5)
 
 
 def test_an_overlay_becomes_a_child(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def test_notes_go_to_standard_error(build: Path) -> None:
     out, err = run(build, "--format", "qcow2")
     assert "note:" not in out
     assert "dom0 attaches it" in err
+    assert "MAC" not in err
+    assert "nova gives the guest other MAC" in run(build, "--toolstack", "glance")[1]
 
 
 def test_files_are_written_whole_and_never_over_others(build: Path, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles import domain_strategies as some
-from oracles import shell_calls
+from oracles import fake_openstack
 from oracles.domain_facts import facts_for
+from oracles.fake_openstack import FakeOpenstack
 
 from imagekit.domain import model
 from imagekit.domain.facts import BuildFacts
@@ -50,27 +51,14 @@ def with_vhd(domain: model.Domain, **changes: Any) -> BuildFacts:
 def created(
     domain: model.Domain, facts: BuildFacts | None = None, **options: Any
 ) -> list[dict[str, Any]]:
-    """Every ``openstack image create``, read as its command line parser reads it."""
+    """The images that the script creates, in order."""
+    fake = FakeOpenstack()
     script = GlanceEmitter(Options(**options)).text(domain, facts or facts_for(domain))
-    return [parsed(call) for call in shell_calls.calls(script, {"openstack": "id-1"})]
-
-
-def parsed(call: tuple[str, ...]) -> dict[str, Any]:
-    assert call[:3] == ("openstack", "image", "create")
-    words, result = list(call[3:]), {"properties": {}}
-    while words:
-        word = words.pop(0)
-        if not word.startswith("-"):
-            assert "name" not in result
-            result["name"] = word
-        elif word == "--property":
-            key, sign, value = words.pop(0).partition("=")
-            assert sign and key not in result["properties"]
-            result["properties"][key] = value
-        else:
-            assert word.lstrip("-") not in result or word == "-c"
-            result[word.lstrip("-")] = words.pop(0)
-    return result
+    status, stdout, stderr = fake_openstack.run(script, fake)
+    assert (status, stderr) == (0, "")
+    disks = [i for i, image in fake.images.items() if image["disk-format"] not in ("aki", "ari")]
+    assert stdout.split() == disks
+    return list(fake.images.values())
 
 
 def tame(domain: model.Domain) -> model.Domain:
@@ -116,7 +104,7 @@ def test_commands_carry_the_domain_or_it_is_refused(
         assert kernels.get("aki") == domain.boot.kernel
         assert kernels.get("ari") == domain.boot.initrd
         assert boot["properties"].get("os_command_line", "") == domain.boot.cmdline
-        assert boot["properties"]["kernel_id"] == "id-1"
+        assert boot["properties"]["kernel_id"] == found[0]["id"]
 
 
 def test_enough_random_domains_were_read() -> None:
@@ -187,7 +175,8 @@ def test_an_ami_is_three_images_that_refer_to_each_other() -> None:
     kernel, initrd, disk = created(domain, target="nova-xenapi", ami=True)
     assert (kernel["disk-format"], initrd["disk-format"]) == ("aki", "ari")
     assert (disk["disk-format"], disk["container-format"]) == ("ami", "ami")
-    assert disk["properties"]["kernel_id"] == disk["properties"]["ramdisk_id"] == "id-1"
+    assert disk["properties"]["kernel_id"] == kernel["id"]
+    assert disk["properties"]["ramdisk_id"] == initrd["id"]
     assert "os_command_line" not in disk["properties"]
     assert created(domain, ami=True)[2]["properties"]["os_command_line"] == DIRECT.cmdline
 
@@ -278,3 +267,43 @@ def test_files_hold_the_script_and_its_tarball() -> None:
         "web1.pv.glance.sh": 0o755,
         "web1.vhd.tgz": 0o644,
     }
+
+
+def ran(fake: FakeOpenstack) -> tuple[int, str, str]:
+    domain = guest(boot=DIRECT)
+    script = GlanceEmitter(Options(ami=True)).text(domain, facts_for(domain))
+    return fake_openstack.run(script, fake)
+
+
+def test_a_second_run_is_refused_and_makes_no_duplicates() -> None:
+    fake = FakeOpenstack()
+    assert ran(fake)[0] == 0
+    before = dict(fake.images)
+    status, stdout, stderr = ran(fake)
+    assert (status, stdout, fake.images) == (1, "", before)
+    kernel = next(iter(before))
+    assert "web1-kernel already" in stderr and f"openstack image delete {kernel}" in stderr
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_failure_takes_away_what_was_uploaded_and_the_second_try_works(half: bool) -> None:
+    fake = FakeOpenstack(refuse="web1", half=half)
+    status, stdout, _ = ran(fake)
+    assert (status, stdout, fake.images) == (1, "", {})
+    fake.refuse = ""
+    assert ran(fake)[0] == 0 and len(fake.images) == 3
+
+
+def test_what_cannot_be_taken_away_is_named_with_its_command() -> None:
+    fake = FakeOpenstack(refuse="web1", half=True, keep=True)
+    status, _, stderr = ran(fake)
+    assert status == 1 and len(fake.images) == 3
+    assert all(f"openstack image delete {identity}" in stderr for identity in fake.images)
+
+
+def test_the_script_says_that_glance_takes_no_tgz_by_default() -> None:
+    disks = (model.Disk("/srv/a"),)
+    for handler, there in (("vdi_local_dev", True), ("direct_vhd", False)):
+        emitter = GlanceEmitter(Options(target="nova-xenapi", handler=handler))
+        text = emitter.text(guest(disks=disks), with_vhd(guest(disks=disks)))
+        assert ("container_formats" in text) == there

@@ -215,6 +215,33 @@ def test_raw_settings_of_the_spec_are_parsed_not_pasted() -> None:
         template(dataclasses.replace(guest(), raw=(("nosuch", 1),)))
 
 
-def test_a_virtual_network_replaces_the_bridge() -> None:
+def test_a_virtual_network_replaces_the_bridge_and_gives_the_mac() -> None:
     (nic,) = vectors(template(guest(), network='lan "7"'), "NIC")
-    assert nic == {"NETWORK": 'lan "7"', "MAC": "00:16:3e:10:20:30"}
+    assert nic == {"NETWORK": 'lan "7"'}
+    (nic,) = vectors(template(guest(), network="lan", mac=True), "NIC")
+    assert nic == {"NETWORK": "lan", "MAC": "00:16:3e:10:20:30"}
+    card = model.Nic("00:16:3e:10:20:30", "xenbr0", ips=("192.0.2.7",), model="e1000")
+    (nic,) = vectors(template(hvm(nics=(card,)), network="lan"), "NIC")
+    assert nic == {"NETWORK": "lan", "MODEL": "e1000", "IP": "192.0.2.7"}
+
+
+RESTRICTED = ("MAC", "BRIDGE", "VLAN_ID")
+"""VM_RESTRICTED_ATTR of NIC in oned.conf, 4.4 to 7.4: refused to users outside oneadmin."""
+
+
+@pytest.mark.parametrize(
+    ("options", "restricted"),
+    [({}, ["MAC", "BRIDGE"]), ({"network": "lan", "mac": True}, ["MAC"]), ({"network": "lan"}, [])],
+)
+def test_a_template_says_when_it_is_for_administrators_only(
+    options: dict[str, Any], restricted: list[str]
+) -> None:
+    emitter = OpenNebulaEmitter(Options(**options))
+    files = emitter.files(guest(), facts_for(guest()))
+    text = str(files["web1.pv.one.vm"].content)
+    (nic,) = vectors(opennebula_reader.parse(text), "NIC")
+    assert [key for key in RESTRICTED if key in nic] == restricted
+    for word in ("NIC/MAC", "NIC/BRIDGE"):
+        assert (word in text) == (word.partition("/")[2] in restricted)
+    preview = str(files["web1.pv.one.deployment"].content)
+    assert ("MAC-OF-THE-NETWORK" in preview) == ("MAC" not in restricted)

@@ -117,6 +117,26 @@ def assert_hardware(domain: model.Domain, text: str) -> None:
     assert [card["hwaddr"] for card in cards.values()] == [nic.mac for nic in domain.nics]
 
 
+HARDDISKS = ("generic/ide", "generic/nvme", "generic/sas", "generic/sata", "generic/scsi")
+"""Of hardware/harddisk in template-library-standard, those for disks of no maker."""
+
+
+def test_the_disks_template_is_one_that_the_standard_library_has() -> None:
+    _, tree = pan_reader.read(files(guest())["hardware/machine/xen/web1.pan"])
+    name = tree["harddisks"]["xvda"]["create"]
+    assert name.removeprefix("hardware/harddisk/") in HARDDISKS
+    _, tree = pan_reader.read(files(guest(), disk="site/disk")["hardware/machine/xen/web1.pan"])
+    assert tree["harddisks"]["xvda"]["create"] == "site/disk"
+
+
+def test_the_template_says_what_to_include_and_to_copy_before_it() -> None:
+    text = files(guest())["xen/guests/web1.pan"]
+    assert "# Include this after xen/host/config or xen/configure_guests" in text
+    assert "# Put the image at /dev/vg01/web1 before ncm-xen runs" in text
+    text = files(guest(disks=(model.Disk("/srv/web1.img"),)))["xen/guests/web1.pan"]
+    assert "# Put the image at /srv/web1.img before ncm-xen runs, which makes a file of ze" in text
+
+
 def test_enough_random_domains_were_read_back() -> None:
     if not outcomes:  # this test was picked alone
         test_templates_and_file_read_back_as_the_domain_or_are_refused()

@@ -72,6 +72,16 @@ def test_xm_s_expression_reads_the_domain_back(domain: model.Domain) -> None:
         xl_model.assert_same_machine(xm_reader.from_sxp(text), xl_model.expected(domain))
 
 
+def test_an_s_expression_of_hvm_names_what_xend_would_take_for_absent() -> None:
+    uuid = "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11"
+    disks = (model.Disk("/srv/xen/web1.img"),)
+    domain = model.Domain("web1", uuid, "hvm", 512, 1, model.Firmware(), disks, serial="pty")
+    text = xm.emit(domain, sxp=True)
+    xl_model.assert_same_machine(xm_reader.from_sxp(text), xl_model.expected(domain))
+    for word in ("(pae 1)", "(acpi 1)", "(apic 1)", "(hap 1)"):
+        assert word in text
+
+
 @needs_schema
 @given(some.domains())
 @quick

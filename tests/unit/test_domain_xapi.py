@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles import domain_strategies as some
-from oracles import shell_calls
+from oracles import fake_xe
 from oracles.domain_facts import facts_for
 
 from imagekit.disk.vhd import write_vhd
@@ -43,18 +43,17 @@ def guest(**changes: Any) -> model.Domain:
     return model.Domain(**(values | changes))
 
 
+def ran(domain: model.Domain, facts: BuildFacts | None = None) -> fake_xe.FakeXe:
+    """The script, run to its end by a real sh; xe has read every parameter it was given."""
+    fake = fake_xe.FakeXe()
+    status, stderr = fake_xe.run(EMITTER.text(domain, facts or facts_for(domain)), fake)
+    assert (status, stderr, fake.ignored) == (0, "", [])
+    return fake
+
+
 def xe_calls(domain: model.Domain, facts: BuildFacts | None = None) -> list[dict[str, str]]:
     """The calls of xe, each a mapping of its parameters with the command under ``""``."""
-    script = EMITTER.text(domain, facts or facts_for(domain))
-    found = []
-    for program, command, *words in shell_calls.calls(script, {"xe": "id-1", "install": ""}):
-        if program == "install":
-            found.append({"": "install", "to": words[-1], "from": words[-2]})
-            continue
-        pairs = [word.partition("=") for word in words]
-        assert len({key for key, _, _ in pairs}) == len(pairs)
-        found.append({"": command} | {key: value for key, _, value in pairs})
-    return found
+    return ran(domain, facts).calls
 
 
 def settings_of(found: list[dict[str, str]], *commands: str) -> dict[str, str]:
@@ -91,12 +90,13 @@ def test_xe_is_called_with_the_domain_or_it_is_refused(
         outcomes["refused"] += 1
         return
     outcomes["called"] += 1
-    found = xe_calls(domain)
-    vm = settings_of(found, "vm-create", "vm-param-set")
+    fake = ran(domain)
+    found, vm = fake.calls, fake.vms["vm-1"]
     assert vm["name-label"] == domain.name
     assert vm["memory-dynamic-max"] == str(domain.memory_mib * MIB)
     assert vm["memory-static-max"] == str((domain.maxmem_mib or domain.memory_mib) * MIB)
     assert vm["VCPUs-max"] == str(domain.maxvcpus or domain.vcpus)
+    assert vm["VCPUs-at-startup"] == str(domain.vcpus)
     assert vm["domain-type"] == domain.mode
     assert vm.get("VCPUs-params:weight") == (domain.cpu.weight and str(domain.cpu.weight))
     assert_boot(domain, vm, found)
@@ -209,14 +209,30 @@ def test_what_xapi_cannot_express_is_refused(changes: dict[str, Any], where: str
     assert caught.value.where == where and caught.value.hint
 
 
+def test_memory_and_vcpus_are_what_the_domain_says_and_not_what_xe_starts_with() -> None:
+    vm = ran(guest(memory_mib=2048, maxmem_mib=4096, vcpus=3, maxvcpus=6)).vms["vm-1"]
+    assert {key: int(vm[key]) // MIB for key in vm if key.startswith("memory")} == {
+        "memory-static-max": 4096,
+        "memory-dynamic-max": 2048,
+        "memory-dynamic-min": 2048,
+        "memory-static-min": 2048,
+    }
+    assert (vm["VCPUs-max"], vm["VCPUs-at-startup"]) == ("6", "3")
+
+
+@pytest.mark.parametrize("field", ["memory-static-max", "VCPUs-at-startup"])
+def test_a_vm_that_xapi_made_otherwise_is_taken_away_and_named(field: str) -> None:
+    fake = fake_xe.FakeXe(lie=field)
+    status, stderr = fake_xe.run(EMITTER.text(guest(), facts_for(guest())), fake)
+    assert status == 1 and f"{field} is 1, not " in stderr
+    assert fake.vms == {} and fake.vdis == {}
+
+
 def test_a_failing_import_takes_the_vm_and_its_disks_away_again() -> None:
-    script = EMITTER.text(guest(), facts_for(guest()))
-    fake = 'xe() { echo "$1" >&2; case $1 in vdi-import) return 1;; *) echo id-1;; esac; }\n'
-    done = subprocess.run(
-        ["/bin/sh", "-s"], input=fake + script, capture_output=True, text=True, timeout=20
-    )
-    assert done.returncode != 0
-    assert done.stderr.split()[-2:] == ["vm-destroy", "vdi-destroy"]
+    fake = fake_xe.FakeXe(refuse="vdi-import")
+    status, _ = fake_xe.run(EMITTER.text(guest(), facts_for(guest())), fake)
+    assert status != 0 and fake.vms == {} and fake.vdis == {}
+    assert [call[""] for call in fake.calls[-2:]] == ["vm-destroy", "vdi-destroy"]
 
 
 def image(tmp_path: Path) -> Path:

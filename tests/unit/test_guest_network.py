@@ -14,14 +14,9 @@ from hypothesis import strategies as st
 from oracles.directory_guest import DirectoryGuest
 
 from imagekit.errors import GuestError
-from imagekit.guest.network import (
-    Vif,
-    interfaces,
-    keyfile,
-    network_file,
-    set_network,
-    without_stanzas,
-)
+from imagekit.guest.network import interfaces, keyfile, netplan_routes, set_network, without_stanzas
+from imagekit.guest.networkd import network_file
+from imagekit.guest.vif import Vif
 
 WANTS = "/etc/systemd/system/multi-user.target.wants"
 STATIC = Vif(
@@ -71,7 +66,8 @@ def test_networkd_gets_one_file_for_each_nic_and_loses_those_of_the_golden_image
     tmp_path: Path,
 ) -> None:
     files = guest(tmp_path, **{f"{WANTS}/systemd-networkd.service": ""})
-    for name in ("10-imagekit-vif0.network", "10-imagekit-vif7.network", "20-mine.network"):
+    old = ("vif0", "vif7", "vifplace0")
+    for name in (*(f"10-imagekit-{part}.network" for part in old), "20-mine.network"):
         files.write(f"/etc/systemd/network/{name}", b"old")
     assert set_network(files, [STATIC, DHCP]) == "networkd"
     names = files.names("/etc/systemd/network")
@@ -239,6 +235,47 @@ def test_a_name_server_alone_goes_beside_dhcp(tmp_path: Path) -> None:
     network = json.loads(files.peek("/etc/netplan/50-imagekit.yaml"))["network"]
     entry = network["ethernets"]["vif0"]
     assert (entry["dhcp4"], entry["nameservers"]) == (True, {"addresses": ["192.0.2.53"]})
+
+
+ROUTED = Vif(
+    "00:16:3e:00:00:01",
+    ("192.0.2.5/32", "2001:db8::5/128"),
+    ("198.51.100.1", "2001:db8:1::1"),
+)
+
+
+def test_a_gateway_outside_the_network_is_on_the_link_in_every_stacks_words(
+    tmp_path: Path,
+) -> None:
+    lines = network_file(ROUTED).splitlines()
+    routes = ["", "[Route]", "Gateway=198.51.100.1", "GatewayOnLink=yes"]
+    assert lines[-8:] == [*routes, "", "[Route]", "Gateway=2001:db8:1::1", "GatewayOnLink=yes"]
+    assert sum(line.startswith("Gateway=") for line in lines) == 2
+    profile = ini(keyfile(0, ROUTED))
+    assert "gateway" not in profile["ipv4"]
+    assert profile["ipv4"]["route1"] == "0.0.0.0/0,198.51.100.1"
+    assert profile["ipv6"]["route1"] == "::/0,2001:db8:1::1"
+    assert profile["ipv4"]["route1_options"] == profile["ipv6"]["route1_options"] == "onlink=true"
+    assert netplan_routes(ROUTED) == [
+        {"to": "default", "via": "198.51.100.1", "on-link": True},
+        {"to": "default", "via": "2001:db8:1::1", "on-link": True},
+    ]
+    assert stanzas(interfaces("", ["eth0"], [ROUTED])) == [
+        "allow-hotplug eth0",
+        "iface eth0 inet static | address 192.0.2.5/32"
+        " | post-up ip route add 198.51.100.1 dev $IFACE"
+        " | post-up ip route add default via 198.51.100.1 dev $IFACE",
+        "iface eth0 inet6 static | address 2001:db8::5/128"
+        " | post-up ip -6 route add 2001:db8:1::1 dev $IFACE"
+        " | post-up ip -6 route add default via 2001:db8:1::1 dev $IFACE",
+    ]
+
+
+def test_a_gateway_of_the_link_itself_needs_no_such_words() -> None:
+    vif = Vif("00:16:3e:00:00:01", ("2001:db8::5/64",), ("fe80::1",))
+    assert not vif.off_link("fe80::1") and vif.off_link("2001:db8:1::1")
+    assert not STATIC.off_link("192.0.2.1") and not STATIC.off_link("2001:db8::1")
+    assert "onlink" not in network_file(vif).lower()
 
 
 def test_what_is_not_known_is_said(tmp_path: Path) -> None:

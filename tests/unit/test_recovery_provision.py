@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Nic
 from imagekit.errors import BusyError, ExistsError, SpecError
-from imagekit.guest.network import network_file
+from imagekit.guest.networkd import network_file
 from imagekit.recovery.config import guest_facts, root_uuid
 from imagekit.recovery.golden import sweep
 from imagekit.recovery.identity import check_size, vifs_of

@@ -16,12 +16,12 @@ from imagekit.guest.network import (
     KEYFILES,
     MAX_FILES,
     NETPLAN,
-    NETWORKD,
     UDEV,
     by_number,
     write_link,
 )
 from imagekit.guest.network import NAMED as _NAMED
+from imagekit.guest.networkd import DIRECTORY as NETWORKD
 
 _IFUPDOWN = re.compile(rf"(?m)^\s*(?:iface|auto|allow-hotplug)\s+({_NAMED})\b")
 _NETPLAN = re.compile(rf"(?m)^\s+[\"']?({_NAMED})[\"']?:\s*$")

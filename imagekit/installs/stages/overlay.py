@@ -17,7 +17,8 @@ from typing import Any
 
 from imagekit.disk.layout import Layout
 from imagekit.errors import SpecError
-from imagekit.guest import hostkeys
+from imagekit.guest import hostkeys, networkd
+from imagekit.guest.vif import Vif
 from imagekit.pipeline.stage import digest_file
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import File, Secret, Spec, StaticNetwork, User
@@ -117,6 +118,7 @@ def digest_of(file: SpecFile) -> dict[str, Any]:
         "identity": spec.identity.model_dump(mode="json"),
         "hostname": spec.hostname,
         "nics": [[mac_of(spec, i), n.model_dump(mode="json")] for i, n in enumerate(spec.nics)],
+        "network": network(spec),
         "files": files,
         "secrets": hashlib.sha256(secrets.encode()).hexdigest(),
         "host keys": hostkeys.UNIT,
@@ -129,7 +131,7 @@ def operations(file: SpecFile, layout: Layout, cmdline: str) -> list[Operation]:
     spec = file.spec
     ops: list[Operation] = [{"op": "remove", "path": p} for p in BAKED_IDENTITY]
     ops += _identity(spec)
-    ops += _network(spec)
+    ops += network(spec)
     ops += [write("/etc/fstab", fstab(spec, layout))]
     ops += _boot_support(spec, layout, cmdline)
     ops += _accounts(file)
@@ -173,25 +175,24 @@ def _zone(spec: Spec) -> str:
     return f"/usr/share/zoneinfo/{spec.identity.timezone}"
 
 
-def _network(spec: Spec) -> list[Operation]:
+def network(spec: Spec) -> list[Operation]:
+    """What configures the NICs of a tree, by systemd-networkd."""
     ops: list[Operation] = []
     dns: list[str] = []
     fallback = False
     for index, nic in enumerate(spec.nics):
-        lines = ["[Match]", f"MACAddress={mac_of(spec, index)}", "", "[Network]"]
-        if isinstance(nic.network, StaticNetwork):
-            lines += [f"Address={a}" for a in nic.network.addresses]
-            lines += [f"Gateway={g}" for g in nic.network.gateways]
-            lines += [f"DNS={d}" for d in nic.network.dns]
-            lines += [f"Domains={' '.join(nic.network.search)}"] if nic.network.search else []
-            dns += nic.network.dns
-        elif nic.network == "dhcp":
-            lines += ["DHCP=yes", "", "[DHCPv4]", "ClientIdentifier=mac"]
-            fallback = fallback or nic.mac is None
+        vif = _vif(spec, index)
+        place = networkd.by_place(index)
+        if nic.network == "none":
+            texts = networkd.unused_file(networkd.by_mac(vif)), networkd.unused_file(place)
         else:
-            lines += ["LinkLocalAddressing=no"]
-        text = "\n".join(lines) + "\n"
-        ops.append(write(f"/etc/systemd/network/10-imagekit-vif{index}.network", text))
+            texts = networkd.network_file(vif), networkd.network_file(vif, place)
+        # Sorted after the files of all MAC addresses: OpenNebula's networks, nova and an XVA
+        # imported without restore give other addresses than the spec's.
+        for name, text in zip((f"vif{index}", f"vifplace{index}"), texts, strict=True):
+            ops.append(write(f"{networkd.DIRECTORY}/10-imagekit-{name}.network", text))
+        dns += vif.dns
+        fallback = fallback or (nic.network == "dhcp" and nic.mac is None)
     if fallback:
         # A golden image's clones have other MACs; one that the spec did not fix binds nothing.
         text = "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n\n[DHCPv4]\nClientIdentifier=mac\n"
@@ -209,6 +210,14 @@ def _network(spec: Spec) -> list[Operation]:
         }
     )
     return ops
+
+
+def _vif(spec: Spec, index: int) -> Vif:
+    fixed = spec.nics[index].network
+    if not isinstance(fixed, StaticNetwork):
+        return Vif(mac_of(spec, index))
+    lists = fixed.addresses, fixed.gateways, fixed.dns, fixed.search
+    return Vif(mac_of(spec, index), *map(tuple, lists))
 
 
 def fstab(spec: Spec, layout: Layout) -> str:
