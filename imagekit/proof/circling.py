@@ -1,9 +1,15 @@
-"""Tells when the lab's processor runs in one short circle and will never leave it.
+"""Tells when the firmware of an HVM guest is lost: its processor runs and never gets anywhere.
 
-QEMU 7.2's software emulation now and then loses the firmware of an HVM guest while GRUB reads the
-disk: after a timer interrupt SeaBIOS goes on with a wrong code segment, meets an invalid opcode,
-returns from its empty handler and meets it again, for ever (seen as two alternating instruction
-pointers). That is no fault of the guest, which therefore is started anew.
+QEMU's emulation now and then lets an HVM guest go on with a wrong code segment after a timer
+interrupt. It then meets an invalid opcode, returns from SeaBIOS's empty handler and meets it again
+(two alternating places), or runs through memory that holds zeros (``add %al, (%bx,%si)``, at as
+many places as a segment has). That is no fault of the guest, which therefore is started anew. With
+the firmware of imagekit.proof.firmware it has not been seen.
+
+All of that leaves the general registers as they are, for ever. A processor that works changes them:
+a loader that reads or unpacks, a menu that waits for a key and looks at the clock, a 32-bit kernel,
+a memory test. One that rests has executed HLT. The guest's code itself tells nothing: the monitor
+reads memory without the nested pages of the guest, so that it shows other bytes.
 """
 
 from __future__ import annotations
@@ -15,31 +21,33 @@ from collections import Counter, deque
 from imagekit.errors import ToolError
 from imagekit.proof.machine import Machine
 
-ATTEMPTS = 6
-"""The most that an HVM guest is given: about half of them are lost on some days."""
+ATTEMPTS = 3
+"""The most that an HVM guest is given."""
 
 SAMPLES = 40
 EVERY = 0.5
 """Seconds between two samples; all of them together tell a circle from an unlucky series."""
 
-PLACES = 6
 SHARE = 0.8
-"""A circle has at most so many instructions, in at least this share of the samples; the others are
-Xen's, whose timer goes on. A loader that reads or unpacks, and a menu that waits for a key by
-asking the firmware, show more."""
+"""So many of the samples show the same registers; the others are Xen's, whose timer goes on."""
 
 _HALTED = re.compile(r"\bHLT=1\b")
-# Xen and dom0 run in 64-bit mode, where QEMU prints RIP (target/i386/cpu-dump.c).
-_PLACE = re.compile(r"^EIP=([0-9a-f]{8})\b.*?^CS =([0-9a-f]{4})\b", re.MULTILINE | re.DOTALL)
+# QEMU target/i386/cpu-dump.c. Xen and dom0 run in 64-bit mode, where it prints RAX and RIP. The
+# stack pointer is left out: an interrupt that returns to where it was changes it for a moment.
+_REGISTERS = re.compile(
+    r"^EAX=([0-9a-f]{8}) EBX=([0-9a-f]{8}) ECX=([0-9a-f]{8}) EDX=([0-9a-f]{8})\s+"
+    r"^ESI=([0-9a-f]{8}) EDI=([0-9a-f]{8}) EBP=([0-9a-f]{8}) ",
+    re.MULTILINE,
+)
 
 
-def place(registers: str) -> tuple[str, str] | None:
-    """Code segment and instruction pointer of a CPU that runs 16- or 32-bit code, else None.
+def registers(said: str) -> tuple[str, ...] | None:
+    """EAX to EBP of a processor that runs 16- or 32-bit code, which only HVM guests do, else None.
 
-    ``registers`` is what "info registers" of QEMU's monitor says.
+    ``said`` is what "info registers" of QEMU's monitor says.
     """
-    found = _PLACE.search(registers)
-    return (found[2], found[1]) if found else None
+    found = _REGISTERS.search(said)
+    return found.groups() if found else None
 
 
 class Circling:
@@ -48,10 +56,10 @@ class Circling:
     def __init__(self, lab: Machine) -> None:
         self._lab = lab
         self._next = 0.0
-        self._seen: deque[tuple[str, str] | None] = deque(maxlen=SAMPLES)
+        self._seen: deque[tuple[str, ...] | None] = deque(maxlen=SAMPLES)
 
     def look(self) -> bool:
-        """Whether nearly all of the last samples were of very few instructions."""
+        """Whether nearly all of the last samples showed the same registers."""
         if time.monotonic() < self._next:
             return False
         self._next = time.monotonic() + EVERY
@@ -61,13 +69,13 @@ class Circling:
             return False
         return self.sample(str(text))
 
-    def sample(self, registers: str) -> bool:
-        """Take ``registers`` in; whether they and those before them show a circle."""
-        if _HALTED.search(registers):
+    def sample(self, said: str) -> bool:
+        """Take what the monitor ``said`` in; whether it and those before it show a circle."""
+        if _HALTED.search(said):
             self._seen.clear()
             return False
-        self._seen.append(place(registers))
+        self._seen.append(registers(said))
         if len(self._seen) < SAMPLES:
             return False
         counts = Counter(here for here in self._seen if here is not None)
-        return sum(n for _, n in counts.most_common(PLACES)) >= SHARE * SAMPLES
+        return counts.most_common(1)[0][1] >= SHARE * SAMPLES if counts else False

@@ -208,9 +208,9 @@ def _created(evidence: Evidence) -> _Found:
     if evidence.verdict == "circling":
         return (
             "firmware-lost",
-            "the guest's firmware or boot loader ran in a circle of a few instructions, in each of"
-            f" {ATTEMPTS} attempts",
-            "the emulation is known to lose firmware so: prove it again, or with --boot direct",
+            "the guest's firmware or boot loader ran in a circle that changes no register, in each"
+            f" of {ATTEMPTS} attempts",
+            "prove it again, or with --boot direct; a boot loader that hangs looks the same",
             None,
         )
     if evidence.error:

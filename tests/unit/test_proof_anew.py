@@ -23,7 +23,12 @@ from imagekit.proof.dom0 import agent
 from imagekit.proof.outcome import judged
 from imagekit.proof.report import Failure, Outcome
 
-CIRCLE = "EIP=0000ff53 EFL=00000046 CPL=0 II=0 A20=1 SMM=0 HLT=0\nCS =f000 000f0000 0000ffff\n"
+CIRCLE = """
+EAX=00000000 EBX=00000000 ECX=00000000 EDX=00000000
+ESI=00000002 EDI=0000f502 EBP=00000000 ESP=0000fc6a
+EIP=0000ff53 EFL=00000046 CPL=0 II=0 A20=1 SMM=0 HLT=0
+CS =f000 000f0000 0000ffff
+"""
 XEN = "RIP=ffff82d040200000 RFL=00000046 CPL=0 II=0 A20=1 SMM=0 HLT=0\nCS =e008 0 ffffffff\n"
 
 
