@@ -192,7 +192,7 @@ def test_a_hanging_script_is_stopped_with_all_it_started(tmp_path: Path, phase: 
     started = time.monotonic()
     with pytest.raises(ToolError) as caught:
         phase(timeout=3)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     assert "the element e was stopped in install.d/10-hang" in caught.value.what
     time.sleep(0.5)
     processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout

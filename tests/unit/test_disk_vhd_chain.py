@@ -176,4 +176,4 @@ def test_a_damaged_link_ends_in_an_image_error_or_in_a_disk(places: list[tuple[i
                 assert all(0 <= a < a + n <= 4 << 20 for a, n, _ in disk.written())
         except ImageError:
             pass
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 60

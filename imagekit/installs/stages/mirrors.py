@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imagekit.errors import HostError, SpecError
+from imagekit.errors import DownloadError, HostError, SpecError
 from imagekit.host.apt_sources import host_archive, suite_is_gone, without_credentials
 from imagekit.spec.load import SpecFile
 
 # Suites whose security archive has another path (https://www.debian.org/security/).
 OLD_SECURITY = {"jessie", "stretch", "buster"}
-ARCHIVE = "http://archive.debian.org/debian"
-"""Where Debian keeps its releases once mirrors have dropped them (https://www.debian.org/mirror/)."""
-
 UNVERSIONED = {"sid", "unstable", "experimental"}
 KEYRINGS = {
     "debian": Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
@@ -74,12 +71,16 @@ def mirrors_for(file: SpecFile) -> Mirrors:
 def still_there(mirrors: Mirrors, suite: str) -> Mirrors:
     """``mirrors`` of a Debian ``suite`` without what they have dropped since it is old; asks them.
 
-    Without its -updates or -security they serve the suite as it was last released; without the
-    suite itself Debian's archive takes their place, whose signatures are the same.
+    Without its -updates or -security they serve the suite as it was last released. Raises
+    DownloadError when they have dropped the suite itself.
     """
     left = tuple(source for source in mirrors.sources if not suite_is_gone(*source))
     if mirrors.sources and all(name != suite for _url, name in left):
-        left = ((ARCHIVE, suite),)
+        raise DownloadError(
+            f"the mirror no longer has {suite}",
+            where=without_credentials(mirrors.sources[0][0]),
+            hint="apt's sources on this host must name a mirror that keeps old releases",
+        )
     return replace(mirrors, sources=left)
 
 
