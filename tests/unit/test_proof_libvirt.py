@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles import domain_strategies as some
 from oracles.labs import lab_tools
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from imagekit.cli.main import make_app
@@ -31,6 +32,7 @@ from imagekit.proof.libvirtxml import parse_xml
 from imagekit.proof.report import Boot, Outcome, ProofReport, table
 from imagekit.proof.xens import LIBVIRT, XENS
 from imagekit.proof.xlcfg import parse_config
+from imagekit.spec.model import Proof
 
 PATH = Path("/b/web.xml")
 MODES: tuple[Mode, ...] = ("pv", "pvh", "hvm")
@@ -251,6 +253,21 @@ def test_a_wrong_toolstack_is_refused_before_anything_starts(
     done = CliRunner().invoke(make_app(["prove"]), ["prove", str(tmp_path), *words])
     assert isinstance(done.exception, SpecError)
     assert said in done.exception.what
+
+
+def test_a_spec_says_which_toolstacks_and_the_user_comes_first(tmp_path: Path) -> None:
+    proof = Proof.model_validate({"toolstacks": ["libvirt", "xl"]})
+    (tmp_path / "manifest.json").write_text(json.dumps({"proof": proof.model_dump()}))
+    options = prove._with_manifest(tmp_path, prove.Options())
+    assert options.wanted.toolstacks == ("libvirt", "xl")
+    asked = prove.Options(wanted=Wanted.checked(toolstacks=["xl"]))
+    assert prove._with_manifest(tmp_path, asked).wanted.toolstacks == ("xl",)
+
+
+@pytest.mark.parametrize("value", [[], ["xl", "xl"], ["xm"]])
+def test_a_spec_with_other_toolstacks_is_refused(value: list[str]) -> None:
+    with pytest.raises(ValidationError):
+        Proof.model_validate({"toolstacks": value})
 
 
 def test_the_table_says_who_started_a_guest() -> None:
