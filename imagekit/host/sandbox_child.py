@@ -139,7 +139,11 @@ def host_programs(root: str, paths: list[str], recursive: bool) -> None:
         # One of them may be there: imagekit itself can lie below /root.
         Path(f"{root}/{name}").mkdir(mode=mode, exist_ok=True)
         Path(f"{root}/{name}").chmod(mode)
-    Path(f"{root}/var/tmp").symlink_to("/tmp")  # noqa: S108 - of the new root
+    temporary = Path(f"{root}/var/tmp")  # noqa: S108 - of the new root
+    if temporary.is_dir():  # imagekit itself, or an element, lies below it
+        temporary.chmod(0o1777)
+    else:
+        temporary.symlink_to("/tmp")  # noqa: S108
     programs = real_directory(root, "imagekit/bin")
     sudo = Path(__file__).parent / "sudo.sh"
     target = Path(programs) / "sudo"

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from oracles.elements import make_element
 from oracles.small_tree import make_small_tree
 
 from imagekit.errors import ToolError
+from imagekit.host import sandbox
 from imagekit.installs.elements.catalogue import load
 from imagekit.installs.elements.environment import base_environment
 from imagekit.installs.elements.planning import ElementPlan
@@ -363,3 +365,16 @@ def test_keys_follow_the_scripts_of_the_phase_and_the_files_they_share(tmp_path:
     (path / "static/file").write_text("2\n")
     third = keys()
     assert {p for p in second if second[p] != third[p]} == set(second)
+
+
+def test_imagekit_itself_may_lie_below_var_tmp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as prefix:
+        Path(prefix, "kept").touch()
+        monkeypatch.setattr(sandbox.sys, "prefix", prefix)
+        (tmp_path / "root").mkdir()
+        box = sandbox.Sandbox(tmp_path / "root", host_programs=True)
+        script = f"cat {prefix}/kept; touch /var/tmp/x && echo written"
+        done = box.run(["sh", "-c", script], env={"PATH": "/usr/bin:/bin"}, timeout=60)
+    assert done.text == "written\n"
