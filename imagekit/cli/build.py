@@ -35,9 +35,7 @@ def build(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Run every stage, with packages fetched anew.")
     ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite what no build of this guest made.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files from elsewhere.")] = False,
     locked: Annotated[
         Path | None,
         typer.Option("--locked", metavar="LOCK", help="Install exactly what this lock names."),

@@ -18,7 +18,7 @@ app = typer.Typer(help="The store of stage results.", no_args_is_help=True)
 @app.command()
 def prune(
     keep: Annotated[
-        str, typer.Option("--keep", metavar="SIZE", help="Keep at most so much, newest first.")
+        str, typer.Option("--keep", metavar="SIZE", help="Shrink to SIZE; most recently used stay.")
     ] = "0B",
 ) -> None:
     """Remove the least recently used results, and what killed runs left behind."""

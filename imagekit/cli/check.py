@@ -37,7 +37,7 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say what would go wrong under Xen, of anybody's image; exit 8 when errors remain."""
+    """Report Xen problems in any image; exit 8 when errors remain."""
     image_format = named_format(image, format_)
     repaired: tuple[Finding, ...] = ()
     with workspace(Events([_show_change])) as space:

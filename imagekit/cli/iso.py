@@ -96,7 +96,7 @@ def _install(file: SpecFile) -> Iso | Netboot:
     install = file.spec.install
     if not isinstance(install, Iso | Netboot):
         raise SpecError(
-            f"{install.method} asks no installer", where=file.where("install", "method")
+            f"{install.method} does not use an installer", where=file.where("install", "method")
         )
     return install
 

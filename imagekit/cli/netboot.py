@@ -27,11 +27,12 @@ def publish(
         list[Path] | None, typer.Argument(metavar="[SPEC...]", help="Guests to publish.")
     ] = None,
     database: Annotated[
-        Path | None, typer.Option("--guests", metavar="FILE", help="Publish a guest database's.")
+        Path | None,
+        typer.Option("--guests", metavar="FILE", help="Publish the guests of this database."),
     ] = None,
     host: Annotated[str, typer.Option("--host", help="Only this host's, of --guests.")] = "",
     tftp_prefix: Annotated[
-        str, typer.Option("--tftp-prefix", help="Stands before file names that TFTP clients ask.")
+        str, typer.Option("--tftp-prefix", help="Prefix for requested TFTP names.")
     ] = "",
     http: Annotated[str, typer.Option("--http", metavar="URL", help="The HTTP server's URL.")] = "",
     prune: Annotated[
@@ -76,12 +77,14 @@ def serve(
     port: Annotated[int, typer.Option("--http-port", help="Port of the HTTP server.")] = 8080,
     emit: Annotated[
         str,
-        typer.Option("--print", metavar="dnsmasq|dhcpd|unit", help="Print a config, serve not."),
+        typer.Option(
+            "--print", metavar="dnsmasq|dhcpd|unit", help="Print a config instead of serving."
+        ),
     ] = "",
 ) -> None:
     """Serve the tree in the foreground by DHCP, TFTP and HTTP."""
     if dhcp not in ("full", "proxy", "none"):
-        raise SpecError(f"{dhcp!r} is none of full, proxy, none")
+        raise SpecError(f"{dhcp!r} must be full, proxy or none")
     first, _, last = addresses.partition("-")
     address, network = serving.interface_network(interface)
     service = serve_config.Service(

@@ -71,7 +71,9 @@ def prove(
     ] = None,
     image: Annotated[
         Path | None,
-        typer.Option("--image", metavar="FILE", help="With --config: plays its first disk."),
+        typer.Option(
+            "--image", metavar="FILE", help="With --config: used as the domain's first disk."
+        ),
     ] = None,
     config: Annotated[
         Path | None,
@@ -91,7 +93,11 @@ def prove(
     ] = None,
     expect: Annotated[
         str | None,
-        typer.Option("--expect", metavar="REGEX", help="Console text that means up, not a login."),
+        typer.Option(
+            "--expect",
+            metavar="REGEX",
+            help='Console regex that means "up" (default: login prompt).',
+        ),
     ] = None,
     strict: Annotated[
         bool | None,

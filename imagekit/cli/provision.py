@@ -1,4 +1,4 @@
-"""``imagekit provision`` and ``imagekit destroy``: guests from a golden image, and away again."""
+"""``imagekit provision`` and ``imagekit destroy``: making and removing guests."""
 
 from __future__ import annotations
 
@@ -73,7 +73,10 @@ def provision(
     ] = False,
     json_output: Json = False,
 ) -> None:
-    """Make guests from a golden image: clone, grow, identity, config; each whole or not at all."""
+    """Make guests from a golden image: clone, grow, identity, config.
+
+    Each is created completely or not at all.
+    """
     given: dict[str, object] = {
         **{"name": name, "memory": memory, "vcpus": vcpus, "size": size, "hostname": hostname},
         **{"bridge": bridge, "mac": mac, "ip": ip, "gateway": gateway, "dns": dns},

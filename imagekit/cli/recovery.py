@@ -77,7 +77,7 @@ def bundle(
     trust: Trust = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the bundle.")] = False,
 ) -> None:
-    """Pack all that gives a build or a guest back offline into one file; or verify such a file.
+    """Pack everything needed to restore a build or guest into one file; or verify such a file.
 
     Secrets are left out; with --encrypt-to, --age or --passphrase-file they are put in, encrypted,
     and so is the disk.
@@ -170,7 +170,7 @@ def reinstall(
     start: Annotated[bool, typer.Option("--start", help="Start the domU (xl).")] = False,
     json_output: Json = False,
 ) -> None:
-    """Give the machine of a bundle back, without a network, and prove that the disk is the same."""
+    """Restore a machine from a bundle, without a network, and prove that the disk is the same."""
     with console.events_for(False) as events, workspace(events) as space:
         keys = None if script or dry_run else Unlock(passphrase, identity)
         unpacked = open_bundle(file, trust, workspace=space, keys=keys)

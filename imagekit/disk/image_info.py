@@ -113,7 +113,7 @@ def detect(path: Path) -> str:
     if head.startswith(form.COOKIE) or tail.startswith(form.COOKIE):
         return "vhd"
     raise SpecError(
-        "its format cannot be told by a magic number, and raw is never guessed",
+        "its format cannot be detected, and raw is never guessed",
         where=str(path),
         hint="say what it is: --from raw",
     )

@@ -41,7 +41,7 @@ def absolute_path(value: str, where: str) -> None:
     if not value.startswith("/") or value == "/":
         refuse(f"{value!r} is not an absolute path of a file", where)
     if ".." in value.split("/"):
-        refuse(f"{value!r} goes through ..", where)
+        refuse(f'the path {value!r} contains ".."', where)
     if value != value.rstrip():
         refuse(f"{value!r} ends in a blank", where)
 

@@ -51,7 +51,7 @@ def parse_key(line: str) -> PublicKey | None:
 def parse_keys(text: str) -> tuple[PublicKey, ...]:
     """All keys of a file; raises ValueError for private keys, wrong lines and files without any."""
     if "PRIVATE KEY" in text:
-        raise ValueError("holds a private key, which never belongs into an image")
+        raise ValueError("holds a private key, which must not be put into an image")
     keys = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.strip().startswith("#"):

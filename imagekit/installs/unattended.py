@@ -122,7 +122,7 @@ def _check(machine_: Machine, watch: _Watch, limits: Limits, started: float, log
     if now - state.active > limits.idle:
         raise _failed(
             machine_,
-            f"the installer hangs: nothing on its console and disk for {limits.idle:.0f} s",
+            f"the installer hangs: no console or disk activity for {limits.idle:.0f} s",
             logs,
             "it may be asking a question that the answers leave open; see its console",
         )

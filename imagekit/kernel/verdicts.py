@@ -94,7 +94,8 @@ def hvm(facts: ImageFacts) -> Capability:
         )
     protocol = facts.image.protocol or 0
     return Capability(
-        True, (f"bzImage, boot protocol {protocol >> 8}.{protocol & 0xFF:02}: boots like bare",)
+        True,
+        (f"bzImage, boot protocol {protocol >> 8}.{protocol & 0xFF:02}: boots as on bare metal",),
     )
 
 

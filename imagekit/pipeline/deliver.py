@@ -47,7 +47,7 @@ class BuildDirectory:
         if not self.path.exists() or force:
             return
         if not self.path.is_dir():
-            raise ExistsError(f"{self.path} exists and is no directory")
+            raise ExistsError(f"{self.path} exists and is not a directory")
         contents = [p for p in self.path.iterdir() if not p.name.startswith(".imagekit-")]
         if not contents:
             return
@@ -55,20 +55,20 @@ class BuildDirectory:
         owner = (manifest or {}).get("name", state.get("name"))
         if owner is None:
             raise ExistsError(
-                f"{self.path} is not empty and holds no build",
-                hint="choose another directory with -o, or say --force",
+                f"{self.path} is not empty and is not a build directory",
+                hint="choose another directory with -o, or pass --force",
             )
         if owner != name:
             raise ExistsError(
                 f"{self.path} holds the build of {owner}",
-                hint="choose another directory with -o, or say --force",
+                hint="choose another directory with -o, or pass --force",
             )
         for relative, known in state.get("fingerprints", {}).items():
             path = self.path / relative
             if not state.get("delivering") and path.exists() and fingerprint(path) != known:
                 raise ExistsError(
                     f"{path} was changed since it was built",
-                    hint="keep it and choose another directory with -o, or say --force",
+                    hint="keep it and choose another directory with -o, or pass --force",
                 )
 
     def intact(self, plan_digest: str) -> bool:

@@ -136,7 +136,7 @@ class Store:
         output.rename(target)
         entry = self.get(key, list(makes))
         if entry is None:
-            raise HostError(f"the store at {self.root} changes files by itself")
+            raise HostError(f"files in the store {self.root} changed unexpectedly")
         return entry
 
     def last(self, name: str) -> dict[str, str] | None:

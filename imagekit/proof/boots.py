@@ -108,7 +108,7 @@ def manifest_of(build: Path) -> dict[str, Any]:
             value = json.loads(stream.read(MAX_MANIFEST_BYTES))
     except OSError:
         raise SpecError(
-            "holds no build", where=str(build), hint="imagekit build makes one with -o"
+            "is not a build directory", where=str(build), hint="imagekit build makes one with -o"
         ) from None
     except (ValueError, RecursionError):
         raise SpecError("is not JSON", where=str(path)) from None

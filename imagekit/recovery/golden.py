@@ -57,7 +57,7 @@ def open_golden(build: Path, formats: tuple[DiskFormat, ...] = PREFERRED) -> Gol
         disks = {a["format"]: a for a in artefacts if a["role"] == "disk"}
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise SpecError(
-            "holds no build that guests could be made from",
+            "is not a build directory that guests could be made from",
             where=str(build),
             hint="name a directory that imagekit build made",
         ) from None

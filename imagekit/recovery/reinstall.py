@@ -184,7 +184,7 @@ def _unpack(bundle: Bundle, wish: Wish, report: Report) -> None:
         raise SpecError(
             "the bundle holds no finished disk",
             where="--unpack",
-            hint="leave --unpack away to rebuild it, or make the bundle with --image",
+            hint="omit --unpack to rebuild it, or make the bundle with --image",
         )
     wish.directory.mkdir(parents=True, exist_ok=True)
     target = raw_path(bundle, wish)

@@ -102,7 +102,9 @@ def read_manifest(build: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         value = None
     if not isinstance(value, dict) or not isinstance(value.get("artefacts"), list):
-        raise SpecError("holds no build", where=str(build), hint="name what imagekit build made")
+        raise SpecError(
+            "is not a build directory", where=str(build), hint="name what imagekit build made"
+        )
     return value
 
 

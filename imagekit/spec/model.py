@@ -301,7 +301,7 @@ class Spec(Model):
             raise ValueError("two nics have the same mac")
         names = [u.name for u in self.identity.users]
         if len(set(names)) != len(names) or "root" in names:
-            raise ValueError("identity.users names somebody twice, or root")
+            raise ValueError("identity.users has a duplicate user, or root")
         return self
 
     @property

@@ -188,7 +188,7 @@ def test_a_changed_artefact_is_not_overwritten_unasked(tmp_path: Path) -> None:
 def test_a_directory_with_other_things_is_not_written_to(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b/letter.txt").write_text("dear")
-    with pytest.raises(ExistsError, match="holds no build"):
+    with pytest.raises(ExistsError, match="is not a build directory"):
         deliver_to(tmp_path / "b", stages())
     assert [p.name for p in (tmp_path / "b").iterdir()] == ["letter.txt"]
 

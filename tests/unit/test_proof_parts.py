@@ -176,7 +176,7 @@ def test_what_the_config_names_must_be_there(tmp_path: Path, line: str, reason: 
 
 
 def test_a_directory_without_a_build_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="holds no build"):
+    with pytest.raises(SpecError, match="is not a build directory"):
         boots.trials_of_build(tmp_path, Wanted(), tmp_path)
 
 

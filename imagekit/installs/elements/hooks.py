@@ -132,7 +132,9 @@ def _restore(tar: tarfile.TarFile, member: tarfile.TarInfo, hooks: Path) -> None
     for part in parts[:-1]:
         parent = parent / part
         if parent.is_symlink() or not parent.is_dir():
-            raise ImageError(f"the stored hooks lead through {member.name}, which is no directory")
+            raise ImageError(
+                f"the stored hooks lead through {member.name}, which is not a directory"
+            )
     target = parent / parts[-1]
     if target.is_symlink() or target.is_file():
         target.unlink()
