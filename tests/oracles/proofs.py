@@ -30,7 +30,7 @@ def assert_up(boot: dict[str, Any], kind: str) -> None:
 
 
 def machines(cache: Path) -> list[str]:
-    """Process ids of every QEMU that works below ``cache``."""
+    """Process ids of every QEMU that works below ``cache``: the host's, or the lab's own."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -38,6 +38,9 @@ def machines(cache: Path) -> list[str]:
                 argv = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if argv.startswith(b"/usr/bin/qemu-system") and str(cache).encode() in argv:
+            # The lab's is started by its own dynamic linker: LINKER --library-path LIBRARIES QEMU.
+            words = argv.split(b"\0")
+            qemu = any(word.endswith((b"/qemu", b"qemu-system-x86_64")) for word in words[:4])
+            if qemu and str(cache).encode() in argv:
                 found.append(entry.name)
     return found
