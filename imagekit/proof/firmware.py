@@ -1,9 +1,8 @@
 """The firmware of the lab's HVM guests: Debian's SeaBIOS, compiled again so that disks use DMA.
 
 Debian leaves ATA DMA out, so that each sector of an IDE disk comes through 256 steps of
-``rep insw`` (SeaBIOS src/hw/ata.c). QEMU's emulation of nested SVM does not survive timer
-interrupts among them: a boot loader that reads a kernel and an initrd that way loses its firmware
-more often than not.
+``rep insw`` (SeaBIOS src/hw/ata.c), each of them an exit to the emulated hypervisor: GRUB takes
+minutes to read a kernel and an initrd that way, and seconds with DMA.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def disk(seen: Seen) -> None:
         raise LabError(
             f"the firmware of HVM guests reads disks without DMA: {found[0].strip()}",
             where=seen.trial.ident,
-            hint="the emulation loses such firmware; imagekit prove --fresh-lab compiles its own",
+            hint="GRUB takes minutes so; imagekit prove --fresh-lab compiles firmware that has DMA",
         )
 
 
