@@ -134,6 +134,13 @@ CREATE_CAUSES = (
         "UEFI needs the package ovmf there, BIOS the package seabios",
     ),
     _cause(
+        "format-unsupported",
+        "all",
+        r"Unknown driver '[a-z0-9]{1,20}'",
+        "dom0's QEMU has no driver for the format of the disk",
+        "that of Debian 13 reads no VHD; imagekit convert makes raw or qcow2",
+    ),
+    _cause(
         "image-damaged",
         "all",
         r"Image is corrupt|Could not open '|qcow2: |does not support reading",

@@ -172,6 +172,8 @@ def _way(boot: Boot) -> str:
 def _result(boot: Boot) -> str:
     if boot.outcome is Outcome.UP:
         return "up, with findings" if boot.findings else "up"
+    if boot.outcome is Outcome.INCONCLUSIVE and boot.failure and boot.failure.cause == "lab-lost":
+        return "inconclusive (lab-lost)"
     if boot.outcome is Outcome.INCONCLUSIVE:
         return f"inconclusive ({boot.stolen_seconds:.0f} s stolen)"
     return boot.failure.cause if boot.failure else "not up"

@@ -21,6 +21,12 @@ libxl: error: libxl_device.c:1337:device_hotplug_child_death_cb: script: \
 Could not find bridge device xenbr9
 libxl: error: libxl_create.c:1921:domcreate_attach_devices: Domain 1:unable to add vif devices
 """
+NOT_READY = """libxl: error: libxl_device.c:1484:libxl__wait_for_backend: Backend \
+/local/domain/0/backend/qdisk/0/51712 not ready
+"""
+NO_VPC = """xen-qemu-system-i386: failed to create 'qdisk' device '51712': \
+failed to create drive: Unknown driver 'vpc'
+"""
 NO_OVMF = """libxl: error: libxl_dom.c:818:libxl__load_hvm_firmware_module: failed to read \
 BIOS file: No such file or directory
 libxl: error: libxl_dom.c:1075:libxl__build_hvm: initializing domain firmware failed
@@ -104,6 +110,7 @@ def evidence(**changes: Any) -> Evidence:
             "bridge-missing",
             "xenbr9",
         ),
+        (evidence(created=False, xl=NOT_READY, others=NO_VPC), "format-unsupported", "vpc"),
         (evidence(created=False, xl=NO_OVMF), "no-firmware", "BIOS file"),
         (evidence(created=False, xl="libxl: error: something new"), "create-failed", None),
         (evidence(created=False, error="TimeoutError: no disk"), "lab", None),

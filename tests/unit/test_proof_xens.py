@@ -186,8 +186,10 @@ def test_a_lab_that_ends_takes_no_other_guests_result_with_it(
     assert failure is not None
     assert (failure.cause, failure.evidence) == ("lab-lost", "assertion")
     assert labs["4.14"].starts >= 2
+    report = ProofReport("xen", tuple(boots.values()), {})
+    assert "inconclusive (lab-lost)" in table(report)
     with pytest.raises(InconclusiveError, match="1 of 3 boots are inconclusive; killer: the lab"):
-        require_up(ProofReport("xen", tuple(boots.values()), {}))
+        require_up(report)
 
 
 def boot(xen: str, **changes: Any) -> Boot:

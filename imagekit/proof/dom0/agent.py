@@ -29,6 +29,7 @@ SHARE = Path("/run/share")
 FILES = Path("/run/files")
 LOGS = Path("/var/log/xen")
 DHCP_LOG = Path("/run/dnsmasq.log")
+QEMU_LOG = LOGS / "qemu-dom0.log"
 XL = str(next(Path("/usr/lib").glob("xen-4.*/bin/xl"), "xl"))
 
 MAX_CONSOLE = 16 << 20
@@ -310,11 +311,12 @@ class Job:
         """Bring back what xl, its scripts, the bootloader and the device model wrote."""
         logs = self.out / "logs"
         logs.mkdir(exist_ok=True)
-        kept_open = [p for p in LIBVIRT_LOGS.rglob("*") if p.is_file()] + [DHCP_LOG]
-        files = [p for p in LOGS.rglob("*") if p.is_file()] + kept_open
+        kept_open = [p for p in LIBVIRT_LOGS.rglob("*") if p.is_file()] + [DHCP_LOG, QEMU_LOG]
+        files = [p for p in LOGS.rglob("*") if p.is_file() and p != QEMU_LOG] + kept_open
         for path in files:
             with contextlib.suppress(OSError):
-                data = path.read_bytes()[-MAX_LOG:]
+                # QEMU goes on writing where it was, behind a hole.
+                data = path.read_bytes()[-MAX_LOG:].lstrip(b"\0")
                 if data:
                     origin = "libvirt-" if LIBVIRT_LOGS in path.parents else ""
                     (logs / f"{origin}{path.name[-200:]}").write_bytes(data)

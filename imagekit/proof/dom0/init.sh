@@ -38,7 +38,7 @@ XENSTORED_ROOTDIR=/run/xenstored "$xen/bin/xenstored" --pid-file /run/xenstored.
 qemu=/usr/libexec/xen-qemu-system-i386
 test -x "$qemu" || qemu=/usr/bin/qemu-system-i386
 "$qemu" -xen-domid 0 -xen-attach -name dom0 -nographic -M xenpv \
-	-daemonize -monitor none -serial none -parallel none -pidfile /run/qemu-dom0.pid
+	-daemonize -D /var/log/xen/qemu-dom0.log -monitor none -serial none -parallel none -pidfile /run/qemu-dom0.pid
 
 # Guests get addresses and quick answers, and no way out: there is no other interface.
 dnsmasq --conf-file=/dev/null --interface=xenbr0 --bind-dynamic --except-interface=lo \
