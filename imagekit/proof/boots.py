@@ -172,7 +172,7 @@ def _played_by(build: Path, called: Path, configs: list[GuestConfig]) -> dict[st
 def trial_of_config(
     path: Path, image: Path | None, toolstack: ProofToolstack = "xl"
 ) -> list[Trial]:
-    """The trial of somebody else's config; ``image`` plays its first disk."""
+    """The trial of somebody else's config; ``image`` is used as its first disk."""
     config = _parse(toolstack, read_bytes(path), path)
     files = {}
     if image is not None:
