@@ -117,7 +117,7 @@ def _vm_lines(parts: Machine) -> list[Line]:
     members = {m.key: m for m in parts.vm}
     name = members.pop("name_label")
     lines = [Line(f"vm=$(xe vm-create {_words(name)[0]})", name.field)]
-    # Everything goes away again when a later step fails.
+    # Remove everything when a later step fails.
     lines.append(
         Line(
             'vdis=; trap \'[ $? -eq 0 ] || { xe vm-destroy uuid="$vm"; '

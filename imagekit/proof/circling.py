@@ -3,9 +3,8 @@
 QEMU's emulation now and then lets an HVM guest go on with a wrong code segment after a timer
 interrupt. It then meets an invalid opcode, returns from SeaBIOS's empty handler and meets it again
 (two alternating places), or runs through memory that holds zeros (``add %al, (%bx,%si)``, at as
-many places as a segment has). That is no fault of the guest, which therefore is started anew. The
-cause that is known, an interrupt that is injected twice, is corrected (imagekit.proof.svm_fix);
-since then it has not been seen.
+many places as a segment has). That is no fault of the guest, which therefore is started anew. A
+likely cause, an interrupt that is injected twice, is corrected (imagekit.proof.svm_fix).
 
 All of that leaves the general registers as they are, for ever. A processor that works changes them:
 a loader that reads or unpacks, a menu that waits for a key and looks at the clock, a 32-bit kernel,

@@ -2,11 +2,11 @@
 
 When VMRUN injects an interrupt (EVENTINJ), QEMU delivers it and leaves its vector behind as an
 exception that is still to come (``cs->exception_index``, helper_vmrun in target/i386/tcg/sysemu/
-svm_helper.c, same in 7.2 and 11). If the emulation is asked to stop before anything resets that,
+svm_helper.c; seen in Debian's 7.2). If the emulation is asked to stop before anything resets that,
 for a timer or at the end of an instruction budget, it delivers the same interrupt once more: on a
 kernel that has not yet switched to its own GS, with an error code that the handler does not expect
-(vector 8 in firmware), or so that an interrupt is acknowledged twice. PVH kernels panicked on their
-entry stack, HVM guests lost their firmware or stood still.
+(vector 8 in firmware), or so that an interrupt is acknowledged twice. A PVH kernel's panic on its
+entry stack shows it. It may also be why HVM guests lost their firmware or stood still.
 
 ``main`` takes the file of a QEMU for x86_64 and overwrites the store of the vector with a NOP. The
 pattern is that store among its neighbours, with any offsets of fields and jumps. Imports nothing

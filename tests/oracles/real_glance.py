@@ -92,7 +92,7 @@ def venv(directory: Path) -> Path:
         [directory / "bin/python", *words, "setuptools<81"], capture_output=True, text=True
     )
     if done.returncode != 0:
-        pytest.skip(f"pip cannot install Glance: {done.stderr[-300:]}")
+        pytest.skip(f"missing: Glance from PyPI, pip cannot install it: {done.stderr[-300:]}")
     return directory / "bin/python"
 
 

@@ -20,7 +20,7 @@ def packages(directory: Path, *names: str) -> Path:
         ["apt-get", "download", "-q", *names], cwd=directory, capture_output=True, text=True
     )
     if done.returncode != 0:
-        pytest.skip(f"apt has no {', '.join(names)}: {done.stderr.strip()[-200:]}")
+        pytest.skip(f"missing: apt has no {', '.join(names)}: {done.stderr.strip()[-200:]}")
     root = directory / "root"
     for package in directory.glob("*.deb"):
         subprocess.run(["dpkg-deb", "-x", package, root], check=True)

@@ -115,7 +115,7 @@ def test_its_limits_are_told_apart(
     assert what in caught.value.what and glance.images() == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="missing: root, to mount a small file system")
 def test_a_full_store_is_told(glance: RealGlance, tmp_path: Path) -> None:
     store = glance.root / "store"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", store], check=True)

@@ -17,8 +17,10 @@ from imagekit.guest.networkd import network_file
 from imagekit.guest.vif import Vif
 
 pytestmark = pytest.mark.real
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces of the host need root")
-networkd = pytest.mark.skipif(not PROGRAM.exists(), reason="systemd-networkd is not on this host")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="missing: root, for network namespaces")
+networkd = pytest.mark.skipif(
+    not PROGRAM.exists(), reason="missing: systemd-networkd (package systemd)"
+)
 
 MAC = "00:16:3e:00:00:01"
 ROUTED = Vif(MAC, ("192.0.2.5/32", "2001:db8::5/128"), ("198.51.100.1", "2001:db8:1::1"))

@@ -15,7 +15,7 @@ from imagekit.spec.model import Spec
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.skipif(not PROGRAM.exists(), reason="systemd-networkd is not on this host"),
+    pytest.mark.skipif(not PROGRAM.exists(), reason="missing: systemd-networkd (package systemd)"),
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces of the host need root"),
 ]
 

@@ -95,7 +95,7 @@ def test_an_unknown_dependency_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="no directory of elements"):
+    with pytest.raises(SpecError, match="does not exist"):
         resolve(["growroot"], [tmp_path / "missing"])
 
 

@@ -134,7 +134,7 @@ def search_path(extra: Sequence[Path]) -> list[tuple[str, Path]]:
     """(origin, directory) in the order in which elements are looked up; raises SpecError."""
     for path in extra:
         if not path.is_dir():
-            raise SpecError(f"there is no directory of elements {path}")
+            raise SpecError(f"the directory of elements {path} does not exist")
     return [
         *(("spec", path) for path in extra),
         ("imagekit", shipped_path()),

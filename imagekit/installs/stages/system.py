@@ -63,7 +63,7 @@ class System(Stage):
                 raise SpecError(f"there is no {path}", where=self._file.where("install", field))
         if self._modules is not None and not self._modules.is_dir():
             raise SpecError(
-                f"there is no directory {self._modules}",
+                f"the directory {self._modules} does not exist",
                 where=self._file.where("install", "modules"),
             )
         if self._kernel_file and not (self._initrd_file or self._modules):
