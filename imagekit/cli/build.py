@@ -10,13 +10,13 @@ import typer
 
 from imagekit.cli import console
 from imagekit.cli.signing_options import GpgKeyOption, MinisignKeyOption, SshKeyOption, signer
+from imagekit.host.signing import BUILD_NAMESPACE, sign_build
 from imagekit.installs.build import build as build_spec
 from imagekit.installs.build import outlook
-from imagekit.installs.locking import read_lock
 from imagekit.pipeline.store import Store
 from imagekit.pipeline.workspace import workspace
-from imagekit.recovery.signing import BUILD_NAMESPACE, sign_build
 from imagekit.spec.load import load_spec
+from imagekit.spec.lock import read_lock
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The guest's spec (YAML).")]
 SetOption = Annotated[

@@ -14,13 +14,15 @@ import typer
 
 from imagekit.cli import upload
 from imagekit.cli.toolstack_options import configured, glance_options
-from imagekit.domain import bootpath, explain, libvirt_define
-from imagekit.domain.emitters import EMITTERS, emitter_for
+from imagekit.domain import bootpath
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import MODES, DiskFormat, Domain, FirmwareKind, Mode
-from imagekit.domain.output import Emitter, OutputFile
-from imagekit.domain.xm import XmEmitter
 from imagekit.errors import ExistsError, SpecError
+from imagekit.toolstacks import explain
+from imagekit.toolstacks.libvirt import define as libvirt_define
+from imagekit.toolstacks.output import Emitter, OutputFile
+from imagekit.toolstacks.registry import EMITTERS, emitter_for
+from imagekit.toolstacks.xm.emitter import XmEmitter
 
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 BOOTS = ("auto", "pygrub", "pvgrub", "direct", "firmware")

@@ -12,14 +12,14 @@ from typer.core import TyperGroup
 
 from imagekit.cli import console
 from imagekit.cli.build import JsonOption, SetOption, SpecArgument
-from imagekit.disk.output import replacing
 from imagekit.errors import ImageError, SpecError
-from imagekit.installs.locking import lock_text, read_lock
+from imagekit.host.outfile import replacing
+from imagekit.locks.changes import changes
+from imagekit.locks.reproduce import verify_reproducible as verify
+from imagekit.locks.update import update_lock
 from imagekit.pipeline.workspace import workspace
-from imagekit.recovery.lock import changes
-from imagekit.recovery.reproduce import verify_reproducible as verify
-from imagekit.recovery.update import update_lock
 from imagekit.spec.load import load_spec
+from imagekit.spec.lock import lock_text, read_lock
 
 DEFAULT_EPOCH = 1_700_000_000
 

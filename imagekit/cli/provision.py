@@ -12,12 +12,12 @@ from imagekit.cli import console
 from imagekit.domain.model import MODES, Mode
 from imagekit.errors import ImagekitError, SpecError
 from imagekit.pipeline.workspace import workspace
-from imagekit.recovery.golden import open_golden, sweep
-from imagekit.recovery.journal import recorded, state_root
-from imagekit.recovery.provision import Options, Outcome
-from imagekit.recovery.provision import destroy as undo_guest
-from imagekit.recovery.provision import provision as make_guests
-from imagekit.recovery.request import Clone, GuestRequest, make_request, read_guests
+from imagekit.provision.golden import open_golden, sweep
+from imagekit.provision.journal import recorded, state_root
+from imagekit.provision.provision import Options, Outcome
+from imagekit.provision.provision import destroy as undo_guest
+from imagekit.provision.provision import provision as make_guests
+from imagekit.provision.request import Clone, GuestRequest, make_request, read_guests
 
 XENDOMAINS = Path("/etc/xen/auto")
 TOOLSTACKS = ("xl", "xm", "libvirt")

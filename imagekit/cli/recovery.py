@@ -13,14 +13,14 @@ from imagekit.cli import console
 from imagekit.cli.build import SetOption
 from imagekit.cli.signing_options import GpgKeyOption, MinisignKeyOption, SshKeyOption, signer
 from imagekit.errors import SpecError
+from imagekit.host.signing import NAMESPACE
 from imagekit.pipeline.workspace import Workspace, workspace
+from imagekit.provision.journal import recorded
 from imagekit.recovery.bundle import make_bundle
 from imagekit.recovery.guestbundle import make_guest_bundle
-from imagekit.recovery.journal import recorded
 from imagekit.recovery.reinstall import emit_script, steps
 from imagekit.recovery.reinstall import reinstall as carry_out
 from imagekit.recovery.sealing import Seal, Unlock
-from imagekit.recovery.signing import NAMESPACE
 from imagekit.recovery.target import Wish
 from imagekit.recovery.unpacked import open_bundle, verify_bundle
 from imagekit.spec.load import load_spec

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from imagekit.errors import SpecError
-from imagekit.recovery.signing import Sign, sign_gpg, sign_minisign, sign_ssh
+from imagekit.host.signing import Sign, sign_gpg, sign_minisign, sign_ssh
 
 SshKeyOption = Annotated[
     Path | None, typer.Option("--sign", metavar="KEY", help="Sign with this ssh key.")

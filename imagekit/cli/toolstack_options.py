@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from imagekit.domain import glance, opennebula, quattor
-from imagekit.domain.output import Emitter
-from imagekit.domain.tarball import Handler
-from imagekit.domain.xapi import XapiEmitter
 from imagekit.errors import SpecError
+from imagekit.toolstacks.glance import emitter as glance
+from imagekit.toolstacks.opennebula import emitter as opennebula
+from imagekit.toolstacks.output import Emitter
+from imagekit.toolstacks.quattor import emitter as quattor
+from imagekit.toolstacks.tarball import Handler
+from imagekit.toolstacks.xapi.script import XapiEmitter
 
 _CHOICES: dict[str, tuple[type[Any], Any]] = {
     "opennebula": (opennebula.Options, opennebula.OpenNebulaEmitter),

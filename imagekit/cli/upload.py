@@ -7,13 +7,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagekit.disk.output import os_errors
-from imagekit.domain import glance, glance_upload, xapi_import
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import Domain
-from imagekit.domain.xapi_session import Pool
-from imagekit.domain.xva import write_xva
 from imagekit.errors import SpecError
+from imagekit.host.outfile import os_errors
+from imagekit.toolstacks.glance import emitter as glance
+from imagekit.toolstacks.glance import upload as glance_upload
+from imagekit.toolstacks.xapi import importing as xapi_import
+from imagekit.toolstacks.xapi.session import Pool
+from imagekit.toolstacks.xapi.xva import write_xva
 
 PASSWORD_VARIABLE = "IMAGEKIT_XAPI_PASSWORD"  # noqa: S105 - a variable's name
 _MAX_PASSWORD_BYTES = 4096
@@ -78,7 +80,7 @@ def import_domain(
     networks: Sequence[str] = (),
 ) -> list[str]:
     """Import by the toolstack ``xapi`` (piece by piece) or ``xva`` (one file, made and removed
-    where TMPDIR points); the UUIDs of the VMs. Raises as :mod:`imagekit.domain.xapi_import`.
+    where TMPDIR points); the UUIDs of the VMs. Raises as :mod:`imagekit.toolstacks.xapi.importing`.
     """
     if toolstack == "xapi":
         chosen = network_choices(networks)
@@ -103,5 +105,5 @@ def import_domain(
 def upload_images(
     domain: Domain, facts: BuildFacts, options: glance.Options, *, cloud: str | None = None
 ) -> dict[str, str]:
-    """Upload to Glance; the ids by role. Raises as :func:`imagekit.domain.glance_upload.upload`."""
+    """Upload to Glance; the ids by role. Raises as its ``upload`` does."""
     return glance_upload.upload(domain, facts, options, cloud=cloud)

@@ -18,8 +18,8 @@ from imagekit.disk.extents import (
     refuse_same,
 )
 from imagekit.disk.image_info import ImageInfo, check_format, probe
-from imagekit.disk.output import check_target, os_errors, replacing, temporary_name
 from imagekit.errors import HostError, SpecError
+from imagekit.host.outfile import check_target, os_errors, replacing, temporary_name
 
 SUFFIXES = {".raw": "raw", ".img": "raw", ".qcow2": "qcow2", ".vhd": "vhd"}
 """The format a target's name asks for."""

@@ -14,8 +14,8 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from imagekit.disk.output import os_errors, replacing
 from imagekit.errors import HostError, SpecError
+from imagekit.host.outfile import os_errors, replacing
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in total)."""

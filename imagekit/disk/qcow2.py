@@ -18,8 +18,8 @@ from imagekit.disk.extents import (
     refuse_same,
     size_of,
 )
-from imagekit.disk.output import replacing
 from imagekit.errors import ImageError, SpecError
+from imagekit.host.outfile import replacing
 
 Compression = Literal["zlib", "zstd"]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from imagekit.disk.extents import Progress
-from imagekit.disk.output import no_space
 from imagekit.errors import HostError, ImageError, ToolError
+from imagekit.host.outfile import no_space
 from imagekit.host.run import run, spawn
 
 _MEMORY = 2 << 30

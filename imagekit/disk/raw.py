@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from imagekit.disk.extents import size_of, writable
-from imagekit.disk.output import os_errors, replacing
 from imagekit.errors import SpecError
+from imagekit.host.outfile import os_errors, replacing
 
 SECTOR = 512
 """Bytes; the smallest unit every disk front end counts in."""

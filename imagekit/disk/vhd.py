@@ -28,9 +28,9 @@ from imagekit.disk.extents import (
     write_exactly,
     write_sparse,
 )
-from imagekit.disk.output import replacing
 from imagekit.disk.vhd_reader import VhdReader
 from imagekit.errors import SpecError
+from imagekit.host.outfile import replacing
 
 Subformat = Literal["dynamic", "fixed"]
 

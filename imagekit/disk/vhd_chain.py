@@ -20,9 +20,9 @@ from uuid import UUID, uuid4
 
 from imagekit.disk import vhd_format as form
 from imagekit.disk.extents import BLOCK, opened, read_exactly, writable, write_exactly, write_sparse
-from imagekit.disk.output import replacing
 from imagekit.disk.vhd_reader import VhdReader
 from imagekit.errors import ImageError, SpecError
+from imagekit.host.outfile import replacing
 from imagekit.host.run import run
 
 MAX_LINKS = 30

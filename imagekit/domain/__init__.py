@@ -1,1 +1,1 @@
-"""The neutral model of a domU and one emitter per toolstack."""
+"""The neutral model of a domU: its rules, the facts of an image, the boot path."""

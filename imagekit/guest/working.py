@@ -26,8 +26,8 @@ from uuid import UUID
 
 from imagekit.disk import image_info, qemu_img, vhd
 from imagekit.disk.convert import SUFFIXES
-from imagekit.disk.output import no_space, os_errors
 from imagekit.errors import BusyError, HostError, ImageError, SpecError, ToolError
+from imagekit.host.outfile import no_space, os_errors
 from imagekit.host.run import run
 from imagekit.pipeline.workspace import Workspace
 

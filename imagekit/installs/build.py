@@ -15,13 +15,13 @@ from imagekit.errors import SpecError
 from imagekit.host.apt_sources import os_release
 from imagekit.host.versions import tool_versions
 from imagekit.installs import debootstrap, diskimage_builder, iso, netboot
-from imagekit.installs.locking import Lock
 from imagekit.pipeline.deliver import BuildDirectory, deliver, plan_digest, rewrite_manifest
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import StageResult, execute, needed
 from imagekit.pipeline.plan import Plan, why
 from imagekit.pipeline.store import Store
 from imagekit.spec.load import SpecFile
+from imagekit.spec.lock import Lock
 
 METHODS: dict[str, Callable[[SpecFile, Path, Lock | None], Plan]] = {
     "debootstrap": debootstrap.plan,

@@ -7,7 +7,6 @@ from pathlib import Path
 from imagekit.errors import SpecError
 from imagekit.installs.elements.locked import locked_elements, require_locked
 from imagekit.installs.elements.planning import plan_elements
-from imagekit.installs.locking import Lock
 from imagekit.installs.stages.delivery import delivery
 from imagekit.installs.stages.elements import CleanupPhase, element_stages
 from imagekit.installs.stages.lockfile import InstalledLock, LockFile
@@ -17,6 +16,7 @@ from imagekit.installs.stages.rootfs import Rootfs
 from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Stage, Target
 from imagekit.spec.load import SpecFile
+from imagekit.spec.lock import Lock
 
 
 def plan(file: SpecFile, out: Path, lock: Lock | None = None, debs: Path | None = None) -> Plan:

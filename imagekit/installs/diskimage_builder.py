@@ -11,7 +11,6 @@ from imagekit.errors import HostError, SpecError
 from imagekit.installs.elements.blockdevice import read_block_device
 from imagekit.installs.elements.locked import locked_elements, require_locked
 from imagekit.installs.elements.planning import NEEDED, plan_whole
-from imagekit.installs.locking import Lock
 from imagekit.installs.stages.blockdevice import BlockDeviceImage
 from imagekit.installs.stages.configs import Configs
 from imagekit.installs.stages.delivery import delivery
@@ -26,6 +25,7 @@ from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Stage, Target
 from imagekit.spec.install import DiskimageBuilder
 from imagekit.spec.load import SpecFile
+from imagekit.spec.lock import Lock
 
 
 def plan(file: SpecFile, out: Path, lock: Lock | None = None) -> Plan:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagekit.installs.locking import Lock
 from imagekit.installs.stages.answers import Answers
 from imagekit.installs.stages.harvestplan import (
     after_install,
@@ -20,6 +19,7 @@ from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Stage, Target
 from imagekit.spec.install import Iso
 from imagekit.spec.load import SpecFile
+from imagekit.spec.lock import Lock
 
 
 def plan(file: SpecFile, out: Path, lock: Lock | None = None) -> Plan:

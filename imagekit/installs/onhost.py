@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from imagekit.domain.bootpath import CONSOLES, domain_for
-from imagekit.domain.emitters import emitter_for
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView
 from imagekit.domain.model import Boot, DirectKernel, Disk, Domain, Firmware, Mode
 from imagekit.domain.model import Netboot as NetbootProgram
@@ -22,6 +21,7 @@ from imagekit.installs.stages.configs import _trial_image, facts_for
 from imagekit.installs.stages.image import effective_disk
 from imagekit.kernel.capability import examine, require_mode
 from imagekit.spec.model import Spec
+from imagekit.toolstacks.registry import emitter_for
 
 PYPXEBOOT = "/usr/bin/pypxeboot"
 NETBOOT_TOOLSTACKS = ("xl", "xm", "libvirt", "quattor")

@@ -1,1 +1,1 @@
-"""DHCP, TFTP, PXELINUX and iPXE, publishing, pypxeboot."""
+"""The server side of netboot: published trees, boot configs, serving."""

@@ -26,9 +26,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from imagekit.errors import SpecError
-from imagekit.netboot.dhcp import is_server_address
-from imagekit.netboot.profile import parse_mac
 from imagekit.netboot.tree import Content, locked, put
+from imagekit.pypxeboot.dhcp import is_server_address
+from imagekit.pypxeboot.profile import parse_mac
 
 MAX_FILE = 16 << 20
 FQDN = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9-]{1,63})*$"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from imagekit.errors import SpecError
-from imagekit.netboot.dhcp import is_server_address
-from imagekit.netboot.profile import parse_mac
+from imagekit.pypxeboot.dhcp import is_server_address
+from imagekit.pypxeboot.profile import parse_mac
 
 Mode = Literal["install", "local"]
 MODES: tuple[Mode, ...] = ("install", "local")

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from imagekit.errors import ImageError, SpecError, VerificationError
 from imagekit.netboot import render, tree
-from imagekit.netboot.location import from_url, normalise
 from imagekit.netboot.netguest import MODES, Mode, NetbootGuest
-from imagekit.netboot.session import check_kernel
+from imagekit.pypxeboot.location import from_url, normalise
+from imagekit.pypxeboot.session import check_kernel
 
 
 @dataclass(frozen=True)

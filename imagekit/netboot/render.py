@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from imagekit.errors import SpecError
-from imagekit.netboot import pxelinux
-from imagekit.netboot.entry import BootEntry, LocalBoot
 from imagekit.netboot.netguest import Mode
+from imagekit.pypxeboot import pxelinux
+from imagekit.pypxeboot.entry import BootEntry, LocalBoot
 
 HEADER = "# Written by imagekit; a change made here is lost.\n"
 NAMED_BY_MAC = "01-{mac}"

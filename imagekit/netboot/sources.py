@@ -19,10 +19,10 @@ from pathlib import Path
 
 from imagekit.errors import ImageError, SpecError, VerificationError
 from imagekit.host.run import run
-from imagekit.netboot import http_fetch
-from imagekit.netboot.location import from_url
-from imagekit.netboot.transfer import Deadline, Receiver
 from imagekit.netboot.tree import file_digest
+from imagekit.pypxeboot import http_fetch
+from imagekit.pypxeboot.location import from_url
+from imagekit.pypxeboot.transfer import Deadline, Receiver
 
 MIB = 1 << 20
 MAX_KERNEL = 64 * MIB

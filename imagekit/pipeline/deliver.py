@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from imagekit.errors import BusyError, ExistsError, HostError, ImagekitError
+from imagekit.host.signing import SIGNATURES, SUMS
 from imagekit.pipeline.execute import StageResult
 from imagekit.pipeline.plan import Plan
 from imagekit.pipeline.stage import Target, digest_file, digest_json
@@ -23,9 +24,6 @@ from imagekit.pipeline.workspace import cache_root
 
 MANIFEST = "manifest.json"
 STATE = ".imagekit-state.json"
-SUMS = "SHA256SUMS"
-"""Digests of the manifest and every artefact, as sha256sum(1) reads them."""
-SIGNATURES = (f"{SUMS}.sig", f"{SUMS}.asc", f"{SUMS}.minisig")
 Copy = Callable[[Path, Path], None]
 
 

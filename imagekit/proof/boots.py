@@ -13,13 +13,13 @@ from typing import Any, Literal, cast
 from imagekit.disk import qemu_img
 from imagekit.disk.image_info import probe
 from imagekit.domain.bootpath import ORDER, domain_for
-from imagekit.domain.emitters import emitter_for
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import MODES, DiskFormat, Mode
 from imagekit.errors import CapabilityError, SpecError
 from imagekit.proof import libvirtxml, xlcfg
 from imagekit.proof.guestconfig import TOOLSTACKS, GuestConfig, GuestDisk, read_bytes
 from imagekit.spec.model import ProofToolstack
+from imagekit.toolstacks.registry import emitter_for
 
 MAX_MANIFEST_BYTES = 64 << 20
 ProofBoot = Literal["pygrub", "pvgrub", "direct", "firmware", "uefi"]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from lxml import etree
 
-from imagekit.domain.libvirt_xml import Element
 from imagekit.errors import SpecError
 from imagekit.proof.guestconfig import GuestConfig, GuestDisk, GuestNic, boot_path
+from imagekit.toolstacks.libvirt.xml import Element
 
 _UNITS = {"": 1 << 10, "b": 1, "bytes": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
 _UNITS |= {f"{letter}{end}": 1 << 10 * power for power, letter in enumerate("KMGT", 1)

@@ -22,9 +22,9 @@ PROGRAM = "pypxeboot"
 SEARCHED = "/usr/bin"
 """A bootloader without a slash is looked up in Xen's own folder and then in PATH (libxl_exec.c)."""
 
-SOURCES = ("__init__.py", "errors.py", "host/*.py", "netboot/*.py")
+SOURCES = ("__init__.py", "errors.py", "host/*.py", "pypxeboot/*.py")
 MAX_TREE_BYTES = 8 << 30
-_MAIN = b"import sys\nfrom imagekit.netboot.pypxeboot import main\nsys.exit(main())\n"
+_MAIN = b"import sys\nfrom imagekit.pypxeboot.program import main\nsys.exit(main())\n"
 # Every file of an archive has one date: the same program is the same bytes.
 _DATE = (1980, 1, 1, 0, 0, 0)
 

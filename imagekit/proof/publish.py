@@ -9,12 +9,12 @@ from typing import Any
 
 from imagekit.errors import InconclusiveError, ProofError
 from imagekit.installs.build import build, plan_for
-from imagekit.installs.locking import Lock
 from imagekit.pipeline.deliver import BuildDirectory, plan_digest
 from imagekit.pipeline.events import Events
 from imagekit.proof.boots import WAITING
 from imagekit.proof.prove import DIRECTORY, prove_build
 from imagekit.spec.load import SpecFile
+from imagekit.spec.lock import Lock
 
 PROVEN = ".imagekit-proven.json"
 

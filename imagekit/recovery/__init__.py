@@ -1,1 +1,1 @@
-"""Lock file, offline bundle, reinstall."""
+"""Offline bundles and what gives a machine back from them."""

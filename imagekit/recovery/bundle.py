@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from imagekit import __version__
 from imagekit.errors import SpecError
-from imagekit.installs.locking import Lock, read_lock
+from imagekit.host.signing import Sign
 from imagekit.installs.stages.answers import template_digests
 from imagekit.installs.stages.archive import collect
 from imagekit.installs.stages.lockfile import input_digests
@@ -24,7 +24,6 @@ from imagekit.installs.stages.trees import pack
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.container import Member, write_container
 from imagekit.recovery.sealing import SUFFIXES, Seal, seal
-from imagekit.recovery.signing import Sign
 from imagekit.recovery.unpacked import (
     BOOT_ROLES,
     FORMAT,
@@ -35,6 +34,7 @@ from imagekit.recovery.unpacked import (
 )
 from imagekit.spec.install import Debootstrap, DiskimageBuilder, Iso, Netboot
 from imagekit.spec.load import SpecFile
+from imagekit.spec.lock import Lock, read_lock
 
 Source = tuple[str, Path | bytes]
 """A member's name, and the file or the bytes it is made of."""

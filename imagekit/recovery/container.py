@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from imagekit.disk.output import check_target, os_errors, replacing, temporary_name
 from imagekit.errors import ExistsError, VerificationError
+from imagekit.host.outfile import check_target, os_errors, replacing, temporary_name
+from imagekit.host.signing import SIGNATURES, SUMS
 
 BLOCK = 512
 END = 2 * BLOCK
@@ -32,8 +33,7 @@ MAX_INDEX_BYTES = 16 << 20
 MAX_SIGNATURE_BYTES = 1 << 16
 MAX_SIZE = 8 << 30
 """A ustar header has 11 octal digits for the size: 8 GiB less one byte."""
-INDEX, SUMS = "index.json", "SHA256SUMS"
-SIGNATURES = (f"{SUMS}.sig", f"{SUMS}.asc", f"{SUMS}.minisig")
+INDEX = "index.json"
 _PART = r"[A-Za-z0-9_+%~@][A-Za-z0-9_.+%~@:-]*"
 _NAME = re.compile(rf"{_PART}(/{_PART})*")
 

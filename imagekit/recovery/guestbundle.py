@@ -13,6 +13,7 @@ from typing import Any
 
 from imagekit import __version__
 from imagekit.disk import qemu_img
+from imagekit.disk.device import exclusive
 from imagekit.disk.extents import copy_sparse, sha256_sparse
 from imagekit.disk.vhd_chain import read_chain
 from imagekit.domain.facts import BuildFacts, DiskFacts
@@ -23,13 +24,12 @@ from imagekit.guest.golden import IDENTITIES, remove_identity
 from imagekit.guest.mounts import mount_guest
 from imagekit.host import tools
 from imagekit.host.run import run
+from imagekit.host.signing import Sign
 from imagekit.pipeline.workspace import Workspace
+from imagekit.provision.journal import journal
 from imagekit.recovery.bundle import Source, maybe_sealed, packed_disk, write_signed
 from imagekit.recovery.container import Member
-from imagekit.recovery.device import exclusive
-from imagekit.recovery.journal import journal
 from imagekit.recovery.sealing import SUFFIXES, Seal
-from imagekit.recovery.signing import Sign
 from imagekit.recovery.unpacked import FORMAT, IMAGE
 
 SECRET_IDENTITIES = ("baked-ssh-host-keys", "baked-random-seed")

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import IO
 
 from imagekit.disk.extents import sha256_sparse
-from imagekit.disk.output import replacing
+from imagekit.disk.volume import volume_name
 from imagekit.domain.bootpath import domain_for
-from imagekit.domain.emitters import emitter_for
 from imagekit.domain.facts import BuildFacts, DiskFacts
 from imagekit.errors import SpecError, VerificationError
+from imagekit.host.outfile import replacing
 from imagekit.host.run import run
 from imagekit.installs.build import build
 from imagekit.pipeline.events import Events
@@ -38,7 +38,7 @@ from imagekit.recovery.target import (
     write_disk,
 )
 from imagekit.recovery.unpacked import BOOT_ROLES, IMAGE, Bundle, Recipe, missing_secrets
-from imagekit.recovery.volume import volume_name
+from imagekit.toolstacks.registry import emitter_for
 
 REPORT = "reinstall-report.json"
 

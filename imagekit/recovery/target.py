@@ -12,13 +12,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagekit.disk.device import check_device, write_device
 from imagekit.disk.extents import BLOCK, opened, sha256_sparse
+from imagekit.disk.volume import check_group, check_room, make_volume
 from imagekit.errors import SpecError, VerificationError
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.container import check_name
-from imagekit.recovery.device import check_device, write_device
 from imagekit.recovery.unpacked import Bundle
-from imagekit.recovery.volume import check_group, check_room, make_volume
 
 MARK = ".imagekit-reinstall.json"
 """In the directory while a device is being written."""
@@ -141,7 +141,7 @@ def check_volume(bundle: Bundle, wish: Wish) -> None:
 def make_target(bundle: Bundle, wish: Wish, vg: str) -> Path:
     """The new logical volume, or that of an interrupted reinstall; its device.
 
-    Raises as :func:`imagekit.recovery.volume.make_volume`.
+    Raises as :func:`imagekit.disk.volume.make_volume`.
     """
     wish.directory.mkdir(parents=True, exist_ok=True)
 

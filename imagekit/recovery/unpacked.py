@@ -11,13 +11,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from imagekit.errors import SpecError, VerificationError
-from imagekit.installs.locking import Lock, read_lock
+from imagekit.host.signing import check_signature
 from imagekit.pipeline.stage import digest_file, digest_json
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.container import Checked, check_name, read_container
 from imagekit.recovery.sealing import SUFFIXES, Unlock, unseal
-from imagekit.recovery.signing import check_signature
 from imagekit.spec.load import SpecFile, load_spec
+from imagekit.spec.lock import Lock, read_lock
 
 FORMAT = 1
 IMAGE = "image/disk.raw.gz"

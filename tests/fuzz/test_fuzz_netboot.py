@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagekit.errors import ImagekitError
-from imagekit.netboot import dhcp, dhcp_client, ipxe, location, pxelinux, session, tftp
-from imagekit.netboot.entry import LocalBoot
+from imagekit.pypxeboot import dhcp, dhcp_client, ipxe, location, pxelinux, session, tftp
+from imagekit.pypxeboot.entry import LocalBoot
 
 PARSERS = 7
 CASES = max(1, int(os.environ.get("IMAGEKIT_FUZZ_CASES", "700")) // PARSERS)

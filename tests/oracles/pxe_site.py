@@ -92,7 +92,7 @@ class Run:
 
 
 def program(*words: str) -> list[str]:
-    return [sys.executable, "-m", "imagekit.netboot.pypxeboot", *words]
+    return [sys.executable, "-m", "imagekit.pypxeboot.program", *words]
 
 
 def pypxeboot(lab: Lab | None, words: Sequence[str], *, limit: float = 120) -> Run:

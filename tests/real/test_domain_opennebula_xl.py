@@ -12,8 +12,8 @@ from oracles import xl_model, xl_reader
 from oracles.domain_facts import facts_for
 
 from imagekit.domain import model
-from imagekit.domain.opennebula import OpenNebulaEmitter, Options
 from imagekit.errors import ImagekitError
+from imagekit.toolstacks.opennebula.emitter import OpenNebulaEmitter, Options
 
 pytestmark = [
     pytest.mark.real,

@@ -7,7 +7,7 @@ from oracles import xl_reader
 from oracles.domain_facts import facts_for
 
 from imagekit.domain import model
-from imagekit.domain.quattor import EMITTER
+from imagekit.toolstacks.quattor.emitter import EMITTER
 
 pytestmark = [
     pytest.mark.real,

@@ -10,8 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from oracles import domain_strategies as some
 from oracles import libvirt_reader, xl_model, xl_reader, xm_reader
 
-from imagekit.domain import libvirt, model, xl, xl_keys, xm
+from imagekit.domain import model
 from imagekit.errors import ImagekitError
+from imagekit.toolstacks.libvirt import emitter as libvirt
+from imagekit.toolstacks.xl import emitter as xl
+from imagekit.toolstacks.xl import keys as xl_keys
+from imagekit.toolstacks.xm import emitter as xm
 
 pytestmark = [
     pytest.mark.real,

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from oracles import xl_model, xl_reader
 
-from imagekit.domain import bootpath, model, xl
+from imagekit.domain import bootpath, model
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
+from imagekit.toolstacks.xl import emitter as xl
 
 pytestmark = [
     pytest.mark.real,

@@ -21,7 +21,7 @@ import json, re, sys, time
 from pathlib import Path
 from imagekit.domain import model
 from imagekit.domain.facts import BuildFacts, PygrubView, Verdict
-from imagekit.domain.xva import write_xva
+from imagekit.toolstacks.xapi.xva import write_xva
 
 yes = Verdict(True, ("test",))
 domain = model.Domain("big", "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11", "pv", 512, 1,

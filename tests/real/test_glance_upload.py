@@ -17,9 +17,9 @@ from oracles.domain_facts import facts_for
 from oracles.real_glance import RealGlance
 
 from imagekit.domain import model
-from imagekit.domain.glance import Options
-from imagekit.domain.glance_upload import upload
 from imagekit.errors import ExistsError, ToolError
+from imagekit.toolstacks.glance.emitter import Options
+from imagekit.toolstacks.glance.upload import upload
 
 pytest.importorskip("openstack", reason="the Python package openstacksdk is not installed")
 pytestmark = [pytest.mark.real, pytest.mark.long]

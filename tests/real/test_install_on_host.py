@@ -13,7 +13,7 @@ import pytest
 from oracles import ncm_xen_reader, pan_reader, tiny_installer, xl_model, xl_reader, xm_reader
 from oracles.builds import Build, Run
 
-from imagekit.netboot import arguments, profile
+from imagekit.pypxeboot import arguments, profile
 
 pytestmark = [
     pytest.mark.real,

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from oracles.builds import Run
 
-from imagekit.installs.locking import Lock, lock_text, read_lock
 from imagekit.installs.stages.packages import wanted_packages
 from imagekit.spec.load import load_spec
+from imagekit.spec.lock import Lock, lock_text, read_lock
 
 pytestmark = pytest.mark.real
 DATE = 1_700_000_000

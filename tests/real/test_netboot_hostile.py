@@ -288,7 +288,7 @@ def test_network_code_runs_without_privileges(lab, tmp_path):
                         status = (path / "status").read_text()
                     except OSError:
                         continue
-                    if b"imagekit.netboot.pypxeboot" in line and str(tmp_path).encode() in line:
+                    if b"imagekit.pypxeboot.program" in line and str(tmp_path).encode() in line:
                         seen[path.name] = status
             return super().__getitem__(name)
 

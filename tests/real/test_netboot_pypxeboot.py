@@ -298,7 +298,7 @@ def test_it_starts_in_well_under_half_a_second():
         times.append(time.monotonic() - started)
         assert done.returncode == 3
     assert min(times) < 0.3
-    heavy = "import sys, imagekit.netboot.session, imagekit.netboot.pypxeboot as p;"
+    heavy = "import sys, imagekit.pypxeboot.session, imagekit.pypxeboot.program as p;"
     heavy += "print({'pydantic', 'typer', 'rich', 'jinja2', 'ssl'} & set(sys.modules))"
     said = subprocess.run([sys.executable, "-c", heavy], capture_output=True, check=True).stdout
     assert said == b"set()\n"

@@ -7,8 +7,8 @@ import random
 import pytest
 from oracles.tftp_server import TftpServer
 
-from imagekit.netboot import tftp
-from imagekit.netboot.transfer import Deadline, Receiver
+from imagekit.pypxeboot import tftp
+from imagekit.pypxeboot.transfer import Deadline, Receiver
 
 pytestmark = pytest.mark.real
 DATA = random.Random(5).randbytes(33_600_000)

@@ -14,15 +14,14 @@ import pytest
 from oracles import libvhdi
 from oracles.small_build import SIZE, small_build
 
-from imagekit.disk import vhd_chain
+from imagekit.disk import vhd_chain, volume
 from imagekit.errors import CapabilityError, ExistsError, HostError, SpecError, ToolError
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.workspace import workspace
-from imagekit.recovery import volume
-from imagekit.recovery.golden import open_golden, sweep
-from imagekit.recovery.journal import journal, recorded
-from imagekit.recovery.provision import Options, Outcome, destroy, provision
-from imagekit.recovery.request import make_request
+from imagekit.provision.golden import open_golden, sweep
+from imagekit.provision.journal import journal, recorded
+from imagekit.provision.provision import Options, Outcome, destroy, provision
+from imagekit.provision.request import make_request
 
 pytestmark = pytest.mark.real
 Make = Callable[..., Outcome]

@@ -22,9 +22,9 @@ from pathlib import Path
 from imagekit.errors import ImagekitError
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.workspace import workspace
-from imagekit.recovery.golden import open_golden, sweep
-from imagekit.recovery.provision import Options, destroy, provision
-from imagekit.recovery.request import make_request
+from imagekit.provision.golden import open_golden, sweep
+from imagekit.provision.provision import Options, destroy, provision
+from imagekit.provision.request import make_request
 
 golden = open_golden(Path(sys.argv[1]))
 

@@ -20,8 +20,8 @@ from oracles.loops import loop_device
 
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Nic
-from imagekit.installs.locking import Lock, lock_text
 from imagekit.spec.load import load_spec
+from imagekit.spec.lock import Lock, lock_text
 
 pytestmark = pytest.mark.real
 ROUNDS = int(os.environ.get("IMAGEKIT_KILL_ROUNDS", "2"))

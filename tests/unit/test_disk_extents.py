@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagekit.disk import extents, raw
-from imagekit.disk.output import replacing
 from imagekit.errors import ExistsError, HostError, Interrupted, SpecError
+from imagekit.host.outfile import replacing
 
 MIB = 1 << 20
 quick = settings(

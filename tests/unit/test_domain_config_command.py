@@ -16,12 +16,13 @@ from test_domain_bootpath import FACTS
 from typer.testing import CliRunner
 
 from imagekit.cli.config import config, write_files
-from imagekit.domain import explain, model
+from imagekit.domain import model
 from imagekit.domain.bootpath import domain_for
-from imagekit.domain.emitters import EMITTERS
 from imagekit.domain.facts import BuildFacts, DiskFacts
-from imagekit.domain.output import OutputFile
 from imagekit.errors import CapabilityError, ExistsError, HostError, SpecError, ToolError
+from imagekit.toolstacks import explain
+from imagekit.toolstacks.output import OutputFile
+from imagekit.toolstacks.registry import EMITTERS
 
 RELATIVE = replace(
     FACTS,

@@ -16,8 +16,8 @@ from oracles.fake_openstack import FakeOpenstack
 
 from imagekit.domain import model
 from imagekit.domain.facts import BuildFacts
-from imagekit.domain.glance import GlanceEmitter, Options
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
+from imagekit.toolstacks.glance.emitter import GlanceEmitter, Options
 
 UUID = "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11"
 MIB = 1024 * 1024

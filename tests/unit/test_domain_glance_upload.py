@@ -22,8 +22,6 @@ from oracles.domain_facts import facts_for
 from imagekit.disk.vhd import write_vhd
 from imagekit.domain import model
 from imagekit.domain.facts import BuildFacts
-from imagekit.domain.glance import Options
-from imagekit.domain.glance_upload import upload
 from imagekit.errors import (
     DownloadError,
     ExistsError,
@@ -32,6 +30,8 @@ from imagekit.errors import (
     SpecError,
     ToolError,
 )
+from imagekit.toolstacks.glance.emitter import Options
+from imagekit.toolstacks.glance.upload import upload
 
 UUID = "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11"
 needs_sdk = pytest.mark.skipif(

@@ -14,9 +14,14 @@ from oracles import opennebula_reader, xl_model
 from oracles.domain_facts import facts_for
 
 from imagekit.domain import model
-from imagekit.domain.opennebula import EMITTER, OpenNebulaEmitter, Options, context_target
-from imagekit.domain.opennebula_quote import Attribute
 from imagekit.errors import ImagekitError, SpecError
+from imagekit.toolstacks.opennebula.emitter import (
+    EMITTER,
+    OpenNebulaEmitter,
+    Options,
+    context_target,
+)
+from imagekit.toolstacks.opennebula.quote import Attribute
 
 UUID = "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11"
 MODERN = OpenNebulaEmitter(Options(release="4.14"))

@@ -13,9 +13,10 @@ from oracles import domain_strategies as some
 from oracles import ncm_xen_reader, pan_reader, xl_model
 from oracles.domain_facts import facts_for
 
-from imagekit.domain import model, pan
-from imagekit.domain.quattor import EMITTER, Options, QuattorEmitter
+from imagekit.domain import model
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
+from imagekit.toolstacks.quattor import pan
+from imagekit.toolstacks.quattor.emitter import EMITTER, Options, QuattorEmitter
 
 UUID = "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11"
 outcomes: Counter[str] = Counter()

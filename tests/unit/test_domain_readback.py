@@ -10,8 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from oracles import domain_strategies as some
 from oracles import libvirt_reader, xl_cfg, xl_model, xm_reader
 
-from imagekit.domain import libvirt, model, xl, xm
+from imagekit.domain import model
 from imagekit.errors import ImagekitError
+from imagekit.toolstacks.libvirt import emitter as libvirt
+from imagekit.toolstacks.xl import emitter as xl
+from imagekit.toolstacks.xm import emitter as xm
 
 quick = settings(
     max_examples=100,

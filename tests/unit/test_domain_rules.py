@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from imagekit.domain import libvirt, model, xl
+from imagekit.domain import model
 from imagekit.domain.model import Cpu, Disk, Domain, Nic, Rate, Vnc
 from imagekit.domain.vdev import parse_vdev
 from imagekit.errors import SpecError
+from imagekit.toolstacks.libvirt import emitter as libvirt
+from imagekit.toolstacks.xl import emitter as xl
 
 UUID = "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11"
 DISK = Disk("/srv/xen/web1.img")

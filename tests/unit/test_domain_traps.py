@@ -9,11 +9,14 @@ import pytest
 from oracles import libvirt_reader, xl_cfg
 from test_domain_rules import NIC, hvm, machine
 
-from imagekit.domain import libvirt, model, xl, xm
-from imagekit.domain.emitters import EMITTERS, emitter_for
+from imagekit.domain import model
 from imagekit.domain.model import Cpu, Disk, Domain, Nic, Rate, Vnc
-from imagekit.domain.output import Emitter
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
+from imagekit.toolstacks.libvirt import emitter as libvirt
+from imagekit.toolstacks.output import Emitter
+from imagekit.toolstacks.registry import EMITTERS, emitter_for
+from imagekit.toolstacks.xl import emitter as xl
+from imagekit.toolstacks.xm import emitter as xm
 
 
 def test_on_crash_is_quoted_because_xl_takes_no_bare_word() -> None:

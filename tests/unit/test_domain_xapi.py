@@ -20,9 +20,9 @@ from oracles.domain_facts import facts_for
 from imagekit.disk.vhd import write_vhd
 from imagekit.domain import model
 from imagekit.domain.facts import BuildFacts
-from imagekit.domain.tarball import write_tarball
-from imagekit.domain.xapi import EMITTER, XapiEmitter
 from imagekit.errors import CapabilityError, ImageError, ImagekitError, SpecError
+from imagekit.toolstacks.tarball import write_tarball
+from imagekit.toolstacks.xapi.script import EMITTER, XapiEmitter
 
 UUID = "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11"
 MIB = 1024 * 1024

@@ -15,11 +15,13 @@ from oracles import fake_xapi
 from oracles.domain_facts import facts_for
 
 from imagekit.disk.vhd import write_vhd
-from imagekit.domain import model, xapi_session, xapi_upload
+from imagekit.domain import model
 from imagekit.domain.facts import BuildFacts, DiskFacts
-from imagekit.domain.xapi_import import import_into, import_xva
-from imagekit.domain.xapi_session import Pool
 from imagekit.errors import DownloadError, HostError, SpecError, ToolError
+from imagekit.toolstacks.xapi import session as xapi_session
+from imagekit.toolstacks.xapi import upload as xapi_upload
+from imagekit.toolstacks.xapi.importing import import_into, import_xva
+from imagekit.toolstacks.xapi.session import Pool
 
 MIB = 1 << 20
 UUID = "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11"

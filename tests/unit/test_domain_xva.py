@@ -18,10 +18,10 @@ from oracles import xva_reader
 from oracles.domain_facts import facts_for
 
 from imagekit.domain import model
-from imagekit.domain.xva import CHUNK, EMITTER, write_xva
-from imagekit.domain.xva_objects import VdiSource, ova_lines, ova_objects
-from imagekit.domain.xva_xml import value
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
+from imagekit.toolstacks.xapi.xva import CHUNK, EMITTER, write_xva
+from imagekit.toolstacks.xapi.xva_objects import VdiSource, ova_lines, ova_objects
+from imagekit.toolstacks.xapi.xva_xml import value
 
 outcomes: Counter[str] = Counter()
 UUID = "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11"

@@ -13,13 +13,13 @@ from oracles.elements import make_element
 from imagekit.errors import SpecError
 from imagekit.installs import debootstrap
 from imagekit.installs.build import plan_for
-from imagekit.installs.locking import Lock, LockedElement, parse_lock, read_lock
 from imagekit.installs.stages.lockfile import LockFile
+from imagekit.locks.changes import changes
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.stage import StageRun
 from imagekit.pipeline.workspace import workspace
-from imagekit.recovery.lock import changes
 from imagekit.spec.load import SpecFile, load_spec
+from imagekit.spec.lock import Lock, LockedElement, parse_lock, read_lock
 
 
 @pytest.fixture

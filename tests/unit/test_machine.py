@@ -8,11 +8,11 @@ import pytest
 
 from imagekit.cli.toolstack_options import configured, glance_options
 from imagekit.domain.bootpath import domain_for
-from imagekit.domain.emitters import emitter_for
 from imagekit.domain.model import Cpu, Rate, Vnc
 from imagekit.errors import CapabilityError, SpecError
 from imagekit.installs.stages.configs import _ABLE, Configs, _trial_image, facts_for
 from imagekit.spec.load import SpecFile, load_spec
+from imagekit.toolstacks.registry import emitter_for
 
 SPEC = """\
 name: web01

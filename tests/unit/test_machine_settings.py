@@ -8,11 +8,12 @@ import pytest
 from oracles import xl_cfg
 from pydantic import BaseModel, ValidationError
 
-from imagekit.domain import xl, xl_keys
 from imagekit.domain.bootpath import domain_for
 from imagekit.errors import SpecError
 from imagekit.installs.stages import configs
 from imagekit.spec.model import Spec
+from imagekit.toolstacks.xl import emitter as xl
+from imagekit.toolstacks.xl import keys as xl_keys
 
 TWO_NODES = [["pnode=0", "size=512", "vcpus=0"], ["pnode=1", "size=512", "vcpus=1"]]
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagekit.errors import HostError, SpecError
-from imagekit.netboot import arguments, output, profile
+from imagekit.pypxeboot import arguments, output, profile
 
 MAC = "00:16:3e:10:20:36"
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from oracles import dhcp_server
 
 from imagekit.errors import DownloadError, ImagekitError
-from imagekit.netboot import dhcp, dhcp_client
-from imagekit.netboot.transfer import Deadline
+from imagekit.pypxeboot import dhcp, dhcp_client
+from imagekit.pypxeboot.transfer import Deadline
 
 MAC = bytes.fromhex("00163e102036")
 CLIENT = dhcp.Client(MAC, UUID("6f1cd2a8-3c1b-4f6e-9d55-0a4e5d2c7b10"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imagekit.netboot.dhcp_home import server_is_here
+from imagekit.pypxeboot.dhcp_home import server_is_here
 
 HEAD = (
     "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout\n"

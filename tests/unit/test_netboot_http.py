@@ -12,8 +12,8 @@ import pytest
 from oracles.http_lies import ScriptedHttp, ok, redirect
 
 from imagekit.errors import DownloadError, HostError
-from imagekit.netboot import http_fetch
-from imagekit.netboot.transfer import Deadline, NotFoundError, Receiver
+from imagekit.pypxeboot import http_fetch
+from imagekit.pypxeboot.transfer import Deadline, NotFoundError, Receiver
 
 
 def fetch(url: str, *, limit: int = 1 << 20, seconds: float = 3, hosts=("127.0.0.1",), tls=None):

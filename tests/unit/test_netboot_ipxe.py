@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagekit.errors import ImagekitError, SpecError
-from imagekit.netboot import ipxe
-from imagekit.netboot.entry import BootEntry, LocalBoot
+from imagekit.pypxeboot import ipxe
+from imagekit.pypxeboot.entry import BootEntry, LocalBoot
 
 MAC = bytes.fromhex("00163e102036")
 SETTINGS = ipxe.machine_settings(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagekit.errors import SpecError
-from imagekit.netboot.location import from_url, normalise, server_root
+from imagekit.pypxeboot.location import from_url, normalise, server_root
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,11 @@ from imagekit.errors import (
     SpecError,
     VerificationError,
 )
-from imagekit.netboot import ipxe, pxelinux, render, tree
-from imagekit.netboot.entry import BootEntry, LocalBoot
+from imagekit.netboot import render, tree
 from imagekit.netboot.netguest import NetbootGuest
 from imagekit.netboot.publish import Site, flip, publish, unpublish
+from imagekit.pypxeboot import ipxe, pxelinux
+from imagekit.pypxeboot.entry import BootEntry, LocalBoot
 
 MAC = "00:16:3e:10:20:30"
 HTTP = "http://192.0.2.1:8080"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagekit.errors import ImagekitError, SpecError
-from imagekit.netboot import pxelinux
-from imagekit.netboot.entry import BootEntry, LocalBoot
+from imagekit.pypxeboot import pxelinux
+from imagekit.pypxeboot.entry import BootEntry, LocalBoot
 
 MAC = bytes.fromhex("00163e102036")
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from oracles.tftp_server import TftpServer
 
 from imagekit.errors import DownloadError, ImagekitError, SpecError
-from imagekit.netboot import tftp
-from imagekit.netboot.transfer import Deadline, NotFoundError, Receiver
+from imagekit.pypxeboot import tftp
+from imagekit.pypxeboot.transfer import Deadline, NotFoundError, Receiver
 
 DATA = random.Random(3).randbytes(300_000)
 
@@ -98,8 +98,8 @@ def test_slow_and_silent_servers_end_at_the_deadline(lie):
 
 
 def test_drip_is_noticed_before_the_deadline(monkeypatch):
-    monkeypatch.setattr("imagekit.netboot.transfer.GRACE_SECONDS", 0.5)
-    monkeypatch.setattr("imagekit.netboot.transfer.LOWEST_BYTES_PER_SECOND", 1 << 20)
+    monkeypatch.setattr("imagekit.pypxeboot.transfer.GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("imagekit.pypxeboot.transfer.LOWEST_BYTES_PER_SECOND", 1 << 20)
     server = TftpServer({"f": DATA}, lies={"drip"}, options=())
     with server, pytest.raises(DownloadError, match="drips"):
         fetch(server, seconds=60)

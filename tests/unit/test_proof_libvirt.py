@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from imagekit.cli.main import make_app
-from imagekit.domain import libvirt, model, xl
+from imagekit.domain import model
 from imagekit.domain.bootpath import domain_for
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Mode, Nic
@@ -29,6 +29,8 @@ from imagekit.proof.report import Boot, Outcome, ProofReport, table
 from imagekit.proof.xens import LIBVIRT, XENS
 from imagekit.proof.xlcfg import parse_config
 from imagekit.spec.model import Proof
+from imagekit.toolstacks.libvirt import emitter as libvirt
+from imagekit.toolstacks.xl import emitter as xl
 
 PATH = Path("/b/web.xml")
 MODES: tuple[Mode, ...] = ("pv", "pvh", "hvm")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from imagekit.domain import xl
 from imagekit.domain.bootpath import domain_for
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.errors import CapabilityError, SpecError
 from imagekit.proof.boots import Wanted, trials_of_build
+from imagekit.toolstacks.xl import emitter as xl
 
 YES = Verdict(True, ("made up",))
 FACTS = BuildFacts(

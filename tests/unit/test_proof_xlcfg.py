@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles import domain_strategies as some
 
-from imagekit.domain import model, xl
+from imagekit.domain import model
 from imagekit.errors import SpecError
 from imagekit.proof.guestconfig import GuestDisk
 from imagekit.proof.xlcfg import parse_config, parse_disk
+from imagekit.toolstacks.xl import emitter as xl
 
 PATH = Path("/srv/guest.cfg")
 quick = settings(

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagekit.errors import ExistsError, ImagekitError, SpecError, ToolError, VerificationError
+from imagekit.host.signing import check_signature, sign_minisign, sign_ssh
 from imagekit.recovery.bundle import spec_text
 from imagekit.recovery.container import read_container, write_container
-from imagekit.recovery.signing import check_signature, sign_minisign, sign_ssh
 from imagekit.spec.load import load_spec
 
 SOURCES: list[tuple[str, Path | bytes]] = [

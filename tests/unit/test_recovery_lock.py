@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from imagekit.errors import DownloadError, HostError, SpecError, VerificationError
-from imagekit.installs.locking import Lock, lock_text, parse_lock
 from imagekit.installs.stages import archive, lockfile
 from imagekit.installs.stages.mirrors import Mirrors
 from imagekit.installs.stages.provenance import provenance
-from imagekit.recovery.difference import differing_blocks, disk_difference, tar_differences
-from imagekit.recovery.lock import changes
+from imagekit.locks.changes import changes
+from imagekit.locks.difference import differing_blocks, disk_difference, tar_differences
 from imagekit.spec import load, model
+from imagekit.spec.lock import Lock, lock_text, parse_lock
 
 SHA = "a" * 64
 

@@ -14,13 +14,13 @@ from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Nic
 from imagekit.errors import BusyError, ExistsError, SpecError
 from imagekit.guest.networkd import network_file
-from imagekit.recovery.config import guest_facts, root_uuid
-from imagekit.recovery.golden import sweep
-from imagekit.recovery.identity import check_size, vifs_of
-from imagekit.recovery.journal import guests_directory, journal, recorded
-from imagekit.recovery.provision import destroy
-from imagekit.recovery.request import GuestRequest, make_request, read_guests
-from imagekit.recovery.seed import network_config
+from imagekit.provision.golden import sweep
+from imagekit.provision.guest_facts import guest_facts, root_uuid
+from imagekit.provision.identity import check_size, vifs_of
+from imagekit.provision.journal import guests_directory, journal, recorded
+from imagekit.provision.provision import destroy
+from imagekit.provision.request import GuestRequest, make_request, read_guests
+from imagekit.provision.seed import network_config
 
 
 @pytest.fixture(autouse=True)

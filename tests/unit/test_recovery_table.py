@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagekit.errors import GuestError
-from imagekit.recovery.table import HEAD_BYTES, grown_table
+from imagekit.provision.growth import HEAD_BYTES, grown_table
 
 MIB = 1 << 20
 

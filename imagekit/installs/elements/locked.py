@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from imagekit.errors import SpecError
 from imagekit.installs.elements.planning import ElementPlan
-from imagekit.installs.locking import Lock, LockedElement
 from imagekit.spec.load import SpecFile
+from imagekit.spec.lock import Lock, LockedElement
 
 HINT = "build without --locked to make a new lock, and compare: imagekit lock diff"
 

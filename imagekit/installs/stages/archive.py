@@ -17,9 +17,9 @@ from urllib.parse import quote, urlsplit
 from imagekit.errors import DownloadError, SpecError, VerificationError
 from imagekit.host.apt_sources import without_credentials
 from imagekit.host.run import run
-from imagekit.installs.locking import Lock, LockedPackage
 from imagekit.installs.stages.mirrors import Mirrors
 from imagekit.pipeline.stage import digest_file
+from imagekit.spec.lock import Lock, LockedPackage
 
 APT_HELPER = "/usr/lib/apt/apt-helper"
 BATCH = 100

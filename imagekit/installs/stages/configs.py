@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 from imagekit.disk.bootloader import grub_prefix
 from imagekit.disk.layout import Ids, Layout, Part, plan_layout
 from imagekit.domain.bootpath import domain_for, raw_settings
-from imagekit.domain.emitters import emitter_for
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Cpu, Mode, Nic, Rate, Vnc, parse_pins
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
@@ -20,6 +19,7 @@ from imagekit.installs.stages.overlay import mac_of, uuid_of
 from imagekit.pipeline.stage import Stage, StageRun, Target
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec, StaticNetwork
+from imagekit.toolstacks.registry import emitter_for
 
 NAMES = {
     "xl": "xl.cfg",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from imagekit.errors import SpecError
-from imagekit.installs.locking import Lock
 from imagekit.installs.stages.answers import template_digests
 from imagekit.installs.stages.configs import disk_path
 from imagekit.installs.stages.formats import Qcow2, Vhd
@@ -16,6 +15,7 @@ from imagekit.installs.stages.sbom import Sbom, sbom_target
 from imagekit.pipeline.stage import Stage, Target
 from imagekit.spec.install import Iso, Netboot
 from imagekit.spec.load import SpecFile
+from imagekit.spec.lock import Lock
 
 
 def after_install(

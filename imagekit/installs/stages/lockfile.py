@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 from imagekit import __version__
 from imagekit.errors import VerificationError
 from imagekit.host.versions import tool_versions
-from imagekit.installs.locking import Lock, LockedElement, lock_text
 from imagekit.installs.stages.trees import source_date_epoch
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.spec.install import Debootstrap, DiskimageBuilder
 from imagekit.spec.load import SpecFile
+from imagekit.spec.lock import Lock, LockedElement, lock_text
 
 TOOLS = ("mmdebstrap", "mke2fs", "sfdisk", "grub-mkimage", "qemu-img", "tar")
 

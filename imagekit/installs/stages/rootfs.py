@@ -15,13 +15,13 @@ from imagekit.host import userns
 from imagekit.host.chroot import chroot
 from imagekit.host.run import run
 from imagekit.host.versions import tool_versions
-from imagekit.installs.locking import Lock
 from imagekit.installs.stages.archive import collect, make_repository
 from imagekit.installs.stages.mirrors import Mirrors
 from imagekit.installs.stages.provenance import provenance
 from imagekit.installs.stages.trees import hand_over, pack
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.spec.load import SpecFile
+from imagekit.spec.lock import Lock
 
 HOOKS = Path(__file__).parents[1] / "hooks"
 TREE_ESTIMATE = 2 << 30

@@ -1,0 +1,1 @@
+"""What is done with locks: update, compare, rebuild twice, explain a difference."""

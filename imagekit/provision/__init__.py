@@ -1,0 +1,1 @@
+"""Makes domUs from a golden image: clone, grow, identity, config, undo journal, batches."""

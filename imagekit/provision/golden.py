@@ -1,0 +1,194 @@
+"""The golden disk of a build, and the shared copies that overlays stand on.
+
+An overlay breaks when its backing file changes, and a build directory may be built into again. So
+overlays stand on a copy of their own beside the guests, ``DIR/.golden/DIGEST/``, shared by all
+guests of the same golden image and removed with the last of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from imagekit.disk import vhd
+from imagekit.disk.extents import copy_sparse, sha256_sparse
+from imagekit.disk.image_info import probe
+from imagekit.domain.facts import BuildFacts
+from imagekit.domain.model import DiskFormat
+from imagekit.errors import ImagekitError, SpecError
+from imagekit.pipeline.deliver import STATE
+from imagekit.pipeline.store import fingerprint
+from imagekit.provision.journal import Journal, guests_directory, journal, state_root
+
+MAX_MANIFEST_BYTES = 16 << 20
+PREFERRED: tuple[DiskFormat, ...] = ("raw", "qcow2", "vhd")
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A build as the source of guests: ``disk`` in ``format``, ``size`` what guests see (bytes)."""
+
+    directory: Path
+    facts: BuildFacts
+    disk: Path
+    format: DiskFormat
+    size: int
+    sha256: str
+    kernel: Path | None
+    initrd: Path | None
+
+
+def open_golden(build: Path, formats: tuple[DiskFormat, ...] = PREFERRED) -> Golden:
+    """The golden image in the build directory ``build``, its disk in the first of ``formats`` that
+    it has; raises SpecError, ImageError."""
+    path = build / "manifest.json"
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_MANIFEST_BYTES + 1)
+        manifest: Any = json.loads(data) if len(data) <= MAX_MANIFEST_BYTES else None
+        facts_json, artefacts = manifest["facts"], manifest["artefacts"]
+        disks = {a["format"]: a for a in artefacts if a["role"] == "disk"}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        raise SpecError(
+            "is not a build directory that guests could be made from",
+            where=str(build),
+            hint="name a directory that imagekit build made",
+        ) from None
+    root = build.absolute()
+    facts = BuildFacts.from_json(facts_json, f"{path}: facts").located(str(root))
+    if len(facts.disks) != 1:
+        raise SpecError(f"the build has {len(facts.disks)} disks, not one", where=str(build))
+    chosen = next((f for f in formats if f in facts.disks[0].paths and f in disks), None)
+    if chosen is None:
+        raise SpecError(
+            f"the build holds no disk as {' or '.join(formats)}",
+            where=str(build),
+            hint="add the format to disk.formats of the spec, or build again",
+        )
+    disk = Path(facts.disks[0].paths[chosen])
+    size = probe(disk, chosen).virtual_size
+    known = _fingerprints(root).get(str(disk.relative_to(root)))
+    untouched = disk.exists() and fingerprint(disk) == known
+    digest = str(disks[chosen]["sha256"]) if untouched else sha256_sparse(disk)
+    kernel = Path(facts.kernel) if facts.kernel else None
+    initrd = Path(facts.initrd) if facts.initrd else None
+    return Golden(root, facts, disk, chosen, size, digest, kernel, initrd)
+
+
+def _fingerprints(build: Path) -> dict[str, Any]:
+    try:
+        value = json.loads((build / STATE).read_text())
+        return cast(dict[str, Any], value.get("fingerprints", {}))
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A shared copy of a golden image: ``disk`` is raw or qcow2, a VHD for chains."""
+
+    directory: Path
+    disk: Path
+    format: DiskFormat
+    kernel: Path | None
+    initrd: Path | None
+
+
+@contextlib.contextmanager
+def bases_locked() -> Iterator[None]:
+    """Hold all shared copies against being made and removed by two at once."""
+    root = state_root()
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(root / "bases.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def base_directory(golden: Golden, directory: Path, *, chain: bool = False) -> Path:
+    """Where the shared copy of ``golden`` lies, for guests in ``directory``; ``chain`` for those
+    that are links of a VHD chain."""
+    name = golden.sha256[:32] + ("-vhd" if chain else "")
+    return directory.absolute() / ".golden" / name
+
+
+def make_base(golden: Golden, final: Path, *, chain: bool = False) -> Base:
+    """The shared copy of ``golden`` in ``final``, made if it is not there yet.
+
+    A VHD stays one for a ``chain`` only. Call it with :func:`bases_locked`, with the base written
+    into a journal before.
+    """
+    if not final.is_dir():
+        final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = _part(final)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(mode=0o700)
+        if golden.format == "vhd" and not chain:
+            vhd.read_vhd(golden.disk, part / "disk.raw")
+        else:
+            copy_sparse(golden.disk, part / f"disk.{golden.format}")
+        for source, name in ((golden.kernel, "vmlinuz"), (golden.initrd, "initrd.img")):
+            if source is not None:
+                shutil.copyfile(source, part / name)
+        part.rename(final)
+    image_format = next((f for f in PREFERRED if (final / f"disk.{f}").exists()), golden.format)
+    return Base(
+        final,
+        final / f"disk.{image_format}",
+        image_format,
+        final / "vmlinuz" if golden.kernel else None,
+        final / "initrd.img" if golden.initrd else None,
+    )
+
+
+def _part(final: Path) -> Path:
+    return final.with_name(f".{final.name}.part")
+
+
+def drop_base(directory: Path) -> bool:
+    """Remove the shared copy ``directory`` if no journal names it any more.
+
+    Call it with :func:`bases_locked`.
+    """
+    if directory.parent.name != ".golden":
+        return False
+    for path in guests_directory().glob("*.journal"):
+        entries = Journal(path.stem, path).entries()
+        if any(e.get("op") == "base" and e.get("path") == str(directory) for e in entries):
+            return False
+    for path in (directory, _part(directory)):
+        shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        directory.parent.rmdir()
+    return True
+
+
+def undo(found: Journal) -> None:
+    """Undo everything in a locked journal, and the shared copy it was the last to stand on."""
+    bases = {str(e.get("path")) for e in found.entries() if e.get("op") == "base"}
+    found.undo()
+    if bases:
+        with bases_locked():
+            for base in bases:
+                drop_base(Path(base))
+
+
+def sweep() -> list[str]:
+    """Undo what killed provisions left; returns the guests' names. Busy ones are left alone."""
+    swept = []
+    for path in sorted(guests_directory().glob("*.journal")):
+        # What cannot be undone now (a volume that is in use) is tried again the next time.
+        with contextlib.suppress(ImagekitError), journal(path.stem) as found:
+            if found.path.exists() and found.record() is None:
+                undo(found)
+                swept.append(path.stem)
+    return swept

@@ -1,0 +1,212 @@
+"""What a provision made, written down before it is made, so that it can be undone exactly.
+
+One file of JSON lines per guest below the state directory. A line is on disk before the thing it
+names exists; a second line with the inode follows once it does, so that undoing removes nothing
+that somebody else put in its place. The lock file beside it is held for as long as the guest is
+worked on: a journal without its last line and without a lock holder was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from imagekit.disk.volume import remove_volume
+from imagekit.errors import BusyError, ExistsError, HostError, SpecError
+from imagekit.host import tools
+from imagekit.host.run import run
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+WIPE_BYTES = 1 << 20
+
+
+def state_root() -> Path:
+    """Where guests are recorded: $IMAGEKIT_STATE, /var/lib/imagekit for root, or XDG."""
+    if os.environ.get("IMAGEKIT_STATE"):
+        return Path(os.environ["IMAGEKIT_STATE"]).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/imagekit")
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")
+    return Path(base) / "imagekit"
+
+
+def guests_directory() -> Path:
+    """The directory of the journals, made if needed."""
+    path = state_root() / "guests"
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise HostError(
+            f"cannot create {path}: {error.strerror}",
+            hint="set IMAGEKIT_STATE to a directory you may write to",
+        ) from None
+    return path
+
+
+class Journal:
+    """The journal of one guest; use :func:`journal` to get one, locked."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name
+        self.path = path
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All lines that are whole, the oldest first."""
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for line in self.path.read_bytes().split(b"\n"):
+                with contextlib.suppress(ValueError):
+                    value = json.loads(line)
+                    if isinstance(value, dict):
+                        found.append(value)
+        return found
+
+    def record(self) -> dict[str, Any] | None:
+        """What the finished guest is; None when there is no finished one."""
+        entries = self.entries()
+        return entries[-1] if entries and entries[-1].get("op") == "complete" else None
+
+    def add(self, op: str, **fields: Any) -> None:
+        """Write a line down for good (fsync) before what it names is done."""
+        data = json.dumps({"op": op, **fields}).encode() + b"\n"
+        new = not self.path.exists()
+        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # A line that a kill cut off must not swallow this one.
+            os.write(fd, (b"" if new else b"\n") + data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        if new:
+            _sync_directory(self.path.parent)
+
+    def directory(self, path: Path) -> Path:
+        """Make the new directory ``path``; raises ExistsError when something is there."""
+        if os.path.lexists(path):
+            raise ExistsError("exists already", where=str(path), hint="choose another name")
+        self.add("directory", path=str(path))
+        path.mkdir(mode=0o700)
+        self.add("made", path=str(path), inode=path.stat().st_ino)
+        return path
+
+    def link(self, path: Path, target: Path) -> None:
+        """Make the symbolic link ``path``; raises ExistsError when something is there."""
+        if os.path.lexists(path):
+            raise ExistsError("exists already", where=str(path))
+        self.add("link", path=str(path), target=str(target))
+        path.symlink_to(target)
+
+    def undo(self) -> None:
+        """Undo every line, the newest first, and forget the guest. Raises ToolError, and then the
+        journal stays, for another try."""
+        entries = self.entries()
+        inodes = {e.get("path"): e.get("inode") for e in entries if e.get("op") == "made"}
+        for entry in reversed(entries):
+            path = Path(str(entry.get("path", "")))
+            match entry.get("op"):
+                case "directory":
+                    _remove_directory(path, inodes.get(entry.get("path")))
+                case "link":
+                    if path.is_symlink() and str(path.readlink()) == entry.get("target"):
+                        path.unlink()
+                case "device":
+                    _wipe(path)
+                case "volume":
+                    remove_volume(*(str(entry.get(key)) for key in ("vg", "name", "tag")))
+                case "domain":
+                    _end_domain(entry)
+                case _:
+                    pass
+        self.path.unlink(missing_ok=True)
+        _sync_directory(self.path.parent)
+
+
+def _remove_directory(path: Path, inode: int | None) -> None:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    if inode is None:
+        # Killed between the line and the directory, or right after it: ours only if empty.
+        with contextlib.suppress(OSError):
+            path.rmdir()
+    elif status.st_ino == inode:
+        shutil.rmtree(path)
+
+
+def _wipe(device: Path) -> None:
+    """Take away what makes half a disk look like a whole one: its first and last MiB."""
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(device, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            size = os.lseek(fd, 0, os.SEEK_END)
+            for start in (0, max(0, size - WIPE_BYTES)):
+                os.pwrite(fd, bytes(min(WIPE_BYTES, size)), start)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _end_domain(entry: dict[str, Any]) -> None:
+    """End the domain of this name and UUID, and let libvirt forget it; another's goes on."""
+    name, uuid = str(entry.get("name")), str(entry.get("uuid"))
+    if entry.get("toolstack") == "libvirt":
+        virsh = ("virsh", "-c", "xen:///")
+        if tools.find("virsh") is None:
+            return
+        if run([*virsh, "domname", uuid], check=False, timeout=60).returncode == 0:
+            # It need not be running.
+            run([*virsh, "destroy", uuid], check=False, timeout=60)
+            run([*virsh, "undefine", uuid], timeout=60, what=f"undefining the domain {name}")
+        return
+    if tools.find("xl") is None:
+        return
+    running = run(["xl", "vm-list"], check=False, timeout=30).text
+    if any(uuid in line and line.split()[-1] == name for line in running.splitlines()):
+        run(["xl", "destroy", name], timeout=60, what=f"ending the domain {name}")
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def journal(name: str) -> Iterator[Journal]:
+    """The journal of the guest ``name``, locked; raises BusyError, or SpecError for a bad name."""
+    if not NAME.fullmatch(name):
+        raise SpecError(
+            f"{name!r} is no name for a guest",
+            where="NAME",
+            hint="letters, digits and . _ + - only, at most 64",
+        )
+    directory = guests_directory()
+    fd = os.open(directory / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BusyError(f"another imagekit is working on the guest {name}") from None
+        yield Journal(name, directory / f"{name}.journal")
+    finally:
+        os.close(fd)
+
+
+def recorded() -> dict[str, dict[str, Any]]:
+    """Every finished guest by name, with what its journal says of it."""
+    found = {}
+    for path in sorted(guests_directory().glob("*.journal")):
+        record = Journal(path.stem, path).record()
+        if record is not None:
+            found[path.stem] = record
+    return found

@@ -1,0 +1,133 @@
+"""What a new guest should be: from the command line or a file of many."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from imagekit.disk.volume import check_group
+from imagekit.errors import SpecError
+from imagekit.spec.values import Address, Bridge, Cidr, Mac, Size
+
+MAX_FILE_BYTES = 4 << 20
+MAX_GUESTS = 1000
+NAMESPACE = uuid.UUID("c1b7a2de-9d5c-5a0f-8f63-0d3b7b9e2f14")
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+Hostname = Annotated[str, Field(pattern=rf"^{_LABEL}(\.{_LABEL})*$", max_length=253)]
+
+
+class GuestRequest(BaseModel):
+    """One guest; None leaves what the golden image has. ``memory`` in MiB, ``size`` in bytes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+    memory: int | None = Field(None, ge=32, le=16 << 20)
+    vcpus: int | None = Field(None, ge=1, le=512)
+    size: Size | None = None
+    hostname: Hostname | None = None
+    bridge: Bridge | None = None
+    mac: Mac | None = None
+    ip: list[Cidr] = Field(default_factory=list, max_length=16)
+    gateway: list[Address] = Field(default_factory=list, max_length=4)
+    dns: list[Address] = Field(default_factory=list, max_length=8)
+    ssh_keys: list[str] = Field(default_factory=list, max_length=64)
+    device: Path | None = None
+    vg: Annotated[str, AfterValidator(check_group)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, value: object) -> object:
+        if isinstance(value, dict):
+            value = dict(value)
+            for key in ("ip", "gateway", "dns", "ssh_keys"):
+                if isinstance(value.get(key), str):
+                    value[key] = [value[key]]
+        return value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> GuestRequest:
+        if self.device is not None and self.vg is not None:
+            raise ValueError("device and vg are two places for one disk")
+        return self
+
+    @property
+    def domain_uuid(self) -> str:
+        """The domain's UUID, which follows from the name."""
+        return str(uuid.uuid5(NAMESPACE, self.name))
+
+    def mac_of(self, index: int) -> str:
+        """The MAC of a NIC: the one asked for, else one of Xen's prefix that follows from the name.
+
+        00:16:3e is the Xensource OUI; libxl makes random ones in it.
+        """
+        if index == 0 and self.mac:
+            return self.mac
+        digest = hashlib.sha256(f"{self.name} guest vif {index}".encode()).digest()
+        return "00:16:3e:" + ":".join(f"{b:02x}" for b in (digest[0] & 0x7F, digest[1], digest[2]))
+
+
+class Guests(BaseModel):
+    """A file of guests: ``defaults`` go into each of ``guests`` that does not say otherwise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    defaults: dict[str, object] = Field(default_factory=dict)
+    guests: list[dict[str, object]] = Field(min_length=1, max_length=MAX_GUESTS)
+
+
+Clone = Literal["overlay", "copy", "chain"]
+"""A qcow2 overlay, a raw copy, or a differencing VHD."""
+
+
+def read_guests(path: Path) -> list[GuestRequest]:
+    """The guests in the YAML file ``path``; raises SpecError naming the guest that is wrong."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise SpecError("the file is larger than 4 MiB", where=str(path))
+        value = YAML(typ="safe", pure=True).load(data.decode())
+        guests = Guests.model_validate(value)
+    except OSError as error:
+        raise SpecError(f"cannot read it: {error.strerror}", where=str(path)) from None
+    except ValidationError as error:
+        raise _wrong(error, str(path)) from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise SpecError(f"not YAML: {str(error).splitlines()[0]}", where=str(path)) from None
+    requests = []
+    for index, item in enumerate(guests.guests):
+        where = f"{path}: guests[{index}] {item.get('name', '')}".rstrip()
+        requests.append(make_request({**guests.defaults, **item}, where))
+    names = [r.name for r in requests]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise SpecError(f"names {', '.join(twice)} twice", where=str(path))
+    devices = [os.path.realpath(r.device) for r in requests if r.device is not None]
+    if len(set(devices)) != len(devices):
+        raise SpecError("gives one device to two guests", where=str(path))
+    return requests
+
+
+def make_request(value: dict[str, object], where: str) -> GuestRequest:
+    """A checked request; raises SpecError naming ``where`` and the field."""
+    try:
+        return GuestRequest.model_validate(value)
+    except ValidationError as error:
+        raise _wrong(error, where) from None
+    except ValueError as error:
+        raise SpecError(str(error), where=where) from None
+
+
+def _wrong(error: ValidationError, where: str) -> SpecError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return SpecError(f"{place}: {message}" if place else message, where=where)

@@ -1,0 +1,1 @@
+"""OpenStack Glance: images with the properties that nova's Xen drivers read."""

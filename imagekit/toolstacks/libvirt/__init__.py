@@ -1,0 +1,1 @@
+"""libvirt's Xen driver: domain XML, and defining it."""

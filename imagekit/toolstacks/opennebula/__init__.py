@@ -1,0 +1,1 @@
+"""OpenNebula's Xen drivers: templates for images and the VM."""

@@ -1,0 +1,1 @@
+"""Quattor's component ncm-xen: Pan templates."""

@@ -1,0 +1,1 @@
+"""XenServer and XCP-ng: xe commands, the API, and XVA."""

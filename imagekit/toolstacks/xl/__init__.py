@@ -1,0 +1,1 @@
+"""xl and libxl: xl.cfg."""

@@ -1,0 +1,166 @@
+"""xl.cfg, for xl and libxl of Xen 4.17 to 4.20.
+
+Every value goes through :mod:`imagekit.toolstacks.literals`; disk and vif items are a second
+grammar inside the string (xl-disk-configuration(5), xl-network-configuration(5)). A disk's
+``target=`` comes last because it takes the rest of the item, commas and all; it is the only way to
+name such a path (``tools/libs/util/libxlu_disk_l.l``).
+"""
+
+from __future__ import annotations
+
+from imagekit.domain import model
+from imagekit.domain.facts import BuildFacts
+from imagekit.domain.model import Disk, Domain, Nic, Vnc
+from imagekit.toolstacks.literals import literal, spec_value, string
+from imagekit.toolstacks.output import Line, OutputFile, joined, permissions
+from imagekit.toolstacks.xl.keys import check_raw_key
+
+
+def emit(domain: Domain) -> str:
+    """The config of ``domain``; raises SpecError for what xl.cfg cannot express."""
+    return joined(config_lines(domain))
+
+
+def config_lines(domain: Domain) -> list[Line]:
+    """The config line by line, each with the field it words."""
+    lines = [
+        _setting("name", domain.name, "name"),
+        _setting("uuid", domain.uuid, "uuid"),
+        _setting("type", domain.mode, "mode"),
+        _setting("memory", domain.memory_mib, "memory_mib"),
+    ]
+    if domain.maxmem_mib is not None:
+        lines.append(_setting("maxmem", domain.maxmem_mib, "maxmem_mib"))
+    lines.append(_setting("vcpus", domain.vcpus, "vcpus"))
+    if domain.maxvcpus is not None:
+        lines.append(_setting("maxvcpus", domain.maxvcpus, "maxvcpus"))
+    lines += _boot_lines(domain)
+    lines += _list("disk", [_disk(d, f"disks[{i}]") for i, d in enumerate(domain.disks)], "disks")
+    lines += _list("vif", [_nic(n, f"nics[{i}]") for i, n in enumerate(domain.nics)], "nics")
+    lines += _screen_lines(domain)
+    if domain.cpu.weight is not None:
+        lines.append(_setting("cpu_weight", domain.cpu.weight, "cpu.weight"))
+    if domain.cpu.cap is not None:
+        lines.append(_setting("cap", domain.cpu.cap, "cpu.cap"))
+    if domain.cpu.pins:
+        lines.append(_setting("cpus", model.pin_ranges(domain.cpu.pins), "cpu.pins"))
+    lines.append(_setting("on_poweroff", domain.on_poweroff, "on_poweroff"))
+    lines.append(_setting("on_reboot", domain.on_reboot, "on_reboot"))
+    lines.append(_setting("on_crash", domain.on_crash, "on_crash"))
+    for key, value in domain.raw:
+        check_raw_key(key)
+        lines.append(_setting(key, value, f"raw.{key}"))
+    return lines
+
+
+def _setting(key: str, value: model.RawValue, field: str) -> Line:
+    return Line(f"{key} = {literal(value, field)}", field)
+
+
+def _list(key: str, items: list[str], field: str) -> list[Line]:
+    if not items:
+        return []
+    entries = [Line(f"  {string(e, field)},", f"{field}[{i}]") for i, e in enumerate(items)]
+    return [Line(f"{key} = [", field), *entries, Line("]")]
+
+
+def _boot_lines(domain: Domain) -> list[Line]:
+    boot = domain.boot
+    if isinstance(boot, model.Firmware):
+        return [
+            _setting("firmware", boot.kind, "boot.kind"),
+            _setting("boot", boot.boot_order, "boot.boot_order"),
+        ]
+    if isinstance(boot, model.Pvgrub):
+        return [_setting("kernel", boot.image_path, "boot.image_path")]
+    if isinstance(boot, model.DirectKernel):
+        lines = [_setting("kernel", boot.kernel, "boot.kernel")]
+        if boot.initrd is not None:
+            lines.append(_setting("ramdisk", boot.initrd, "boot.initrd"))
+        if boot.cmdline:
+            lines.append(_setting("cmdline", boot.cmdline, "boot.cmdline"))
+        return lines
+    # A bare name is looked up in libxl's own directory; a path to /usr/bin/pygrub draws a warning.
+    program = "pygrub" if isinstance(boot, model.Pygrub) else boot.program
+    lines = [_setting("bootloader", program, "boot.program")]
+    if boot.args:
+        lines.append(_setting("bootloader_args", boot.args, "boot.args"))
+    return lines
+
+
+def _disk(disk: Disk, where: str) -> str:
+    if disk.target is None:
+        return f"format=empty, vdev={disk.vdev}, access=ro, devtype=cdrom"
+    parts = [f"format={disk.format}", f"vdev={disk.vdev}"]
+    parts.append("access=ro" if disk.readonly else "access=rw")
+    if disk.backend is not None:
+        parts.append(f"backendtype={disk.backend}")
+    if disk.cdrom:
+        parts.append("devtype=cdrom")
+    return ", ".join([*parts, f"target={disk.target}"])
+
+
+def _nic(nic: Nic, where: str) -> str:
+    parts = [f"mac={nic.mac}"]
+    for key, value in (
+        ("bridge", nic.bridge),
+        ("ip", " ".join(nic.ips) or None),
+        ("script", nic.script),
+        ("type", nic.type),
+        ("model", nic.model),
+        ("rate", str(nic.rate) if nic.rate else None),
+        ("gatewaydev", nic.gatewaydev),
+        ("vifname", nic.name),
+    ):
+        if value is not None:
+            parts.append(f"{key}={spec_value(value, where)}")
+    return ", ".join(parts)
+
+
+def _vnc_settings(vnc: Vnc) -> list[tuple[str, str | int]]:
+    settings: list[tuple[str, str | int]] = [("vnc", 1), ("vnclisten", vnc.listen)]
+    settings.append(("vncunused", 1 if vnc.display is None else 0))
+    if vnc.display is not None:
+        settings.append(("vncdisplay", vnc.display))
+    if vnc.password is not None:
+        settings.append(("vncpasswd", vnc.password))
+    if vnc.keymap is not None:
+        settings.append(("keymap", vnc.keymap))
+    return settings
+
+
+def _screen_lines(domain: Domain) -> list[Line]:
+    lines = []
+    if domain.mode == "hvm":
+        # Without this line xl gives every HVM guest a VNC server.
+        settings = _vnc_settings(domain.graphics) if domain.graphics else [("vnc", 0)]
+        lines += [_setting(key, value, "graphics") for key, value in settings]
+        if domain.serial is not None:
+            lines.append(_setting("serial", domain.serial, "serial"))
+    elif domain.graphics is not None:
+        items = [f"{k}={spec_value(str(v), 'graphics')}" for k, v in _vnc_settings(domain.graphics)]
+        lines += [Line(f"vfb = [ {string(', '.join(items), 'graphics')} ]", "graphics")]
+    return lines
+
+
+class XlEmitter:
+    """The ``xl`` toolstack."""
+
+    name = "xl"
+
+    def lines(self, domain: Domain, facts: BuildFacts) -> list[Line]:
+        """See :class:`imagekit.toolstacks.output.Emitter`."""
+        return config_lines(domain)
+
+    def text(self, domain: Domain, facts: BuildFacts) -> str:
+        """See :class:`imagekit.toolstacks.output.Emitter`."""
+        return emit(domain)
+
+    def files(self, domain: Domain, facts: BuildFacts) -> dict[str, OutputFile]:
+        """One file, ``NAME.MODE.xl.cfg``."""
+        return {
+            f"{domain.name}.{domain.mode}.xl.cfg": OutputFile(emit(domain), permissions(domain))
+        }
+
+
+EMITTER = XlEmitter()

@@ -1,0 +1,1 @@
+"""xm and xend: Python configs and S-expressions."""
