@@ -21,8 +21,8 @@ from typing import Any
 
 from imagekit.answers.context import Static
 from imagekit.errors import SpecError
+from imagekit.vm.card import Bus, Card, NetworkBoot, Subnet
 from imagekit.vm.launch import QEMU, Line, start
-from imagekit.vm.network import Bus, Card, NetworkBoot, Subnet
 from imagekit.vm.options import Board, Processor, option
 from imagekit.vm.qmp import Messages, request
 from imagekit.vm.uefi import require_uefi

@@ -17,10 +17,10 @@ from imagekit.pipeline.events import Events
 from imagekit.pipeline.lanes import Queue, run_lanes
 from imagekit.pipeline.workspace import Workspace
 from imagekit.proof.boots import Trial
+from imagekit.proof.bootserver import ship_tree
 from imagekit.proof.console import clean
 from imagekit.proof.lab import Lab
 from imagekit.proof.machine import machine
-from imagekit.proof.netboot import ship_tree
 from imagekit.proof.observed import boot_of
 from imagekit.proof.report import Boot, Failure, Outcome
 from imagekit.proof.session import Rules, Session, conclude

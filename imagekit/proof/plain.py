@@ -36,8 +36,8 @@ from imagekit.proof.outcome import judged
 from imagekit.proof.report import Boot, Failure, ProofReport
 from imagekit.proof.session import SETTLE, Rules, announce, conclude
 from imagekit.proof.versions import LabVersions, firmware_component, qemu_component
+from imagekit.vm.card import Bus, Card
 from imagekit.vm.launch import QEMU, file_console, start
-from imagekit.vm.network import Bus, Card
 from imagekit.vm.options import Board, Processor, option
 from imagekit.vm.uefi import find_uefi, require_uefi
 

@@ -21,11 +21,11 @@ from imagekit.proof.boots import (
     trials_of_build,
     under_each,
 )
+from imagekit.proof.bootserver import check_tree, program_path
 from imagekit.proof.console import expectation
 from imagekit.proof.lab import best_lab
 from imagekit.proof.lablanes import LabLanes, StartableLab, not_tried
 from imagekit.proof.machine import DOM0_MIB, Shape
-from imagekit.proof.netboot import check_tree, program_path
 from imagekit.proof.outcome import require_up
 from imagekit.proof.report import Boot, Failure, ProofReport
 from imagekit.proof.session import Rules

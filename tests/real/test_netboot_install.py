@@ -28,7 +28,7 @@ from imagekit.installs.unattended import Limits, run_installer
 from imagekit.netboot.publish import Site, publish
 from imagekit.spec.install import Netboot
 from imagekit.spec.load import load_spec
-from imagekit.vm.network import NetworkBoot
+from imagekit.vm.card import NetworkBoot
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 # The installer is told not to make the initrd again, which alone takes a minute without KVM.

@@ -22,7 +22,7 @@ from imagekit.netboot.tree import load
 from imagekit.pipeline.plan import Plan
 from imagekit.spec.install import Netboot
 from imagekit.spec.load import SpecFile, load_spec
-from imagekit.vm.network import NetworkBoot
+from imagekit.vm.card import NetworkBoot
 
 STATIC = {"addresses": ["192.0.2.10/24"], "gateways": ["192.0.2.1"], "dns": ["192.0.2.53"]}
 

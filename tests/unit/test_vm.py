@@ -20,8 +20,8 @@ from imagekit.installs import machine as installer
 from imagekit.proof import machine as lab
 from imagekit.proof import plain
 from imagekit.vm import uefi
+from imagekit.vm.card import NetworkBoot
 from imagekit.vm.launch import QEMU, Line, file_console, start
-from imagekit.vm.network import NetworkBoot
 from imagekit.vm.options import SANDBOX, Board, Processor, option
 from imagekit.vm.uefi import find_uefi, require_uefi
 

@@ -17,7 +17,7 @@ from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.install import Iso, Netboot
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec
-from imagekit.vm.network import Bus
+from imagekit.vm.card import Bus
 
 
 class InstallFromIso(Stage):

@@ -21,7 +21,7 @@ from imagekit.netboot import publish, tree
 from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.install import Netboot
 from imagekit.spec.load import SpecFile
-from imagekit.vm.network import NetworkBoot
+from imagekit.vm.card import NetworkBoot
 
 PROGRAM = "boot.ipxe"
 """QEMU's PXE ROMs are iPXE, which runs the tree's script where others would load PXELINUX."""
