@@ -39,7 +39,7 @@ RESERVE_MIB = 320
 
 
 @dataclass(frozen=True)
-class Options:
+class ProofOptions:
     """How to prove. ``timeout`` in seconds; ``fresh`` builds the lab again.
 
     ``jobs``: how many guests at a time; None for one on each processor.
@@ -62,10 +62,10 @@ class Options:
     xens: tuple[LabXen, ...] = ()
 
 
-DEFAULTS = Options()
+DEFAULTS = ProofOptions()
 
 
-def prove(build: Path, events: Events, options: Options = DEFAULTS) -> ProofReport:
+def prove(build: Path, events: Events, options: ProofOptions = DEFAULTS) -> ProofReport:
     """Prove the build in ``build`` and write ``proof.json`` and ``proof/`` there.
 
     Raises SpecError or CapabilityError for what cannot be proven, HostError, ToolError. Whether
@@ -82,7 +82,7 @@ def prove(build: Path, events: Events, options: Options = DEFAULTS) -> ProofRepo
 
 
 def prove_image(
-    config: Path, image: Path | None, out: Path, events: Events, options: Options = DEFAULTS
+    config: Path, image: Path | None, out: Path, events: Events, options: ProofOptions = DEFAULTS
 ) -> ProofReport:
     """Prove somebody else's config and image; the report goes to the directory ``out``."""
     toolstack, *more = options.wanted.toolstacks or ("xl",)
@@ -96,7 +96,7 @@ def prove_image(
     return _written(report, out, options)
 
 
-def _written(report: ProofReport, directory: Path, options: Options) -> ProofReport:
+def _written(report: ProofReport, directory: Path, options: ProofOptions) -> ProofReport:
     strict = options.proof.strict if options.strict is None else options.strict
     if strict:
         report = replace(report, boots=tuple(boot.strictly() for boot in report.boots))
@@ -120,13 +120,13 @@ def prove_build(
     """
     proof = spec_proof or Proof()
     wanted = Wanted.checked(modes=proof.modes, toolstacks=proof.toolstacks)
-    options = Options(wanted=wanted, under=under, timeout=timeout, keep=keep, proof=proof)
+    options = ProofOptions(wanted=wanted, under=under, timeout=timeout, keep=keep, proof=proof)
     report = prove(directory, events, options)
     require_up(report)
     return report
 
 
-def _with_manifest(build: Path, options: Options) -> Options:
+def _with_manifest(build: Path, options: ProofOptions) -> ProofOptions:
     """The spec's wishes travel in the manifest; what the user says now comes first."""
     value = manifest_of(build).get("proof")
     if options.proof != Proof() or not isinstance(value, dict):
@@ -142,13 +142,15 @@ def _with_manifest(build: Path, options: Options) -> Options:
     return replace(options, proof=proof, wanted=wanted)
 
 
-def _rules(options: Options) -> Rules:
+def _rules(options: ProofOptions) -> Rules:
     proof = options.proof
     up = expectation(options.expect or proof.expect)
     return Rules(up, options.timeout, float(proof.timeout), proof.command)
 
 
-def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Options) -> ProofReport:
+def _under_xen(
+    trials: Sequence[Trial], out: Path, events: Events, options: ProofOptions
+) -> ProofReport:
     rules = _rules(options)
     _check_netboot(trials, options)
     xens = options.xens or named(options.proof.xen, "proof.xen")
@@ -205,7 +207,7 @@ def _memory(trials: Sequence[Trial]) -> tuple[int, bool]:
     return memory, memory == usual.memory_mib
 
 
-def _check_netboot(trials: Sequence[Trial], options: Options) -> None:
+def _check_netboot(trials: Sequence[Trial], options: ProofOptions) -> None:
     if options.netboot is not None:
         check_tree(options.netboot)
         return

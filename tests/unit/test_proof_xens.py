@@ -240,9 +240,9 @@ def test_a_wrong_xen_is_refused_before_anything_starts(
 
 
 def test_the_option_names_the_xens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[prove.Options] = []
+    asked: list[prove.ProofOptions] = []
 
-    def proving(build: Path, events: Events, options: prove.Options) -> ProofReport:
+    def proving(build: Path, events: Events, options: prove.ProofOptions) -> ProofReport:
         asked.append(options)
         return ProofReport("xen", (boot("4.14"), boot("4.20")), {})
 
