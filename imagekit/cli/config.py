@@ -16,7 +16,7 @@ from imagekit.spec.toolstack_names import toolstack_names
 from imagekit.toolstacks.declaration import Define, Delivered, Delivery, Import, Upload
 from imagekit.toolstacks.options import Choice, choices
 from imagekit.toolstacks.output import write_files
-from imagekit.toolstacks.reference import option_keys
+from imagekit.toolstacks.overview import option_keys
 from imagekit.toolstacks.wording import BOOTS, FIRMWARE, FORMATS, Wish, able_to, deliver, worded
 
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024

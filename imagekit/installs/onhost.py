@@ -17,7 +17,7 @@ from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView
 from imagekit.domain.model import Boot, DirectKernel, Disk, Domain, Firmware, Mode
 from imagekit.domain.model import Netboot as NetbootProgram
 from imagekit.domain.text import refuse
-from imagekit.installs.facts import facts_for, trial_image
+from imagekit.installs.build_facts import facts_for, trial_image
 from imagekit.installs.stages.image import effective_disk
 from imagekit.kernel.capability import examine, require_mode
 from imagekit.spec.model import Spec

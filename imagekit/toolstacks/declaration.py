@@ -15,7 +15,7 @@ from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import Domain
 from imagekit.toolstacks.output import Emitter
 
-Options = TypeVar("Options")
+Choices = TypeVar("Choices")
 """The dataclass of a toolstack's own choices, each field one ``--option KEY=VALUE``."""
 
 Netboots = Literal["arguments", "profile", "convention"]
@@ -73,7 +73,7 @@ class Delivered:
 
 
 @dataclass(frozen=True)
-class Toolstack(Generic[Options]):
+class Toolstack(Generic[Choices]):
     """A toolstack: its words for a domain, its choices, and what else it can do.
 
     ``name`` is what ``--toolstack`` and the spec say; ``gives`` describes the config in a few
@@ -89,14 +89,14 @@ class Toolstack(Generic[Options]):
     gives: str
     suffix: str
     page: str
-    options: type[Options]
-    emitter: Callable[[Options], Emitter]
+    options: type[Choices]
+    emitter: Callable[[Choices], Emitter]
     netboots: Netboots | None = None
     built: bool = True
     other_macs: str = ""
-    define: Callable[[Domain, BuildFacts, Options, Define], Delivered] | None = None
-    import_: Callable[[Domain, BuildFacts, Options, Import], Delivered] | None = None
-    upload: Callable[[Domain, BuildFacts, Options, Upload], Delivered] | None = None
+    define: Callable[[Domain, BuildFacts, Choices, Define], Delivered] | None = None
+    import_: Callable[[Domain, BuildFacts, Choices, Import], Delivered] | None = None
+    upload: Callable[[Domain, BuildFacts, Choices, Upload], Delivered] | None = None
 
     @property
     def option_names(self) -> tuple[str, ...]:

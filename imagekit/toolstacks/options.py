@@ -11,7 +11,7 @@ from imagekit.errors import SpecError
 from imagekit.toolstacks.declaration import Toolstack
 from imagekit.toolstacks.registry import toolstacks
 
-Options = TypeVar("Options")
+Choices = TypeVar("Choices")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def choices(pairs: Sequence[str]) -> tuple[Choice, ...]:
     return tuple(found.values())
 
 
-def chosen(toolstack: Toolstack[Options], made: Sequence[Choice]) -> Options:
+def chosen(toolstack: Toolstack[Choices], made: Sequence[Choice]) -> Choices:
     """The options of ``toolstack`` with the choices ``made``; raises SpecError."""
     hints = get_type_hints(toolstack.options)
     values: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from imagekit.errors import SpecError
 from imagekit.toolstacks.declaration import Import
 from imagekit.toolstacks.registry import toolstack
 from imagekit.toolstacks.wording import Worded, deliver
-from imagekit.toolstacks.xapi.delivery import network_choices, pool
+from imagekit.toolstacks.xapi.import_option import network_choices, pool
 
 needs_xenapi = pytest.mark.skipif(
     find_spec("XenAPI") is None, reason="the Python package XenAPI is not installed"

@@ -9,7 +9,7 @@ import pytest
 from imagekit.domain.bootpath import domain_for
 from imagekit.domain.model import Cpu, Rate, Vnc
 from imagekit.errors import CapabilityError, SpecError
-from imagekit.installs.facts import ABLE_KERNEL, facts_for, trial_image
+from imagekit.installs.build_facts import ABLE_KERNEL, facts_for, trial_image
 from imagekit.installs.stages.configs import Configs
 from imagekit.spec.load import SpecFile, load_spec
 from imagekit.toolstacks.options import choices, chosen

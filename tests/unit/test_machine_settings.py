@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from imagekit.domain.bootpath import domain_for
 from imagekit.errors import SpecError
-from imagekit.installs.facts import ABLE_KERNEL, facts_for, trial_image
+from imagekit.installs.build_facts import ABLE_KERNEL, facts_for, trial_image
 from imagekit.spec.model import Spec
 from imagekit.toolstacks import xlkeys
 from imagekit.toolstacks.xl import emitter as xl

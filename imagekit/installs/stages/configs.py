@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from imagekit.domain.model import Mode
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
-from imagekit.installs.facts import ABLE_KERNEL, facts_for, origins, trial_image
+from imagekit.installs.build_facts import ABLE_KERNEL, facts_for, origins, trial_image
 from imagekit.installs.stages.overlay import uuid_of
 from imagekit.pipeline.stage import Stage, StageRun, Target
 from imagekit.spec.load import SpecFile

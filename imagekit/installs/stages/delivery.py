@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagekit.installs.facts import disk_path
+from imagekit.installs.build_facts import disk_path
 from imagekit.installs.stages.capability import KernelCheck
 from imagekit.installs.stages.configs import Configs
 from imagekit.installs.stages.formats import Qcow2, Vhd

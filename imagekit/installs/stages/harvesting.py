@@ -17,7 +17,7 @@ from imagekit.guest.files import GuestFiles
 from imagekit.guest.inspect import survey
 from imagekit.guest.inspection import DefaultEntry, Inspection
 from imagekit.guest.kernels import MAX_INITRD, MAX_KERNEL, GuestKernel
-from imagekit.installs.facts import disk_path, facts_for, origins, trial_image
+from imagekit.installs.build_facts import disk_path, facts_for, origins, trial_image
 from imagekit.installs.stages.configs import Configs
 from imagekit.kernel.capability import require_mode
 from imagekit.pipeline.stage import Stage, StageRun

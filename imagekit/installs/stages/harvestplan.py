@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from imagekit.errors import SpecError
-from imagekit.installs.facts import disk_path
+from imagekit.installs.build_facts import disk_path
 from imagekit.installs.stages.answers import template_digests
 from imagekit.installs.stages.formats import Qcow2, Vhd
 from imagekit.installs.stages.harvesting import Harvest, HarvestedConfigs

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from imagekit.domain.bootpath import CONSOLES
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
 from imagekit.installs import onhost
-from imagekit.installs.facts import ABLE_KERNEL
+from imagekit.installs.build_facts import ABLE_KERNEL
 from imagekit.installs.netboot_tree import ANSWERS_NAMES, arguments
 from imagekit.installs.stages.configs import checked_directory, config_path
 from imagekit.installs.stages.overlay import mac_of

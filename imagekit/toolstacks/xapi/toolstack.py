@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from imagekit.toolstacks.declaration import NoOptions, Toolstack
 from imagekit.toolstacks.tarball import Handler
-from imagekit.toolstacks.xapi import delivery, xva
+from imagekit.toolstacks.xapi import import_option, xva
 from imagekit.toolstacks.xapi.script import XapiEmitter
 
 
@@ -24,7 +24,7 @@ XAPI = Toolstack(
     page="docs/toolstacks.md#xapi-xenserver-xcp-ng",
     options=Options,
     emitter=lambda options: XapiEmitter(options.handlers),
-    import_=lambda domain, facts, _options, asked: delivery.import_domain(domain, facts, asked),
+    import_=import_option.import_domain,
 )
 
 XVA = Toolstack(
@@ -37,5 +37,5 @@ XVA = Toolstack(
     built=False,
     other_macs="XAPI gives an imported VM other MAC addresses, unless it restores it "
     "(preserve=true)",
-    import_=lambda domain, facts, _options, asked: delivery.import_whole(domain, facts, asked),
+    import_=import_option.import_whole,
 )

@@ -1,6 +1,6 @@
 """The table of all toolstacks in ``docs/toolstacks.md``, and the options the help tells of.
 
-``python -m imagekit.toolstacks.reference`` prints the table.
+``python -m imagekit.toolstacks.overview`` prints the table.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def network_choices(pairs: Sequence[str]) -> dict[str, str]:
     return chosen
 
 
-def import_domain(domain: Domain, facts: BuildFacts, asked: Import) -> Delivered:
+def import_domain(domain: Domain, facts: BuildFacts, _options: object, asked: Import) -> Delivered:
     """Import piece by piece; ``made`` is the UUID of the VM. Raises as
     :mod:`imagekit.toolstacks.xapi.importing`.
     """
@@ -60,7 +60,7 @@ def import_domain(domain: Domain, facts: BuildFacts, asked: Import) -> Delivered
     return Delivered((import_into(pool(asked), domain, facts, sr=asked.sr, networks=chosen),))
 
 
-def import_whole(domain: Domain, facts: BuildFacts, asked: Import) -> Delivered:
+def import_whole(domain: Domain, facts: BuildFacts, _options: object, asked: Import) -> Delivered:
     """Import one XVA, made and removed where TMPDIR points; ``made`` are the UUIDs of the VMs.
 
     Raises as :mod:`imagekit.toolstacks.xapi.importing`.
