@@ -102,8 +102,8 @@ def worded(facts: BuildFacts, wish: Wish) -> Worded:
         facts,
         mode=_one_of(wish.mode or next(iter(facts.modes), "pv"), MODES, "--mode"),
         boot=_one_of(wish.boot, BOOTS, "--boot"),
-        image_format=_one_of(wish.image_format, FORMATS, "--format") if wish.image_format else None,
-        firmware=_one_of(wish.firmware, FIRMWARE, "--firmware") if wish.firmware else None,
+        image_format=_optional(wish.image_format, FORMATS, "--format"),
+        firmware=_optional(wish.firmware, FIRMWARE, "--firmware"),
         toolstack=wish.toolstack,
     )
     return Worded(found, options, domain, facts)
@@ -146,3 +146,7 @@ def _one_of(value: str, allowed: Iterable[Word], option: str) -> Word:
     if value not in known:
         raise SpecError(f"{value!r} is not known", where=option, hint=f"one of {', '.join(known)}")
     return known[value]
+
+
+def _optional(value: str | None, allowed: Iterable[Word], option: str) -> Word | None:
+    return None if value is None else _one_of(value, allowed, option)
