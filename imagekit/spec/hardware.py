@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from imagekit.spec.base import Model
+from imagekit.spec.toolstack_names import ToolstackName
 from imagekit.spec.values import (
     Address,
     Bridge,
@@ -99,6 +100,6 @@ class Machine(Model):
     on_poweroff: Action = "destroy"
     on_reboot: Action = "restart"
     on_crash: Action = "destroy"
-    raw: dict[str, dict[str, RawValue]] = Field(
+    raw: dict[ToolstackName, dict[str, RawValue]] = Field(
         default_factory=dict, description="Toolstack to its own keys and values."
     )
