@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Annotated, Any, cast
+from typing import IO, Annotated, cast
 
 import typer
 
 from imagekit.cli import upload
 from imagekit.cli.toolstack_options import configured, glance_options
 from imagekit.domain import bootpath
-from imagekit.domain.facts import BuildFacts
+from imagekit.domain.facts import BuildFacts, facts_in
 from imagekit.domain.model import MODES, DiskFormat, Domain, FirmwareKind, Mode
 from imagekit.errors import ExistsError, SpecError
 from imagekit.toolstacks import explain
@@ -24,7 +23,6 @@ from imagekit.toolstacks.output import Emitter, OutputFile
 from imagekit.toolstacks.registry import EMITTERS, emitter_for
 from imagekit.toolstacks.xm.emitter import XmEmitter
 
-MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 BOOTS = ("auto", "pygrub", "pvgrub", "direct", "firmware")
 
 
@@ -161,27 +159,7 @@ def _define(emitter: Emitter, domain: Domain, facts: BuildFacts, uri: str, force
 
 def load_facts(build: Path) -> BuildFacts:
     """The facts in ``build``'s manifest, with absolute paths; raises SpecError."""
-    path = build / "manifest.json"
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as error:
-        raise SpecError(
-            f"cannot read the build's manifest: {error.strerror}",
-            where=str(path),
-            hint="name a directory that imagekit build made",
-        ) from error
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise SpecError("the manifest is over 16 MiB", where=str(path))
-    try:
-        manifest: Any = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"the manifest is not JSON: {error}", where=str(path)) from error
-    if not isinstance(manifest, dict) or "facts" not in manifest:
-        raise SpecError(
-            "the manifest has no facts about an image", where=str(path), hint="build it again"
-        )
-    return BuildFacts.from_json(manifest["facts"], f"{path}: facts").located(str(build.absolute()))
+    return facts_in(build)
 
 
 def write_files(files: dict[str, OutputFile], directory: Path, *, force: bool) -> list[Path]:

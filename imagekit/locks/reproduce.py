@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from imagekit.errors import ImagekitError, ToolError
 from imagekit.host.run import run
 from imagekit.locks.difference import Difference, disk_difference, tar_differences
 from imagekit.pipeline.workspace import Workspace
 from imagekit.spec.load import load_spec
+from imagekit.spec.manifest import read_manifest
 
 BUILD_SECONDS = 7200.0
 _CHILD = 'umask "$1"; hostname "$2"; shift 2; exec "$@"'
@@ -104,8 +104,7 @@ def _build(
 
 
 def _disks(build: Path) -> dict[str, str]:
-    manifest: dict[str, Any] = json.loads((build / "manifest.json").read_text())
-    return {a["path"]: a["sha256"] for a in manifest["artefacts"] if a["role"] == "disk"}
+    return read_manifest(build).disk_digests
 
 
 def _explain(

@@ -30,11 +30,11 @@ from imagekit.recovery.unpacked import (
     IMAGE,
     MAX_SECRETS,
     SECRETS,
-    read_manifest,
 )
 from imagekit.spec.install import Debootstrap, DiskimageBuilder, Iso, Netboot
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock, read_lock
+from imagekit.spec.manifest import MANIFEST, Manifest, file_in, read_manifest
 
 Source = tuple[str, Path | bytes]
 """A member's name, and the file or the bytes it is made of."""
@@ -70,12 +70,11 @@ def make_bundle(
         sources += _packages(file, lock, workspace)
     sources += [
         ("lock.yaml", lock_file),
-        ("manifest.json", build / "manifest.json"),
+        (MANIFEST, build / MANIFEST),
         ("spec.yaml", spec_text(file)),
     ]
-    for artefact in manifest["artefacts"]:
-        if artefact["role"] == "domain-config":
-            sources.append((f"configs/{artefact['path']}", build / artefact["path"]))
+    for config in manifest.configs():
+        sources.append((f"configs/{config.path}", file_in(build, config.path)))
     if image or not lock.packages:
         sources += _finished(build, file, manifest, how, workspace)
     if how is not None and _secrets(file):
@@ -92,9 +91,9 @@ def make_bundle(
     return write_signed(target, about, sources, sign, workspace=workspace, overwrite=overwrite)
 
 
-def _manifest_of(build: Path, file: SpecFile) -> dict[str, Any]:
+def _manifest_of(build: Path, file: SpecFile) -> Manifest:
     manifest = read_manifest(build)
-    if manifest.get("spec_sha256") != file.sha256:
+    if manifest.spec_sha256 != file.sha256:
         raise SpecError(
             "the build was not made from this spec",
             where=str(file.path),
@@ -103,7 +102,7 @@ def _manifest_of(build: Path, file: SpecFile) -> dict[str, Any]:
     return manifest
 
 
-def _about(file: SpecFile, lock: Lock, manifest: dict[str, Any]) -> dict[str, Any]:
+def _about(file: SpecFile, lock: Lock, manifest: Manifest) -> dict[str, Any]:
     return {
         "bundle": FORMAT,
         "kind": "build" if lock.packages else "image",
@@ -112,7 +111,7 @@ def _about(file: SpecFile, lock: Lock, manifest: dict[str, Any]) -> dict[str, An
         "spec_sha256": file.sha256,
         "source_date_epoch": lock.source_date_epoch,
         "secrets": _secrets(file),
-        "disks": {a["path"]: a["sha256"] for a in manifest["artefacts"] if a["role"] == "disk"},
+        "disks": manifest.disk_digests,
     }
 
 
@@ -159,7 +158,7 @@ def _packages(file: SpecFile, lock: Lock, workspace: Workspace) -> list[Source]:
 
 
 def _finished(
-    build: Path, file: SpecFile, manifest: dict[str, Any], how: Seal | None, workspace: Workspace
+    build: Path, file: SpecFile, manifest: Manifest, how: Seal | None, workspace: Workspace
 ) -> list[Source]:
     """The disk, and what boots it."""
     if _secrets(file) and how is None:
@@ -167,10 +166,9 @@ def _finished(
         workspace.events.emit("note", text=text)
     packed = packed_disk(_raw_disk(build, manifest), workspace)
     sources: list[Source] = [maybe_sealed(IMAGE, packed, how, workspace)]
-    for artefact in manifest["artefacts"]:
-        if artefact["role"] in BOOT_ROLES:
-            path = str(artefact["path"])
-            sources.append(maybe_sealed(f"boot/{path}", build / path, how, workspace))
+    for artefact in manifest.having(*BOOT_ROLES):
+        source = file_in(build, artefact.path)
+        sources.append(maybe_sealed(f"boot/{artefact.path}", source, how, workspace))
     return sources
 
 
@@ -243,13 +241,11 @@ def _secret_values(file: SpecFile) -> dict[str, str]:
     return found
 
 
-def _raw_disk(build: Path, manifest: dict[str, Any]) -> Path:
-    raw = next(
-        (a for a in manifest["artefacts"] if a["role"] == "disk" and a.get("format") == "raw"), None
-    )
+def _raw_disk(build: Path, manifest: Manifest) -> Path:
+    raw = next((disk for disk in manifest.disks if disk.format == "raw"), None)
     if raw is None:
         raise SpecError("the build has no raw disk to put in", where=str(build))
-    return build / str(raw["path"])
+    return file_in(build, raw.path)
 
 
 def packed_disk(raw: Path, workspace: Workspace) -> Path:

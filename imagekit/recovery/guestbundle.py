@@ -5,7 +5,6 @@ The disk of a guest holds its secrets: they are taken out of a copy, unless the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from imagekit.recovery.bundle import Source, maybe_sealed, packed_disk, write_si
 from imagekit.recovery.container import Member
 from imagekit.recovery.sealing import SUFFIXES, Seal
 from imagekit.recovery.unpacked import FORMAT, IMAGE
+from imagekit.spec.manifest import MANIFEST, Artefact, Manifest, Section, manifest_text
 
 SECRET_IDENTITIES = ("baked-ssh-host-keys", "baked-random-seed")
 SHADOWS = ("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-")
@@ -71,7 +71,7 @@ def make_guest_bundle(
     manifest, files = _contents(name, record, facts, raw)
     files.append((IMAGE, packed_disk(raw, workspace)))
     sources: list[Source] = [maybe_sealed(*file, how, workspace) for file in files]
-    sources.append(("manifest.json", json.dumps(manifest, indent=1).encode()))
+    sources.append((MANIFEST, manifest_text(manifest).encode()))
     about = {
         "bundle": FORMAT,
         "kind": "guest",
@@ -79,7 +79,7 @@ def make_guest_bundle(
         "imagekit": __version__,
         "sealed": [member for member, _ in sources if member.endswith(SUFFIXES)],
         "stripped": how is None,
-        "disks": {f"{name}.raw": manifest["artefacts"][0]["sha256"]},
+        "disks": manifest.disk_digests,
     }
     return write_signed(target, about, sources, sign, workspace=workspace, overwrite=overwrite)
 
@@ -168,17 +168,18 @@ def _empty_swap(app: Appliance) -> None:
                 app.call("mkswap", device, uuid=str(uuid))
 
 
-def _artefact(role: str, source: Path, path: str, **more: Any) -> dict[str, Any]:
+def _artefact(role: str, source: Path, path: str) -> Artefact:
     digest, size = sha256_sparse(source), source.stat().st_size
-    return {"role": role, "path": path, **more, "sha256": digest, "bytes": size}
+    return Artefact(role=role, path=path, sha256=digest, size_bytes=size)
 
 
 def _contents(
     name: str, record: dict[str, Any], facts: BuildFacts, raw: Path
-) -> tuple[dict[str, Any], list[tuple[str, Path]]]:
+) -> tuple[Manifest, list[tuple[str, Path]]]:
     """The manifest of the guest, in the form of a build's, and the members besides the disk."""
-    disk = _artefact("disk", raw, f"{name}.raw", format="raw", virtual_size=raw.stat().st_size)
-    artefacts = [disk]
+    disk = _artefact("disk", raw, f"{name}.raw")
+    as_raw = {"format": "raw", "virtual_size_bytes": disk.size_bytes}
+    artefacts = [disk.model_copy(update=as_raw)]
     sources: list[tuple[str, Path]] = []
 
     def put(role: str, source: str | None, path: str) -> str | None:
@@ -188,7 +189,14 @@ def _contents(
         sources.append((f"boot/{path}", Path(source)))
         return path
 
-    disks = [replace(facts.disks[0], paths={"raw": f"{name}.raw"})]
+    disks = [
+        replace(
+            facts.disks[0],
+            paths={"raw": disk.path},
+            sizes={"raw": disk.size_bytes},
+            sha256={"raw": disk.sha256},
+        )
+    ]
     for other in facts.disks[1:]:
         put("seed", other.paths["raw"], f"{name}-seed.iso")
         disks.append(replace(other, paths={"raw": f"{name}-seed.iso"}))
@@ -200,13 +208,12 @@ def _contents(
     )
     config = Path(record["files"]["config"])
     how = {"mode": record["mode"], "toolstack": record["toolstack"]}
-    artefacts.append(_artefact("domain-config", config, config.name, **how))
+    artefacts.append(_artefact("domain-config", config, config.name).model_copy(update=how))
     sources.append((f"configs/{config.name}", config))
-    manifest = {
-        "manifest_version": 1,
-        "name": name,
-        "guest": record["request"],
-        "facts": located.to_json(),
-        "artefacts": artefacts,
-    }
+    manifest = Manifest(
+        name=name,
+        guest=Section.model_validate(record["request"]),
+        facts=Section.model_validate(located.to_json()),
+        artefacts=tuple(artefacts),
+    )
     return manifest, sources

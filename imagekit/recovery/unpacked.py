@@ -18,6 +18,7 @@ from imagekit.recovery.container import Checked, check_name, read_container
 from imagekit.recovery.sealing import SUFFIXES, Unlock, unseal
 from imagekit.spec.load import SpecFile, load_spec
 from imagekit.spec.lock import Lock, read_lock
+from imagekit.spec.manifest import Manifest, read_manifest
 
 FORMAT = 1
 IMAGE = "image/disk.raw.gz"
@@ -56,14 +57,14 @@ class Bundle:
 
     directory: Path
     about: dict[str, Any]
-    manifest: dict[str, Any]
+    manifest: Manifest
     recipe: Recipe | None
     secrets: Mapping[str, str]
 
     @property
     def name(self) -> str:
         """The guest's name."""
-        return str(self.manifest["name"])
+        return self.manifest.name
 
     @property
     def debs(self) -> Path:
@@ -91,21 +92,7 @@ class Bundle:
     @property
     def disks(self) -> dict[str, str]:
         """SHA-256 of the original build's disks by path."""
-        artefacts = self.manifest["artefacts"]
-        return {a["path"]: a["sha256"] for a in artefacts if a["role"] == "disk"}
-
-
-def read_manifest(build: Path) -> dict[str, Any]:
-    """The manifest in the directory ``build``; raises SpecError when there is none."""
-    try:
-        value: Any = json.loads((build / "manifest.json").read_bytes()[: 16 << 20])
-    except (OSError, ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict) or not isinstance(value.get("artefacts"), list):
-        raise SpecError(
-            "is not a build directory", where=str(build), hint="name what imagekit build made"
-        )
-    return value
+        return self.manifest.disk_digests
 
 
 def verify_bundle(path: Path, trust: Path | None, scratch: Path) -> Checked:

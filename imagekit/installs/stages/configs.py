@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 from imagekit.disk.bootloader import grub_prefix
 from imagekit.disk.layout import Ids, Layout, Part, plan_layout
 from imagekit.domain.bootpath import domain_for, raw_settings
-from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
+from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict, facts_text
 from imagekit.domain.model import Cpu, Mode, Nic, Rate, Vnc, parse_pins
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
 from imagekit.installs.stages.image import effective_disk
 from imagekit.installs.stages.overlay import mac_of, uuid_of
+from imagekit.kernel.report import Bootable, Capability, read_report
 from imagekit.pipeline.stage import Stage, StageRun, Target
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec, StaticNetwork
@@ -135,7 +136,7 @@ class Configs(Stage):
         }
 
     def run(self, run: StageRun) -> None:
-        kernel = json.loads(run.inputs["kernel.json"].read_text())
+        kernel = read_report(run.inputs["kernel.json"])
         image = json.loads(run.inputs["layout.json"].read_text())
         facts = replace(
             facts_for(self._spec, kernel, image),
@@ -143,7 +144,7 @@ class Configs(Stage):
             initrd_bytes=run.inputs["initrd"].stat().st_size,
             origins=origins(self._file),
         )
-        (run.output / "facts.json").write_text(json.dumps(facts.to_json(), indent=1))
+        (run.output / "facts.json").write_text(facts_text(facts))
         located = facts.located(str(self._out))
         for name, toolstack, mode in self._texts():
             (run.output / name).write_text(_word(located, toolstack, mode))
@@ -174,10 +175,7 @@ def origins(file: SpecFile) -> dict[str, str]:
     return found
 
 
-_ABLE: dict[str, Any] = {
-    **{mode: {"capable": True, "evidence": []} for mode in ("pv", "pvh", "hvm")},
-    "release": "0",
-}
+_ABLE = Bootable(Capability(True), Capability(True), Capability(True), "0")
 """A kernel that can do everything, for trying the words before there is a kernel."""
 
 
@@ -191,7 +189,7 @@ def _word(facts: BuildFacts, toolstack: str, mode: Mode) -> str:
     return emitter_for(toolstack).text(domain_for(facts, mode=mode, toolstack=toolstack), facts)
 
 
-def facts_for(spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any]) -> BuildFacts:
+def facts_for(spec: Spec, kernel: Bootable, image: Mapping[str, Any]) -> BuildFacts:
     """The facts of a build: what the spec wants, what the kernel can, how the disk is laid out."""
     raw_layout = image["layout"]
     layout = Layout(
@@ -214,9 +212,9 @@ def facts_for(spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any]) -
                 effective_disk(spec.disk).size,
             ),
         ),
-        pv=_verdict(kernel["pv"]),
-        pvh=_verdict(kernel["pvh"]),
-        hvm=_verdict(kernel["hvm"]),
+        pv=_verdict(kernel.pv),
+        pvh=_verdict(kernel.pvh),
+        hvm=_verdict(kernel.hvm),
         # /boot is an ext4 of ours without the features that pygrub's reader lacks, and grub.cfg
         # has the one form it understands.
         pygrub=PygrubView(True, f"pygrub reads {grub} on ext4"),
@@ -225,7 +223,7 @@ def facts_for(spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any]) -
         nics=tuple(_nic(spec, index) for index in range(len(spec.nics))),
         kernel=f"{spec.name}-vmlinuz",
         initrd=f"{spec.name}-initrd.img",
-        kernel_release=kernel["release"],
+        kernel_release=kernel.release,
         cmdline=image["cmdline"],
         partition_table=table,
         boot_filesystem=layout.boot_part.filesystem,
@@ -254,8 +252,8 @@ def _cpu(spec: Spec) -> Cpu:
     return Cpu(wanted.weight, wanted.cap or None, parse_pins(wanted.pins))
 
 
-def _verdict(value: Mapping[str, Any]) -> Verdict:
-    return Verdict(value["capable"], tuple(value["evidence"]))
+def _verdict(found: Capability) -> Verdict:
+    return Verdict(found.capable, found.evidence)
 
 
 def _screen(spec: Spec) -> Vnc | None:
