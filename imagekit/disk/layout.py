@@ -69,13 +69,19 @@ class Layout:
         return part
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON, for the manifest."""
+        """As plain JSON, for layout.json; :meth:`from_json` gives it back."""
         return {
             "table": self.table,
             "size": self.size,
             "disk_id": self.disk_id,
             "partitions": [vars(p) for p in self.parts],
         }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Layout:
+        """The layout that :meth:`to_json` wrote."""
+        parts = tuple(Part(**part) for part in value["partitions"])
+        return cls(value["table"], value["size"], value["disk_id"], parts)
 
 
 class Ids:

@@ -21,7 +21,6 @@ from imagekit.pipeline.deliver import (
     deliver,
     plan_digest,
     rewrite_manifest,
-    sha256_of,
 )
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import StageResult, execute, needed
@@ -173,9 +172,10 @@ def _facts(plan: Plan, results: Mapping[str, StageResult]) -> BuildFacts | None:
     disks = []
     for target in plan.targets:
         if target.role == "disk":
-            result = results[plan.maker(target.artefact).stage.name]
-            file = result.entry.files[target.artefact]
-            digest = sha256_of(result, target.artefact) or sha256_sparse(file)
+            entry = results[plan.maker(target.artefact).stage.name].entry
+            file = entry.files[target.artefact]
+            # Not known if its stage was run for a build that does not deliver it.
+            digest = entry.sha256.get(target.artefact) or sha256_sparse(file)
             size = file.stat().st_size
             disks.append(Artefact(role="disk", path=target.path, sha256=digest, size_bytes=size))
     return read_facts(results[plan.maker(FACTS).stage.name].entry.files[FACTS]).weighed(disks)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagekit.disk.layout import Layout
 from imagekit.errors import ImagekitError, ToolError
 from imagekit.host.run import run
 from imagekit.locks.difference import Difference, disk_difference, tar_differences
@@ -120,8 +121,8 @@ def _explain(
     raws = [_stored(cache, "disk.raw") for cache in caches]
     layout = _stored(caches[0], "layout.json")
     if raws[0] is not None and raws[1] is not None and layout is not None:
-        partitions = json.loads(layout.read_text())["layout"]["partitions"]
-        on_disk = disk_difference(raws[0], raws[1], partitions)
+        parts = Layout.from_json(json.loads(layout.read_text())["layout"]).parts
+        on_disk = disk_difference(raws[0], raws[1], parts)
         if on_disk is not None:
             return on_disk
     odd = next(path for path in digests[0] if digests[0][path] != digests[1].get(path))

@@ -204,7 +204,7 @@ def _copy_all(
     for target in plan.targets:
         result = results[plan.maker(target.artefact).stage.name]
         source = result.entry.files[target.artefact]
-        known = None if target.artefact in instead else sha256_of(result, target.artefact)
+        known = None if target.artefact in instead else result.entry.sha256.get(target.artefact)
         jobs.append((target, source, known))
     for name, result in results.items():
         for log in sorted((result.entry.directory / "logs").glob("*")):
@@ -233,12 +233,6 @@ def _copy_all(
 
     with ThreadPoolExecutor(2) as pool:
         return tuple(pool.map(one, range(len(jobs))))
-
-
-def sha256_of(result: StageResult, artefact: str) -> str | None:
-    """The digest of an artefact, if its stage was run for a build that delivered it."""
-    digests: Mapping[str, str] = result.entry.info["sha256"]
-    return digests.get(artefact)
 
 
 def _linked(source: Path, part: Path) -> bool:

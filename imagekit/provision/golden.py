@@ -151,8 +151,7 @@ def drop_base(directory: Path) -> bool:
     if directory.parent.name != ".golden":
         return False
     for path in guests_directory().glob("*.journal"):
-        entries = Journal(path.stem, path).entries()
-        if any(e.get("op") == "base" and e.get("path") == str(directory) for e in entries):
+        if directory in Journal(path.stem, path).bases():
             return False
     for path in (directory, _part(directory)):
         shutil.rmtree(path, ignore_errors=True)
@@ -163,12 +162,12 @@ def drop_base(directory: Path) -> bool:
 
 def undo(found: Journal) -> None:
     """Undo everything in a locked journal, and the shared copy it was the last to stand on."""
-    bases = {str(e.get("path")) for e in found.entries() if e.get("op") == "base"}
+    bases = set(found.bases())
     found.undo()
     if bases:
         with bases_locked():
             for base in bases:
-                drop_base(Path(base))
+                drop_base(base)
 
 
 def sweep() -> list[str]:
@@ -177,7 +176,7 @@ def sweep() -> list[str]:
     for path in sorted(guests_directory().glob("*.journal")):
         # What cannot be undone now (a volume that is in use) is tried again the next time.
         with contextlib.suppress(ImagekitError), journal(path.stem) as found:
-            if found.path.exists() and found.record() is None:
+            if found.path.exists() and not found.finished:
                 undo(found)
                 swept.append(path.stem)
     return swept

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from imagekit import __version__
 from imagekit.disk import qemu_img
@@ -25,7 +24,7 @@ from imagekit.host import tools
 from imagekit.host.run import run
 from imagekit.host.signing import Sign
 from imagekit.pipeline.workspace import Workspace
-from imagekit.provision.journal import journal
+from imagekit.provision.journal import GuestRecord, journal
 from imagekit.recovery.bundle import Source, maybe_sealed, packed_disk, write_signed
 from imagekit.recovery.container import Member
 from imagekit.recovery.sealing import SUFFIXES, Seal
@@ -57,14 +56,13 @@ def make_guest_bundle(
             raise SpecError(
                 f"there is no guest {name}", hint="imagekit destroy --list shows guests"
             )
-        if "facts" not in record:
+        facts, size = record.facts, record.size_bytes
+        if facts is None or size is None:
             raise SpecError(f"the guest {name} was made by an older imagekit", where=name)
         _refuse_running(name)
-        facts = BuildFacts.from_json(record["facts"], f"the guest {name}")
-        raw = workspace.temporary("guest", size_bytes=int(record["size"])) / "disk.raw"
+        raw = workspace.temporary("guest", size_bytes=size) / "disk.raw"
         workspace.events.emit("note", text=f"copying the disk of {name}")
-        bases = [str(e["path"]) for e in found.entries() if e.get("op") == "base"]
-        _flatten(facts.disks[0], bases, int(record["size"]), raw)
+        _flatten(facts.disks[0], found.bases(), size, raw)
     if how is None:
         workspace.events.emit("note", text="taking its secrets out of the copy")
         _strip(raw, workspace)
@@ -94,7 +92,7 @@ def _refuse_running(name: str) -> None:
         )
 
 
-def _flatten(disk: DiskFacts, bases: Sequence[str], size: int, target: Path) -> None:
+def _flatten(disk: DiskFacts, bases: Sequence[Path], size: int, target: Path) -> None:
     """The guest's disk as a raw file of ``size`` bytes.
 
     ``bases`` are the directories of the golden images it stands on, as its journal has them.
@@ -104,7 +102,7 @@ def _flatten(disk: DiskFacts, bases: Sequence[str], size: int, target: Path) -> 
     if image_format == "qcow2":
         qemu_img.convert(source, target, source_format="qcow2", target_format="raw")
     elif image_format == "vhd":
-        read_chain([source, *(Path(base) / "disk.vhd" for base in bases)], target)
+        read_chain([source, *(base / "disk.vhd" for base in bases)], target)
     elif source.is_block_device():
         with exclusive(source):
             copy_sparse(source, target)
@@ -174,7 +172,7 @@ def _artefact(role: str, source: Path, path: str) -> Artefact:
 
 
 def _contents(
-    name: str, record: dict[str, Any], facts: BuildFacts, raw: Path
+    name: str, record: GuestRecord, facts: BuildFacts, raw: Path
 ) -> tuple[Manifest, list[tuple[str, Path]]]:
     """The manifest of the guest, in the form of a build's, and the members besides the disk."""
     disk = _artefact("disk", raw, f"{name}.raw")
@@ -206,13 +204,13 @@ def _contents(
         kernel=put("kernel", facts.kernel, f"{name}-vmlinuz"),
         initrd=put("initrd", facts.initrd, f"{name}-initrd.img"),
     )
-    config = Path(record["files"]["config"])
-    how = {"mode": record["mode"], "toolstack": record["toolstack"]}
+    config = Path(record.files["config"])
+    how = {"mode": record.mode, "toolstack": record.toolstack}
     artefacts.append(_artefact("domain-config", config, config.name).model_copy(update=how))
     sources.append((f"configs/{config.name}", config))
     manifest = Manifest(
         name=name,
-        guest=Section.model_validate(record["request"]),
+        guest=record.request,
         facts=Section.model_validate(located.to_json()),
         artefacts=tuple(artefacts),
     )

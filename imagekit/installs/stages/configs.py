@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.disk.bootloader import grub_prefix
-from imagekit.disk.layout import Ids, Layout, Part, plan_layout
+from imagekit.disk.layout import Ids, Layout, plan_layout
 from imagekit.domain.bootpath import domain_for, raw_settings
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict, facts_text
 from imagekit.domain.model import Cpu, Mode, Nic, Rate, Vnc, parse_pins
@@ -191,13 +191,7 @@ def _word(facts: BuildFacts, toolstack: str, mode: Mode) -> str:
 
 def facts_for(spec: Spec, kernel: Bootable, image: Mapping[str, Any]) -> BuildFacts:
     """The facts of a build: what the spec wants, what the kernel can, how the disk is laid out."""
-    raw_layout = image["layout"]
-    layout = Layout(
-        raw_layout["table"],
-        raw_layout["size"],
-        raw_layout["disk_id"],
-        tuple(Part(**p) for p in raw_layout["partitions"]),
-    )
+    layout = Layout.from_json(image["layout"])
     grub = f"{grub_prefix(layout)}/grub.cfg"
     table = layout.table
     return BuildFacts(
