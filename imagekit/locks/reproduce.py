@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagekit.disk.layout import Layout
+from imagekit.disk.layout import read_assembled
 from imagekit.errors import ImagekitError, ToolError
 from imagekit.host.run import run
 from imagekit.locks.difference import Difference, disk_difference, tar_differences
@@ -121,7 +120,7 @@ def _explain(
     raws = [_stored(cache, "disk.raw") for cache in caches]
     layout = _stored(caches[0], "layout.json")
     if raws[0] is not None and raws[1] is not None and layout is not None:
-        parts = Layout.from_json(json.loads(layout.read_text())["layout"]).parts
+        parts = read_assembled(layout).layout.parts
         on_disk = disk_difference(raws[0], raws[1], parts)
         if on_disk is not None:
             return on_disk
