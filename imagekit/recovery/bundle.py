@@ -22,11 +22,11 @@ from imagekit.installs.stages.lockfile import input_digests
 from imagekit.installs.stages.mirrors import mirrors_for
 from imagekit.installs.stages.trees import pack
 from imagekit.pipeline.workspace import Workspace
+from imagekit.recovery.about import About
 from imagekit.recovery.container import Member, write_container
 from imagekit.recovery.sealing import SUFFIXES, Seal, seal
 from imagekit.recovery.unpacked import (
     BOOT_ROLES,
-    FORMAT,
     IMAGE,
     MAX_SECRETS,
     SECRETS,
@@ -82,12 +82,18 @@ def make_bundle(
         values.touch(mode=0o600)
         values.write_text(json.dumps(_secret_values(file)))
         sources.append(maybe_sealed(SECRETS, values, how, workspace))
-    about = {
-        **_about(file, lock, manifest),
-        "inputs": inputs,
-        "trees": trees,
-        "sealed": [member for member, _ in sources if member.endswith(SUFFIXES)],
-    }
+    about = About(
+        kind="build" if lock.packages else "image",
+        name=file.spec.name,
+        imagekit=__version__,
+        spec_sha256=file.sha256,
+        source_date_epoch=lock.source_date_epoch,
+        secrets=_secrets(file),
+        disks=manifest.disk_digests,
+        inputs=inputs,
+        trees=trees,
+        sealed=[member for member, _ in sources if member.endswith(SUFFIXES)],
+    )
     return write_signed(target, about, sources, sign, workspace=workspace, overwrite=overwrite)
 
 
@@ -100,19 +106,6 @@ def _manifest_of(build: Path, file: SpecFile) -> Manifest:
             hint="give the same --set as to the build, or build again",
         )
     return manifest
-
-
-def _about(file: SpecFile, lock: Lock, manifest: Manifest) -> dict[str, Any]:
-    return {
-        "bundle": FORMAT,
-        "kind": "build" if lock.packages else "image",
-        "name": file.spec.name,
-        "imagekit": __version__,
-        "spec_sha256": file.sha256,
-        "source_date_epoch": lock.source_date_epoch,
-        "secrets": _secrets(file),
-        "disks": manifest.disk_digests,
-    }
 
 
 def _inputs(file: SpecFile, lock: Lock) -> tuple[dict[str, str], list[Source]]:
@@ -174,7 +167,7 @@ def _finished(
 
 def write_signed(
     target: Path,
-    about: dict[str, Any],
+    about: About,
     sources: Sequence[Source],
     sign: Sign | None,
     *,
@@ -184,7 +177,7 @@ def write_signed(
     """Write the container, signed if there is something to sign with."""
     scratch = workspace.temporary("sign")
     signer = (lambda data: sign(data, scratch)) if sign is not None else None
-    return write_container(target, about, sources, signer, overwrite=overwrite)
+    return write_container(target, about.to_json(), sources, signer, overwrite=overwrite)
 
 
 def maybe_sealed(

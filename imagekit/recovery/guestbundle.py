@@ -25,10 +25,11 @@ from imagekit.host.run import run
 from imagekit.host.signing import Sign
 from imagekit.pipeline.workspace import Workspace
 from imagekit.provision.journal import GuestRecord, journal
+from imagekit.recovery.about import About
 from imagekit.recovery.bundle import Source, maybe_sealed, packed_disk, write_signed
 from imagekit.recovery.container import Member
 from imagekit.recovery.sealing import SUFFIXES, Seal
-from imagekit.recovery.unpacked import FORMAT, IMAGE
+from imagekit.recovery.unpacked import IMAGE
 from imagekit.spec.manifest import MANIFEST, Artefact, Manifest, Section, manifest_text
 
 SECRET_IDENTITIES = ("baked-ssh-host-keys", "baked-random-seed")
@@ -70,15 +71,14 @@ def make_guest_bundle(
     files.append((IMAGE, packed_disk(raw, workspace)))
     sources: list[Source] = [maybe_sealed(*file, how, workspace) for file in files]
     sources.append((MANIFEST, manifest_text(manifest).encode()))
-    about = {
-        "bundle": FORMAT,
-        "kind": "guest",
-        "name": name,
-        "imagekit": __version__,
-        "sealed": [member for member, _ in sources if member.endswith(SUFFIXES)],
-        "stripped": how is None,
-        "disks": manifest.disk_digests,
-    }
+    about = About(
+        kind="guest",
+        name=name,
+        imagekit=__version__,
+        sealed=[member for member, _ in sources if member.endswith(SUFFIXES)],
+        stripped=how is None,
+        disks=manifest.disk_digests,
+    )
     return write_signed(target, about, sources, sign, workspace=workspace, overwrite=overwrite)
 
 

@@ -205,7 +205,7 @@ def _unpack(bundle: Bundle, wish: Wish, report: Report) -> None:
                 raise VerificationError("is not the original's disk", where=str(target))
     report.disks = {target.name: digest}
     report.identical = True
-    if bundle.about.get("stripped"):
+    if bundle.about.stripped:
         report.notes.append(
             "the guest's SSH host keys and password hashes were left out of the bundle: it makes "
             "new keys when it boots, and passwords do not work"
