@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from imagekit.disk.layout import read_assembled
+from imagekit.domain.facts import facts_text
 from imagekit.domain.model import Mode
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
 from imagekit.installs.build_facts import ABLE_KERNEL, facts_for, origins, trial_image
 from imagekit.installs.stages.overlay import uuid_of
+from imagekit.kernel.report import read_report
 from imagekit.pipeline.stage import Stage, StageRun, Target
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec
@@ -116,15 +118,15 @@ class Configs(Stage):
         }
 
     def run(self, run: StageRun) -> None:
-        kernel = json.loads(run.inputs["kernel.json"].read_text())
-        image = json.loads(run.inputs["layout.json"].read_text())
+        kernel = read_report(run.inputs["kernel.json"])
+        image = read_assembled(run.inputs["layout.json"])
         facts = replace(
             facts_for(self._spec, kernel, image),
             kernel_bytes=run.inputs["kernel"].stat().st_size,
             initrd_bytes=run.inputs["initrd"].stat().st_size,
             origins=origins(self._file),
         )
-        (run.output / "facts.json").write_text(json.dumps(facts.to_json(), indent=1))
+        (run.output / "facts.json").write_text(facts_text(facts))
         located = facts.located(str(self._out))
         for path, name, mode in self._texts():
             (run.output / path).write_text(config_text(located, name, mode))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.disk.extents import copy_sparse
-from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView
+from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, facts_text
 from imagekit.errors import CapabilityError, ImageError
 from imagekit.guest.appliance import Appliance, Drive, appliance
 from imagekit.guest.check import check_and_fix
@@ -20,6 +20,7 @@ from imagekit.guest.kernels import MAX_INITRD, MAX_KERNEL, GuestKernel
 from imagekit.installs.build_facts import disk_path, facts_for, origins, trial_image
 from imagekit.installs.stages.configs import Configs
 from imagekit.kernel.capability import require_mode
+from imagekit.kernel.report import Bootable, read_report, write_report
 from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec
@@ -89,8 +90,7 @@ class Harvest(Stage):
             except CapabilityError as error:
                 error.where = self._file.where("boot", "modes")
                 raise
-        value = {**report.to_json(), "release": report.release or ""}
-        (output / "kernel.json").write_text(json.dumps(value, indent=1))
+        write_report(report, output / "kernel.json")
 
 
 def chosen_entry(found: Inspection) -> DefaultEntry | None:
@@ -192,7 +192,7 @@ class HarvestedConfigs(Configs):
     needs: Sequence[str] = ("kernel.json", "harvest.json", "kernel", "initrd", "disk.raw")  # type: ignore[assignment]
 
     def run(self, run: StageRun) -> None:
-        kernel = json.loads(run.inputs["kernel.json"].read_text())
+        kernel = read_report(run.inputs["kernel.json"])
         image = json.loads(run.inputs["harvest.json"].read_text())
         size = run.inputs["disk.raw"].stat().st_size
         facts = replace(
@@ -201,15 +201,13 @@ class HarvestedConfigs(Configs):
             initrd_bytes=run.inputs["initrd"].stat().st_size,
             origins=origins(self._file),
         )
-        (run.output / "facts.json").write_text(json.dumps(facts.to_json(), indent=1))
+        (run.output / "facts.json").write_text(facts_text(facts))
         located = facts.located(str(self._out))
         for name, toolstack, mode in self._texts():
             (run.output / name).write_text(config_text(located, toolstack, mode))
 
 
-def harvested(
-    spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any], size: int
-) -> BuildFacts:
+def harvested(spec: Spec, kernel: Bootable, image: Mapping[str, Any], size: int) -> BuildFacts:
     """The facts of a harvested image; ``size`` is the disk's in bytes."""
     # The machine is the spec's, as in every build; what boots it is what the installer made.
     return replace(

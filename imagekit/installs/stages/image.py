@@ -11,7 +11,15 @@ from typing import Any, ClassVar
 
 from imagekit.disk import bootloader, raw
 from imagekit.disk.filesystem import Region, make
-from imagekit.disk.layout import Ids, Layout, Part, plan_layout, write_table
+from imagekit.disk.layout import (
+    Assembled,
+    Ids,
+    Layout,
+    Part,
+    plan_layout,
+    write_assembled,
+    write_table,
+)
 from imagekit.disk.vhd import virtual_size_of
 from imagekit.errors import GuestError, SpecError, ToolError
 from imagekit.host import userns
@@ -84,8 +92,7 @@ class Image(Stage):
             bootloader.install_bios(layout, image, scratch, log)
             bootloader.install_efi(layout, image, scratch, epoch=epoch, log=log)
         self._fill(layout, tree, image, epoch, run)
-        facts = {"layout": layout.to_json(), "cmdline": cmdline}
-        (run.output / "layout.json").write_text(json.dumps(facts))
+        write_assembled(Assembled(layout, cmdline), run.output / "layout.json")
 
     def _apply(
         self, tree: Path, layout: Layout, cmdline: str, release: str, stage_run: StageRun

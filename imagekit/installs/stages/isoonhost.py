@@ -16,6 +16,7 @@ from imagekit.installs.remaster.isoread import read_iso
 from imagekit.installs.stages.configs import checked_directory, config_path
 from imagekit.installs.stages.image import effective_disk
 from imagekit.installs.stages.overlay import secrets_of
+from imagekit.kernel.report import Bootable
 from imagekit.pipeline.stage import Stage, StageRun, Target
 from imagekit.spec.install import Iso
 from imagekit.spec.load import SpecFile
@@ -85,7 +86,7 @@ class IsoOnHost(Stage):
         (run.output / self._script).write_text(self._script_text())
         run.note("nothing was installed: the boot paths follow from the answers, not from an image")
 
-    def _texts(self, kernel: Mapping[str, Any], args: str) -> dict[str, str]:
+    def _texts(self, kernel: Bootable, args: str) -> dict[str, str]:
         """Config texts by file name."""
         spec, install = self._spec, self._install
         uefi = install.firmware == "uefi"

@@ -17,6 +17,7 @@ from imagekit.installs.build_facts import ABLE_KERNEL
 from imagekit.installs.netboot_tree import ANSWERS_NAMES, arguments
 from imagekit.installs.stages.configs import checked_directory, config_path
 from imagekit.installs.stages.overlay import mac_of
+from imagekit.kernel.report import Bootable
 from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
 from imagekit.spec.install import Netboot
 from imagekit.spec.load import SpecFile
@@ -78,7 +79,7 @@ class NetbootOnHost(Stage):
         (run.output / self._request).write_text(request_text(self._spec, self._install, *digests))
         run.note("nothing was installed: publish the request, then create the domain")
 
-    def _texts(self, kernel: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
+    def _texts(self, kernel: Bootable) -> dict[tuple[str, str, str], str]:
         """Texts by (file name, toolstack, mode); a toolstack without words for a mode lacks it."""
         spec = self._spec
         facts = onhost.expected_facts(spec, kernel, uefi=False, out=self._out)
