@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from imagekit.errors import SpecError
 from imagekit.guest.sshkeys import PublicKey, parse_keys
-from imagekit.spec.values import GuestPath, UserName
+from imagekit.spec.values import GuestPath, Owner, UserName
 
 MAX_WRITE = 1 << 20
 SCRIPT_TIMEOUT = 3600.0
@@ -23,11 +23,11 @@ _COPY = re.compile(
     r"(?P<source>.+?):(?P<target>/[^:]*)(?::(?P<mode>0?[0-7]{3,4})(?::(?P<owner>[^:]+(:[^:]+)?))?)?",
     re.DOTALL,
 )
-_OWNER = re.compile(r"([a-z_][a-z0-9_.-]*\$?|[0-9]{1,10})(:([a-z_][a-z0-9_.-]*|[0-9]{1,10}))?")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOSTNAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _GUEST_PATH: TypeAdapter[str] = TypeAdapter(GuestPath)
 _USER: TypeAdapter[str] = TypeAdapter(UserName)
+_OWNER: TypeAdapter[str] = TypeAdapter(Owner)
 
 
 @dataclass(frozen=True)
@@ -229,9 +229,10 @@ def parse_script(text: str) -> RunScript:
 
 
 def _owner(text: str, option: str) -> str:
-    if not _OWNER.fullmatch(text):
-        raise SpecError(f"{text!r} is not USER or USER:GROUP", where=option)
-    return text
+    try:
+        return _OWNER.validate_python(text)
+    except ValidationError as error:
+        raise SpecError(_message(error), where=option) from None
 
 
 def _source(path: Path, option: str) -> int:

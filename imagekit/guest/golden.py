@@ -20,6 +20,7 @@ class Identity:
 
     ``empty`` means that the file stays and is emptied (machine-id: its absence would start
     first-boot questions). ``fatal`` says whether clones harm each other, or it is only untidy.
+    ``trace`` says that it only tells of how the image was made; a clone of a clean image has none.
     """
 
     code: str
@@ -28,6 +29,7 @@ class Identity:
     patterns: tuple[str, ...]
     fatal: bool = False
     empty: bool = False
+    trace: bool = False
 
 
 IDENTITIES: tuple[Identity, ...] = (
@@ -43,7 +45,7 @@ IDENTITIES: tuple[Identity, ...] = (
         "baked-ssh-host-keys",
         "ssh host keys are in the image",
         "every clone has the same keys: whoever holds one guest can pose as all of them",
-        ("/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub"),
+        ("/etc/ssh/ssh_host_*",),
         fatal=True,
     ),
     Identity(
@@ -86,6 +88,19 @@ IDENTITIES: tuple[Identity, ...] = (
         "the system's journal of another machine is in the image",
         "logs of the machine the image was made on travel with it",
         ("/var/log/journal/*",),
+    ),
+    Identity(
+        "build-traces",
+        "backups, caches and logs of the machine's making are in the image",
+        "clones carry what was typed and changed before they were made, old passwords among it",
+        (
+            *("/etc/passwd-", "/etc/shadow-", "/etc/group-", "/etc/gshadow-", "/etc/.pwd.lock"),
+            *("/root/.bash_history", "/var/log/bootstrap.log", "/.imagekit-script*"),
+            *("/var/cache/debconf/*-old", "/var/cache/apt/*.bin", "/var/lib/apt/lists/*_dists_*"),
+            *("/var/lib/NetworkManager/timestamps", "/var/lib/NetworkManager/seen-bssids"),
+            "/etc/udev/rules.d/70-persistent-cd.rules",
+        ),
+        trace=True,
     ),
 )
 

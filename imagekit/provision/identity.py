@@ -21,8 +21,8 @@ from imagekit.guest.files import MAX_TEXT, GuestFiles, Status
 from imagekit.guest.golden import IDENTITIES, remove_identity
 from imagekit.guest.hostname import set_hostname
 from imagekit.guest.mounts import GuestRoot
-from imagekit.guest.network import set_network
-from imagekit.guest.vif import Vif
+from imagekit.guest.network.setting import set_network
+from imagekit.guest.network.state import NetworkState, Vif
 from imagekit.pipeline.workspace import Workspace
 from imagekit.provision.request import GuestRequest
 
@@ -209,7 +209,8 @@ def _settle_one(batch: _Batch, device: str, target: Target) -> None:
         _grow_filesystem(app, place, root.filesystem)
     files = CloneFiles(app)
     for identity in IDENTITIES:
-        remove_identity(files, identity)
+        if not identity.trace:
+            remove_identity(files, identity)
     set_hostname(files, target.request.hostname or target.request.name)
     _set_network(files, target)
     guest = GuestRoot(place, (("/", place),), True)
@@ -257,7 +258,7 @@ def vifs_of(request: GuestRequest, nics: int) -> list[Vif]:
 
 
 def _set_network(files: GuestFiles, target: Target) -> None:
-    stack = set_network(files, vifs_of(target.request, target.nics))
+    stack = set_network(files, NetworkState(tuple(vifs_of(target.request, target.nics))))
     if stack is None and target.request.ip:
         raise GuestError(
             "what configures the guest's network is not known, so its address cannot be set",

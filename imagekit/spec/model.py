@@ -16,6 +16,7 @@ from imagekit.spec.values import (
     HostName,
     HostPath,
     MemoryMiB,
+    Owner,
     Size,
     Text,
     Url,
@@ -175,6 +176,11 @@ class User(Model):
             raise ValueError("a colon would end the field in /etc/passwd")
         return value
 
+    @property
+    def sudoers_path(self) -> str:
+        """Where the user's rule of sudoers(5) lies; files whose name has a dot are not read."""
+        return f"/etc/sudoers.d/imagekit-{self.name.replace('.', '+')}"
+
 
 class Identity(Model):
     """Who the guest is."""
@@ -205,9 +211,7 @@ class File(Model):
     source: HostPath | None = None
     content: str | None = Field(None, max_length=1 << 20)
     mode: FileMode = "0644"
-    owner: Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9_-]*(:[a-z0-9_][a-z0-9_-]*)?$")] = (
-        "root:root"
-    )
+    owner: Owner = "root:root"
 
     @model_validator(mode="after")
     def _one(self) -> File:

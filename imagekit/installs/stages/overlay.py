@@ -17,8 +17,10 @@ from typing import Any
 
 from imagekit.disk.layout import Layout
 from imagekit.errors import SpecError
-from imagekit.guest import hostkeys, networkd
-from imagekit.guest.vif import Vif
+from imagekit.guest import hostkeys
+from imagekit.guest.golden import IDENTITIES
+from imagekit.guest.network import networkd
+from imagekit.guest.network.state import NetworkState, Vif
 from imagekit.pipeline.stage import digest_file
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import File, Secret, Spec, StaticNetwork, User
@@ -28,15 +30,6 @@ GUESTFILES = Path(__file__).parents[1] / "guestfiles"
 NAMESPACE = uuid.UUID("6f1f7ad7-6d3c-5f0e-9d3a-2f5c8b1e4a60")
 # crypt(5): a hash, or "*" and "!" for accounts nobody may log in to by password.
 _HASH = re.compile(r"[*!]|!?\$[0-9a-z]+\$[./A-Za-z0-9$=,+-]{8,}|[./A-Za-z0-9]{13}")
-BAKED_IDENTITY = (
-    *("/etc/ssh/ssh_host_*", "/var/lib/dbus/machine-id", "/var/lib/systemd/random-seed"),
-    *("/var/lib/systemd/credential.secret", "/var/lib/dhcp/*.leases", "/var/lib/NetworkManager/*"),
-    *("/etc/udev/rules.d/70-persistent-*", "/root/.bash_history", "/etc/hostname"),
-    *("/var/cache/debconf/*-old", "/var/cache/apt/*.bin", "/var/lib/apt/lists/*_dists_*"),
-    *("/.imagekit-script-*", "/var/log/bootstrap.log", "/etc/.pwd.lock"),
-    *("/etc/passwd-", "/etc/shadow-", "/etc/group-", "/etc/gshadow-"),
-)
-"""Files that would give every clone of an image the same identity, or tell of its build."""
 
 
 def mac_of(spec: Spec, index: int) -> str:
@@ -129,7 +122,7 @@ def digest_of(file: SpecFile) -> dict[str, Any]:
 def operations(file: SpecFile, layout: Layout, cmdline: str) -> list[Operation]:
     """Everything to do in the tree, in order; user files come last and win."""
     spec = file.spec
-    ops: list[Operation] = [{"op": "remove", "path": p} for p in BAKED_IDENTITY]
+    ops: list[Operation] = [{"op": "remove", "path": p} for i in IDENTITIES for p in i.patterns]
     ops += _identity(spec)
     ops += network(spec)
     ops += [write("/etc/fstab", fstab(spec, layout))]
@@ -177,30 +170,12 @@ def _zone(spec: Spec) -> str:
 
 def network(spec: Spec) -> list[Operation]:
     """What configures the NICs of a tree, by systemd-networkd."""
-    ops: list[Operation] = []
-    dns: list[str] = []
-    fallback = False
-    for index, nic in enumerate(spec.nics):
-        vif = _vif(spec, index)
-        place = networkd.by_place(index)
-        if nic.network == "none":
-            texts = networkd.unused_file(networkd.by_mac(vif)), networkd.unused_file(place)
-        else:
-            texts = networkd.network_file(vif), networkd.network_file(vif, place)
-        # Sorted after the files of all MAC addresses: OpenNebula's networks, nova and an XVA
-        # imported without restore give other addresses than the spec's.
-        for name, text in zip((f"vif{index}", f"vifplace{index}"), texts, strict=True):
-            ops.append(write(f"{networkd.DIRECTORY}/10-imagekit-{name}.network", text))
-        dns += vif.dns
-        fallback = fallback or (nic.network == "dhcp" and nic.mac is None)
-    if fallback:
-        # A golden image's clones have other MACs; one that the spec did not fix binds nothing.
-        text = "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n\n[DHCPv4]\nClientIdentifier=mac\n"
-        ops.append(write("/etc/systemd/network/80-imagekit-dhcp.network", text))
+    state = network_state(spec)
+    ops = [write(file.path, file.text, file.mode) for file in networkd.render(state)]
     ops.append({"op": "remove", "path": "/etc/resolv.conf"})
     resolved = "/usr/lib/systemd/systemd-resolved"
-    if dns:
-        ops.append(write("/etc/resolv.conf", "".join(f"nameserver {d}\n" for d in dns)))
+    if state.dns:
+        ops.append(write("/etc/resolv.conf", "".join(f"nameserver {d}\n" for d in state.dns)))
     ops.append(
         {
             "op": "link",
@@ -212,12 +187,25 @@ def network(spec: Spec) -> list[Operation]:
     return ops
 
 
+def network_state(spec: Spec) -> NetworkState:
+    """The NICs of a spec as its guest knows them."""
+    # Clones of the image have other MACs than those that were only derived.
+    free = any(nic.network == "dhcp" and nic.mac is None for nic in spec.nics)
+    vifs = tuple(_vif(spec, index) for index in range(len(spec.nics)))
+    return NetworkState(vifs, by_place=True, others_by_dhcp=free)
+
+
 def _vif(spec: Spec, index: int) -> Vif:
     fixed = spec.nics[index].network
     if not isinstance(fixed, StaticNetwork):
-        return Vif(mac_of(spec, index))
-    lists = fixed.addresses, fixed.gateways, fixed.dns, fixed.search
-    return Vif(mac_of(spec, index), *map(tuple, lists))
+        return Vif(mac_of(spec, index), unused=fixed == "none")
+    return Vif(
+        mac_of(spec, index),
+        addresses=tuple(fixed.addresses),
+        gateways=tuple(fixed.gateways),
+        dns=tuple(fixed.dns),
+        search=tuple(fixed.search),
+    )
 
 
 def fstab(spec: Spec, layout: Layout) -> str:
@@ -290,7 +278,7 @@ def _user(user: User, hash_: str | None) -> Sequence[Operation]:
         ops.append({"op": "keys", "name": user.name, "keys": user.ssh_keys})
     if user.sudo:
         rule = f"{user.name} ALL=(ALL:ALL) {'ALL' if hash_ else 'NOPASSWD: ALL'}\n"
-        ops.append(write(f"/etc/sudoers.d/imagekit-{user.name}", rule, 0o440))
+        ops.append(write(user.sudoers_path, rule, 0o440))
     return ops
 
 
