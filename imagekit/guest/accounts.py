@@ -137,9 +137,17 @@ def set_hash(files: GuestFiles, name: str, value: str) -> None:
 
 
 def add_account(files: GuestFiles, name: str, gecos: str, shell: str) -> bool:
-    """Add a person with a group of that name; False, and no change, for one that is there."""
+    """Add a person with a group of that name; False for an account that is there.
+
+    A person's gets description and shell, a program's own (below 1000) stays as it is.
+    """
     passwd, groups, shadow = (_table(files, kind) for kind in ("passwd", "group", "shadow"))
-    if passwd.find(name) is not None:
+    there = passwd.find(name)
+    if there is not None:
+        wanted = [*there[:4], gecos, there[5], shell]
+        if there != wanted and (_number(there[2]) or 0) >= FIRST_UID:
+            passwd.put(wanted)
+            files.write_text("/etc/passwd", passwd.text)
         return False
     taken = {_number(row[2]) for table in (passwd, groups) for row in table.rows()}
     uid = next((n for n in range(FIRST_UID, LAST_UID + 1) if n not in taken), None)

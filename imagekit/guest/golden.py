@@ -12,6 +12,8 @@ from imagekit.guest.files import GuestFiles
 from imagekit.guest.hostkeys import make_at_first_boot
 
 MAX_MATCHES = 200
+MACHINE_ID_MODE = 0o444
+"""As systemd-machine-id-setup(1) writes it."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +132,16 @@ def _counts(files: GuestFiles, path: str, identity: Identity) -> bool:
 
 def remove_identity(files: GuestFiles, identity: Identity) -> list[str]:
     """Take away what :func:`found_in` finds; returns the paths."""
-    paths = found_in(files, identity)
-    for path in paths:
-        if identity.empty and path == "/etc/machine-id":
-            files.write(path, b"", mode=0o444)
-        else:
-            files.remove(path)
+    paths: list[str] = []
+    while found := found_in(files, identity):
+        for path in found:
+            if identity.empty and path == "/etc/machine-id":
+                files.write(path, b"", mode=MACHINE_ID_MODE)
+            else:
+                files.remove(path)
+        paths += found
+        if len(found) < MAX_MATCHES:
+            break
     if paths and identity.code == "baked-ssh-host-keys":
         make_at_first_boot(files)
     return paths

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from imagekit.errors import SpecError
-from imagekit.guest.changes import parse_copy
+from imagekit.guest.change_options import parse_copy
 from imagekit.spec.load import load_spec
 from imagekit.spec.model import File, User, json_schema
 from imagekit.spec.values import UNITS, format_size, parse_mac, parse_size

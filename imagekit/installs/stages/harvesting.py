@@ -12,6 +12,7 @@ from imagekit.disk.extents import copy_sparse
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView
 from imagekit.errors import CapabilityError, ImageError
 from imagekit.guest.appliance import Appliance, Drive, appliance
+from imagekit.guest.backends.appliance import ApplianceFiles
 from imagekit.guest.check import check_and_fix
 from imagekit.guest.files import GuestFiles
 from imagekit.guest.inspect import survey
@@ -76,7 +77,7 @@ class Harvest(Stage):
         with appliance([Drive(disk, "raw")], workspace=run.workspace) as app:
             found = survey(app, "raw", disk.stat().st_size, scratch)
             kernel = chosen_kernel(found)
-            files = GuestFiles(app)
+            files = ApplianceFiles(app)
             _take_out(files, kernel, run.output)
             packages = installed_packages(app, files, found, scratch / "status")
         (run.output / "packages.json").write_text(json.dumps(packages, indent=1))
