@@ -132,6 +132,8 @@ def set_hash(files: GuestFiles, name: str, value: str) -> None:
     if row is None:
         find_account(files, name)
         row = _shadow_row(name)
+    if row[1] == value:
+        return  # its age counts from when it was set
     table.put([name, value, DAY_OF_PASSWORD, *row[3:]])
     files.write_text("/etc/shadow", table.text)
 

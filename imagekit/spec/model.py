@@ -282,7 +282,8 @@ class Spec(Model):
     identity: Identity = Identity()
     files: list[File] = Field(default_factory=list)
     scripts: list[HostPath] = Field(
-        default_factory=list, description="Run as root in the chroot, in this order."
+        default_factory=list,
+        description="Run as root in the guest, in this order, before users and files are there.",
     )
     toolstacks: list[Toolstack] = Field(["xl"])
     proof: Proof = Proof()

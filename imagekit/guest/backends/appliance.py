@@ -88,10 +88,12 @@ class ApplianceFiles(GuestFiles):
         self.appliance.call("rm_rf", real)
 
 
-def run_in_appliance(script: RunScript, files: ApplianceFiles, arch: str) -> str:
+def run_in_appliance(
+    script: RunScript, files: ApplianceFiles, arch: str, log: Path | None = None
+) -> str:
     """Run a program in the guest as root and return what it printed, the last MiB of it.
 
-    ``arch`` is the guest's as libguestfs calls it.
+    ``arch`` is the guest's as libguestfs calls it; ``log`` is a file to write that to as well.
 
     Raises GuestError when the guest's processor is not ours, when it exits nonzero and when it
     exceeds its timeout.
@@ -108,6 +110,9 @@ def run_in_appliance(script: RunScript, files: ApplianceFiles, arch: str) -> str
             status = (files.text(names[1], 64) or "?").strip()
         except GuestError as error:
             raise GuestError(f"{script.name} did not run in the guest: {error.what}") from error
+    if log is not None:
+        log.touch(mode=0o600)
+        log.write_text(output, "utf-8")
     if status != "0":
         lines = "\n".join(f"  | {line}" for line in output.splitlines()[-15:])
         raise GuestError(f"{script.name} failed in the guest (exit {status})\n{lines}".rstrip())
