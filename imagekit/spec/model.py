@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from imagekit.spec.hardware import Machine, Model, Network, Nic, Secret, StaticNetwork
 from imagekit.spec.install import Debootstrap, Install
+from imagekit.spec.toolstack_names import ToolstackName
 from imagekit.spec.values import (
     DnsName,
     FileMode,
@@ -31,7 +32,6 @@ ImageFormat = Literal["raw", "qcow2", "vhd"]
 Filesystem = Literal["ext4", "xfs", "btrfs"]
 XenVersion = Literal["4.14", "4.17", "4.20"]
 ProofToolstack = Literal["xl", "libvirt"]
-Toolstack = Literal["xl", "xm", "libvirt", "opennebula", "glance", "xapi", "xva", "quattor"]
 
 
 class Os(Model):
@@ -285,7 +285,7 @@ class Spec(Model):
         default_factory=list,
         description="Run as root in the guest, in this order, before users and files are there.",
     )
-    toolstacks: list[Toolstack] = Field(["xl"])
+    toolstacks: list[ToolstackName] = Field(["xl"])
     proof: Proof = Proof()
 
     @model_validator(mode="after")
