@@ -108,14 +108,14 @@ def test_a_tree_and_an_image_become_the_same_guest(
     with workspace(Events()) as space:
         inject(image, "raw", [*wanted, SCRIPT], workspace=space)
     made = guest_trees.of_directory(root, *ALL)
-    other = guest_trees.of_directory(guest_trees.unpacked(image, tmp_path / "out", *ALL), *ALL)
+    other = guest_trees.of_image(image, tmp_path / "out", *ALL)
     assert {p: s for p, s in made.items() if other.get(p) != s} == {}
     assert set(other) - set(made) == set()
     # Neither made nothing.
     assert made["/opt/setuid"].startswith("-rwsr-x--- 0:33")
-    assert made["/home/first.last/link"] == "link to nowhere"
+    assert made["/home/first.last/link"] == "link to nowhere of 1002:1002"
     assert made["/home/first.last/.ssh/authorized_keys"].startswith("-rw------- 1002:1002")
-    assert made["/etc/resolv.conf"].endswith("stub-resolv.conf")
+    assert "stub-resolv.conf" in made["/etc/resolv.conf"]
     assert "/etc/ssh/ssh_host_rsa_key" not in made and "/var/log" not in made
     probe = (root / "srv/probe").read_text()
     assert "/.imagekit-script/probe_me.sh\n/\n0022\nnew\n" in probe
