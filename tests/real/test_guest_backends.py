@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from oracles import guest_trees
-from oracles.guest_images import debian_tree, partitioned
+from oracles.guest_images import add_program, debian_tree, partitioned
 
 from imagekit.guest.backends.tree import run_in_tree, tree_files
 from imagekit.guest.changes import (
@@ -84,6 +84,7 @@ def test_a_tree_and_an_image_become_the_same_guest(
 ) -> None:
     monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
     tree = debian_tree()
+    add_program(tree, "usr/bin/env")
     tree.links |= {"data": "/srv/real", "etc/skel/link": "nowhere"}
     tree.directories += ["srv/real", "usr/lib/systemd", "var/log/journal/0123", "etc/ssh"]
     shadow = "root:*:1:0:9:7:::\nweb:!:1:0:9:7:::\n"
