@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from imagekit.spec.base import Model
 from imagekit.spec.values import HostPath, PackageName, Text, Url, Word
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 Answers = Literal["preseed", "kickstart", "autoinstall"]
 
 
-class _Method(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Debootstrap(_Method):
+class Debootstrap(Model):
     """Packages unpacked into a tree, the tree made into an image."""
 
     method: Literal["debootstrap"]
@@ -50,7 +47,7 @@ class Debootstrap(_Method):
     )
 
 
-class Iso(_Method):
+class Iso(Model):
     """An installer ISO, remastered to run by itself, run to its end, and harvested."""
 
     method: Literal["iso"]
@@ -74,7 +71,7 @@ class Iso(_Method):
     idle: int = Field(900, ge=30, le=86400, description="Seconds without console or disk activity.")
 
 
-class Netboot(_Method):
+class Netboot(Model):
     """An installer booted by PXE: published, run, harvested; or emitted for a Xen host."""
 
     method: Literal["netboot"]
@@ -101,7 +98,7 @@ class Netboot(_Method):
     idle: int = Field(900, ge=30, le=86400, description="Seconds without console or disk activity.")
 
 
-class DiskimageBuilder(_Method):
+class DiskimageBuilder(Model):
     """The whole of disk-image-create; its product is harvested."""
 
     method: Literal["diskimage-builder"]
