@@ -28,7 +28,8 @@ from imagekit.errors import (
     SpecError,
 )
 from imagekit.guest.appliance import MEMORY_MIB, kill_appliances
-from imagekit.guest.changes import SshKey, parse_ssh_key
+from imagekit.guest.change_options import parse_ssh_key
+from imagekit.guest.changes import SshKey
 from imagekit.host.run import run
 from imagekit.pipeline.lanes import Queue, available_mib, lanes_for, run_lanes
 from imagekit.pipeline.workspace import Workspace

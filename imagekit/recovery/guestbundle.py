@@ -17,7 +17,7 @@ from imagekit.disk.vhd_chain import read_chain
 from imagekit.domain.facts import BuildFacts, DiskFacts
 from imagekit.errors import BusyError, GuestError, SpecError
 from imagekit.guest.appliance import Appliance, Drive, appliance
-from imagekit.guest.files import GuestFiles
+from imagekit.guest.backends.appliance import ApplianceFiles
 from imagekit.guest.golden import IDENTITIES, remove_identity
 from imagekit.guest.mounts import mount_guest
 from imagekit.host import tools
@@ -123,7 +123,7 @@ def _strip(raw: Path, workspace: Workspace) -> None:
         except GuestError as error:
             error.hint = "bundle it encrypted: --encrypt-to, --age or --passphrase-file"
             raise
-        files = GuestFiles(app)
+        files = ApplianceFiles(app)
         for identity in IDENTITIES:
             if identity.code in SECRET_IDENTITIES:
                 remove_identity(files, identity)

@@ -15,7 +15,7 @@ from test_domain_bootpath import FACTS
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Nic
 from imagekit.errors import BusyError, ExistsError, SpecError
-from imagekit.guest.networkd import network_file
+from imagekit.guest.network.networkd import network_file
 from imagekit.provision.golden import sweep
 from imagekit.provision.guest_facts import guest_facts, root_uuid
 from imagekit.provision.identity import check_size, vifs_of

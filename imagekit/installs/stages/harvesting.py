@@ -12,13 +12,20 @@ from imagekit.disk.extents import copy_sparse
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, facts_text
 from imagekit.errors import CapabilityError, ImageError
 from imagekit.guest.appliance import Appliance, Drive, appliance
+from imagekit.guest.backends.appliance import ApplianceFiles
 from imagekit.guest.check import check_and_fix
 from imagekit.guest.files import GuestFiles
+from imagekit.guest.from_spec import require_sources
 from imagekit.guest.inspect import survey
 from imagekit.guest.inspection import DefaultEntry, Inspection
 from imagekit.guest.kernels import MAX_INITRD, MAX_KERNEL, GuestKernel
 from imagekit.installs.build_facts import disk_path, facts_for, origins, trial_image
 from imagekit.installs.stages.configs import Configs
+from imagekit.installs.stages.imagechanges import (
+    add_accounts_and_files,
+    changes_key,
+    run_scripts,
+)
 from imagekit.kernel.capability import require_mode
 from imagekit.kernel.report import Bootable, read_report, write_report
 from imagekit.pipeline.stage import Stage, StageRun
@@ -33,8 +40,8 @@ class Harvest(Stage):
     """Makes the installed disk fit for Xen and reads from it what the configs need.
 
     Consoles, drivers in the initrd (regenerated in the guest), names of disks and interfaces are
-    repaired; with ``golden`` machine identity is removed. What remains wrong for a mode of the spec
-    is an error.
+    repaired; with ``golden`` machine identity is removed. The spec's scripts run before that, its
+    accounts and files come after it. What remains wrong for a mode of the spec is an error.
     """
 
     name: ClassVar[str] = "harvest"
@@ -43,16 +50,19 @@ class Harvest(Stage):
     makes = ("disk.raw", "kernel", "initrd", "kernel.json", "harvest.json", "packages.json")
 
     def __init__(self, file: SpecFile, *, golden: bool) -> None:
+        require_sources(file)
         self._file = file
         self._golden = golden
 
     def key(self) -> Mapping[str, Any]:
-        return {"code": 3, "golden": self._golden, "modes": sorted(self._file.spec.boot.modes)}
+        modes = sorted(self._file.spec.boot.modes)
+        return {"code": 4, "golden": self._golden, "modes": modes, **changes_key(self._file)}
 
     def run(self, run: StageRun) -> None:
         disk = run.output / "disk.raw"
         copy_sparse(run.inputs["installed.raw"], disk)
         disk.chmod(0o600)
+        run_scripts(self._file, disk, run)
         modes = self._file.spec.boot.modes
         done = check_and_fix(disk, "raw", modes, workspace=run.workspace, golden=self._golden)
         for finding in done.repaired:
@@ -69,12 +79,16 @@ class Harvest(Stage):
                 hint=errors[0].fix,
             )
         scratch = run.workspace.temporary("kernels")
-        with appliance([Drive(disk, "raw")], workspace=run.workspace) as app:
+        drive = Drive(disk, "raw", readonly=False)
+        with appliance([drive], workspace=run.workspace) as app:
+            add_accounts_and_files(self._file, app, run)
             found = survey(app, "raw", disk.stat().st_size, scratch)
             kernel = chosen_kernel(found)
-            files = GuestFiles(app)
+            files = ApplianceFiles(app)
             _take_out(files, kernel, run.output)
             packages = installed_packages(app, files, found, scratch / "status")
+            app.call("umount_all")
+            app.finish()
         (run.output / "packages.json").write_text(json.dumps(packages, indent=1))
         self._judge(kernel, run.output)
         value = harvest_facts(found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,9 +20,11 @@ from imagekit.disk.layout import (
     write_table,
 )
 from imagekit.disk.vhd import virtual_size_of
-from imagekit.errors import GuestError, SpecError, ToolError
-from imagekit.host import userns
-from imagekit.host.run import run
+from imagekit.errors import GuestError, SpecError
+from imagekit.guest.apply import apply
+from imagekit.guest.backends.tree import tree_files
+from imagekit.guest.changes import Change, Mkdir, Write
+from imagekit.guest.from_spec import require_sources
 from imagekit.host.versions import tool_versions
 from imagekit.installs.stages import overlay
 from imagekit.installs.stages.lvm import assemble_lvm
@@ -31,8 +32,6 @@ from imagekit.installs.stages.trees import open_tree, source_date_epoch
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Disk
-
-CHILD = Path(__file__).parents[1] / "tree_child.py"
 
 
 def effective_disk(disk: Disk) -> Disk:
@@ -51,7 +50,7 @@ class Image(Stage):
     makes = ("disk.raw", "layout.json")
 
     def __init__(self, file: SpecFile) -> None:
-        overlay.check_files(file)
+        require_sources(file)
         self._file = file
         self._spec = file.spec
         self._disk = effective_disk(file.spec.disk)
@@ -61,7 +60,7 @@ class Image(Stage):
         tools += {"xfs": ["mkfs.xfs"], "btrfs": ["mkfs.btrfs"]}.get(self._disk.filesystem, [])
         template = bootloader.__file__
         return {
-            "code": 2,
+            "code": 3,
             "disk": self._disk.model_dump(mode="json", exclude={"formats", "vhd"}),
             "boot": self._spec.boot.model_dump(mode="json", exclude={"modes"}),
             "tools": tool_versions(tools),
@@ -113,15 +112,15 @@ class Image(Stage):
             timeout=self._spec.boot.timeout,
             template=None,
         )
-        ops = overlay.operations(self._file, layout, full)
-        ops.insert(0, overlay.write("/boot/grub/grub.cfg", grub_cfg))
-        for part in layout.parts:
-            if part.role in ("boot", "data"):
-                ops.append({"op": "directory", "path": part.mount, "mode": 0o755})
+        changes: list[Change] = [
+            Write("/boot/grub/grub.cfg", grub_cfg.encode(), 0o644, "root:root")
+        ]
+        changes += overlay.changes(self._file, layout, full)
+        changes += [Mkdir(p.mount) for p in layout.parts if p.role in ("boot", "data")]
         secrets = overlay.secrets_of(self._file)
         for value in secrets.values():
             stage_run.workspace.events.hide(value)
-        apply_operations(tree, ops)
+        change_tree(tree, changes)
         epoch = source_date_epoch()
         if epoch is not None:
             _clamp_times(tree, epoch)
@@ -164,21 +163,16 @@ class Image(Stage):
         )
 
 
-def apply_operations(tree: Path, operations: Sequence[Mapping[str, Any]]) -> None:
-    """Carry out overlay operations in ``tree``; raises GuestError saying which could not be."""
-    job = json.dumps({"root": str(tree), "operations": list(operations)}).encode()
-    try:
-        run(
-            [*userns.prefix(), sys.executable, "-I", str(CHILD)],
-            input=job,
-            timeout=600,
-            what="changing the tree",
-        )
-    except ToolError as error:
-        raise GuestError(
-            f"the tree cannot be changed: {error.output.strip() or error.what}",
-            hint="see files and identity in the spec",
-        ) from None
+def change_tree(tree: Path, changes: Sequence[Change]) -> None:
+    """Carry out ``changes`` in ``tree``; raises GuestError saying which could not be."""
+    with tree_files(tree) as files:
+        for change in changes:
+            try:
+                apply(change, files)
+            except GuestError as error:
+                error.what = f"{change}: {error.what}"
+                error.hint = error.hint or "see files and identity in the spec"
+                raise
 
 
 def _region(part: Part, image: Path) -> Region:
