@@ -7,12 +7,12 @@ from pathlib import Path
 from imagekit.errors import SpecError
 from imagekit.installs.elements.locked import locked_elements, require_locked
 from imagekit.installs.elements.planning import plan_elements
+from imagekit.installs.mirrors import Mirrors, mirrors_for
 from imagekit.installs.stages.delivery import delivery
 from imagekit.installs.stages.elements import CleanupPhase, element_stages
 from imagekit.installs.stages.lockfile import InstalledLock, LockFile
-from imagekit.installs.stages.mirrors import Mirrors, mirrors_for
-from imagekit.installs.stages.packages import wanted_packages
 from imagekit.installs.stages.rootfs import Rootfs
+from imagekit.installs.tree_packages import wanted_packages
 from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Stage, Target
 from imagekit.spec.load import SpecFile

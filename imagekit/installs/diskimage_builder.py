@@ -11,6 +11,7 @@ from imagekit.errors import HostError, SpecError
 from imagekit.installs.elements.blockdevice import read_block_device
 from imagekit.installs.elements.locked import locked_elements, require_locked
 from imagekit.installs.elements.planning import NEEDED, plan_whole
+from imagekit.installs.mirrors import Mirrors, mirrors_for
 from imagekit.installs.stages.blockdevice import BlockDeviceImage
 from imagekit.installs.stages.configs import Configs
 from imagekit.installs.stages.delivery import delivery
@@ -18,9 +19,8 @@ from imagekit.installs.stages.diskimage import DiskImageCreate
 from imagekit.installs.stages.harvesting import HarvestedConfigs
 from imagekit.installs.stages.image import Image
 from imagekit.installs.stages.lockfile import InstalledLock
-from imagekit.installs.stages.mirrors import Mirrors, mirrors_for
-from imagekit.installs.stages.packages import tree_install, wanted_packages
 from imagekit.installs.stages.rootfs import Rootfs
+from imagekit.installs.tree_packages import tree_install, wanted_packages
 from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Stage, Target
 from imagekit.spec.install import DiskimageBuilder

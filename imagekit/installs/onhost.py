@@ -18,8 +18,8 @@ from imagekit.domain.model import Boot, DirectKernel, Disk, Domain, Firmware, Mo
 from imagekit.domain.model import Netboot as NetbootProgram
 from imagekit.domain.text import refuse
 from imagekit.installs.stages.configs import _trial_image, facts_for
-from imagekit.installs.stages.image import effective_disk
 from imagekit.kernel.capability import examine, require_mode
+from imagekit.spec.derived import effective_disk
 from imagekit.spec.model import Spec
 from imagekit.toolstacks.registry import emitter_for
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from imagekit.errors import ToolError, VerificationError
 from imagekit.host.chroot import chroot
 from imagekit.host.run import run as host_run
-from imagekit.installs.stages.mirrors import Mirrors
+from imagekit.installs.mirrors import Mirrors
 from imagekit.installs.stages.rootfs import explain
 from imagekit.installs.stages.trees import open_tree
 from imagekit.pipeline.stage import Stage, StageRun, digest_file

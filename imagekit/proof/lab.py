@@ -16,7 +16,7 @@ from imagekit.disk.extents import sha256_sparse
 from imagekit.errors import ImageError, LabError, ToolError
 from imagekit.host.apt_sources import without_credentials
 from imagekit.host.chroot import chroot
-from imagekit.installs.stages.mirrors import mirrors_for, still_there
+from imagekit.installs.mirrors import mirrors_for, still_there
 from imagekit.installs.stages.rootfs import Rootfs
 from imagekit.installs.stages.trees import open_tree
 from imagekit.kernel.codecs import decompress, detect

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from imagekit.disk.extents import sha256_sparse
-from imagekit.installs.stages.mirrors import mirrors_for
+from imagekit.installs.mirrors import mirrors_for
 from imagekit.installs.stages.rootfs import Rootfs
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import execute

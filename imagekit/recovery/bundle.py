@@ -16,10 +16,10 @@ from ruamel.yaml import YAML
 from imagekit import __version__
 from imagekit.errors import SpecError
 from imagekit.host.signing import Sign
+from imagekit.installs.mirrors import mirrors_for
 from imagekit.installs.stages.answers import template_digests
 from imagekit.installs.stages.archive import collect
 from imagekit.installs.stages.lockfile import input_digests
-from imagekit.installs.stages.mirrors import mirrors_for
 from imagekit.installs.stages.trees import pack
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.container import Member, write_container

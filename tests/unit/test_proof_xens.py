@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from imagekit.cli import prove as command
 from imagekit.cli.main import make_app
 from imagekit.errors import DownloadError, InconclusiveError, SpecError, ToolError
-from imagekit.installs.stages.mirrors import Mirrors, still_there
+from imagekit.installs.mirrors import Mirrors, still_there
 from imagekit.pipeline.events import Events
 from imagekit.proof import lab, prove
 from imagekit.proof.boots import Trial, under_each

@@ -13,8 +13,9 @@ from imagekit.answers.render import Kind, render, shipped_template
 from imagekit.answers.validate import validate
 from imagekit.errors import SpecError
 from imagekit.host.apt_sources import host_archive, without_credentials
-from imagekit.installs.stages.overlay import mac_of, secrets_of
+from imagekit.installs.stages.overlay import secrets_of
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
+from imagekit.spec.derived import mac_of
 from imagekit.spec.install import Iso, Netboot
 from imagekit.spec.load import SpecFile
 

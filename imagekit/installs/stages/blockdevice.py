@@ -23,6 +23,7 @@ from imagekit.installs.stages.harvesting import harvest_facts
 from imagekit.installs.stages.image import Image
 from imagekit.installs.stages.trees import open_tree, source_date_epoch
 from imagekit.pipeline.stage import StageRun
+from imagekit.spec.derived import disk_seed
 from imagekit.spec.load import SpecFile
 
 TOOLS = Path(__file__).parents[1] / "elements/disk"
@@ -63,7 +64,7 @@ class BlockDeviceImage(Image):
 
     def run(self, run: StageRun) -> None:
         epoch = source_date_epoch()
-        ids = Ids(f"{self._file.sha256} {epoch}" if epoch is not None else None)
+        ids = Ids(disk_seed(self._file.sha256, epoch))
         config = self._config.identified(ids)
         layout = config.layout()
         root = layout.find("root")

@@ -14,9 +14,8 @@ from imagekit.domain.bootpath import domain_for, raw_settings
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Cpu, Mode, Nic, Rate, Vnc, parse_pins
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
-from imagekit.installs.stages.image import effective_disk
-from imagekit.installs.stages.overlay import mac_of, uuid_of
 from imagekit.pipeline.stage import Stage, StageRun, Target
+from imagekit.spec.derived import effective_disk, mac_of, uuid_of
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec, StaticNetwork
 from imagekit.toolstacks.registry import emitter_for

@@ -7,10 +7,11 @@ from pathlib import Path
 from imagekit.installs.stages.capability import KernelCheck
 from imagekit.installs.stages.configs import Configs, disk_path
 from imagekit.installs.stages.formats import Qcow2, Vhd
-from imagekit.installs.stages.image import Image, effective_disk
+from imagekit.installs.stages.image import Image
 from imagekit.installs.stages.sbom import Sbom, sbom_target
 from imagekit.installs.stages.system import System
 from imagekit.pipeline.stage import Stage, Target
+from imagekit.spec.derived import effective_disk
 from imagekit.spec.load import SpecFile
 
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from imagekit.disk import qcow2, vhd
 from imagekit.host.versions import tool_versions
-from imagekit.installs.stages.overlay import uuid_of
 from imagekit.installs.stages.trees import source_date_epoch
 from imagekit.pipeline.stage import Stage, StageRun
+from imagekit.spec.derived import uuid_of
 from imagekit.spec.load import SpecFile
 
 

@@ -9,10 +9,10 @@ from imagekit.installs.stages.answers import template_digests
 from imagekit.installs.stages.configs import disk_path
 from imagekit.installs.stages.formats import Qcow2, Vhd
 from imagekit.installs.stages.harvesting import Harvest, HarvestedConfigs
-from imagekit.installs.stages.image import effective_disk
 from imagekit.installs.stages.lockfile import InstalledLock
 from imagekit.installs.stages.sbom import Sbom, sbom_target
 from imagekit.pipeline.stage import Stage, Target
+from imagekit.spec.derived import effective_disk
 from imagekit.spec.install import Iso, Netboot
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 from imagekit.disk import bootloader, raw
 from imagekit.disk.filesystem import Region, make
 from imagekit.disk.layout import Ids, Layout, Part, plan_layout, write_table
-from imagekit.disk.vhd import virtual_size_of
 from imagekit.errors import GuestError, SpecError, ToolError
 from imagekit.host import userns
 from imagekit.host.run import run
@@ -21,17 +20,10 @@ from imagekit.installs.stages import overlay
 from imagekit.installs.stages.lvm import assemble_lvm
 from imagekit.installs.stages.trees import open_tree, source_date_epoch
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
+from imagekit.spec.derived import disk_seed, effective_disk
 from imagekit.spec.load import SpecFile
-from imagekit.spec.model import Disk
 
 CHILD = Path(__file__).parents[1] / "tree_child.py"
-
-
-def effective_disk(disk: Disk) -> Disk:
-    """The disk as it is made: VHD knows whole 2 MiB only, and all formats must be the same disk."""
-    if "vhd" not in disk.formats:
-        return disk
-    return disk.model_copy(update={"size": virtual_size_of(disk.size)})
 
 
 class Image(Stage):
@@ -65,7 +57,7 @@ class Image(Stage):
     def run(self, run: StageRun) -> None:
         epoch = source_date_epoch()
         # With SOURCE_DATE_EPOCH everything that would be random follows from the spec.
-        ids = Ids(f"{self._file.sha256} {epoch}" if epoch is not None else None)
+        ids = Ids(disk_seed(self._file.sha256, epoch))
         layout = plan_layout(self._disk, ids)
         root_uuid = layout.parts[-1].fs_uuid
         cmdline = f"root=UUID={root_uuid} ro"

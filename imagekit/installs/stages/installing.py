@@ -10,10 +10,10 @@ from imagekit.disk import raw
 from imagekit.host.kvm import kvm_works
 from imagekit.host.versions import tool_versions
 from imagekit.installs.machine import Hardware
-from imagekit.installs.stages.image import effective_disk
-from imagekit.installs.stages.overlay import mac_of, secrets_of
+from imagekit.installs.stages.overlay import secrets_of
 from imagekit.installs.unattended import Limits, run_installer
 from imagekit.pipeline.stage import Stage, StageRun
+from imagekit.spec.derived import effective_disk, mac_of
 from imagekit.spec.install import Iso, Netboot
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec

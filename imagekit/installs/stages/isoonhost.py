@@ -13,9 +13,9 @@ from imagekit.installs import onhost
 from imagekit.installs.onhost_script import script
 from imagekit.installs.remaster.isoread import read_iso
 from imagekit.installs.stages.configs import _ABLE, checked_directory, config_path
-from imagekit.installs.stages.image import effective_disk
 from imagekit.installs.stages.overlay import secrets_of
 from imagekit.pipeline.stage import Stage, StageRun, Target
+from imagekit.spec.derived import effective_disk
 from imagekit.spec.install import Iso
 from imagekit.spec.load import SpecFile
 

@@ -14,11 +14,11 @@ from imagekit.host.kvm import kvm_works
 from imagekit.host.versions import tool_versions
 from imagekit.installs.machine import Hardware, Network
 from imagekit.installs.netboot_tree import arguments, host_address, netboot_guest, serving
-from imagekit.installs.stages.image import effective_disk
 from imagekit.installs.stages.installing import disk_bus, install_on
-from imagekit.installs.stages.overlay import mac_of, secrets_of
+from imagekit.installs.stages.overlay import secrets_of
 from imagekit.netboot import publish, tree
 from imagekit.pipeline.stage import Stage, StageRun
+from imagekit.spec.derived import effective_disk, mac_of
 from imagekit.spec.install import Netboot
 from imagekit.spec.load import SpecFile
 

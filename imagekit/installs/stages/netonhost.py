@@ -15,8 +15,8 @@ from imagekit.errors import CapabilityError, ImagekitError, SpecError
 from imagekit.installs import onhost
 from imagekit.installs.netboot_tree import ANSWERS_NAMES, arguments
 from imagekit.installs.stages.configs import _ABLE, checked_directory, config_path
-from imagekit.installs.stages.overlay import mac_of
 from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
+from imagekit.spec.derived import mac_of
 from imagekit.spec.install import Netboot
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import os
 import re
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from imagekit.errors import SpecError
 from imagekit.guest import hostkeys, networkd
 from imagekit.guest.vif import Vif
 from imagekit.pipeline.stage import digest_file
+from imagekit.spec.derived import mac_of
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import File, Secret, Spec, StaticNetwork, User
 
 Operation = dict[str, Any]
 GUESTFILES = Path(__file__).parents[1] / "guestfiles"
-NAMESPACE = uuid.UUID("6f1f7ad7-6d3c-5f0e-9d3a-2f5c8b1e4a60")
 # crypt(5): a hash, or "*" and "!" for accounts nobody may log in to by password.
 _HASH = re.compile(r"[*!]|!?\$[0-9a-z]+\$[./A-Za-z0-9$=,+-]{8,}|[./A-Za-z0-9]{13}")
 BAKED_IDENTITY = (
@@ -37,23 +36,6 @@ BAKED_IDENTITY = (
     *("/etc/passwd-", "/etc/shadow-", "/etc/group-", "/etc/gshadow-"),
 )
 """Files that would give every clone of an image the same identity, or tell of its build."""
-
-
-def mac_of(spec: Spec, index: int) -> str:
-    """The MAC of a NIC: the one given, else derived from the guest's name.
-
-    00:16:3e is Xen's own prefix (Xensource OUI); libxl makes random ones in it.
-    """
-    given = spec.nics[index].mac
-    if given:
-        return given
-    digest = hashlib.sha256(f"{spec.name} vif {index}".encode()).digest()
-    return "00:16:3e:" + ":".join(f"{b:02x}" for b in (digest[0] & 0x7F, digest[1], digest[2]))
-
-
-def uuid_of(spec: Spec) -> str:
-    """The domain's UUID: the one given, else derived from the guest's name."""
-    return spec.uuid or str(uuid.uuid5(NAMESPACE, spec.name))
 
 
 def read_secret(file: SpecFile, secret: Secret, *loc: str | int) -> str:

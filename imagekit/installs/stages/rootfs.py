@@ -15,8 +15,8 @@ from imagekit.host import userns
 from imagekit.host.chroot import chroot
 from imagekit.host.run import run
 from imagekit.host.versions import tool_versions
+from imagekit.installs.mirrors import Mirrors
 from imagekit.installs.stages.archive import collect, make_repository
-from imagekit.installs.stages.mirrors import Mirrors
 from imagekit.installs.stages.provenance import provenance
 from imagekit.installs.stages.trees import hand_over, pack
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
@@ -295,6 +295,6 @@ def explain(error: ToolError, file: SpecFile, log: Path) -> Exception:
 
 
 def _urls(file: SpecFile) -> list[str]:
-    from imagekit.installs.stages.mirrors import mirrors_for
+    from imagekit.installs.mirrors import mirrors_for
 
     return mirrors_for(file).public()

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from imagekit.errors import ImageError, SpecError, ToolError
 from imagekit.host.chroot import chroot
-from imagekit.installs.stages.packages import needs_locales, tree_install
 from imagekit.installs.stages.trees import hand_over, open_tree, pack
+from imagekit.installs.tree_packages import needs_locales, tree_install
 from imagekit.kernel.image import load_kernel
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.spec.load import SpecFile
