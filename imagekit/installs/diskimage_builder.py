@@ -16,7 +16,7 @@ from imagekit.installs.stages.blockdevice import BlockDeviceImage
 from imagekit.installs.stages.configs import Configs
 from imagekit.installs.stages.delivery import delivery
 from imagekit.installs.stages.diskimage import DiskImageCreate
-from imagekit.installs.stages.harvesting import HarvestedConfigs
+from imagekit.installs.stages.harvestconfigs import HarvestedConfigs
 from imagekit.installs.stages.image import Image
 from imagekit.installs.stages.lockfile import InstalledLock
 from imagekit.installs.stages.rootfs import Rootfs

@@ -8,6 +8,7 @@ from typing import Any
 
 from imagekit import __version__
 from imagekit.errors import ImagekitError
+from imagekit.pipeline.source import code_digest
 from imagekit.pipeline.stage import Stage, Target, digest_json
 
 
@@ -38,8 +39,9 @@ class Plan:
 def make_plan(stages: Iterable[Stage], targets: Sequence[Target]) -> Plan:
     """Order ``stages`` by what they need and key them.
 
-    A key digests the stage's own key, imagekit's version and the keys of the stages that make what
-    it needs. Raises ImagekitError for artefacts that nobody makes, that two make, and for cycles.
+    A key digests the stage's own key, its code, imagekit's version and the keys of the stages that
+    make what it needs. Raises ImagekitError for artefacts that nobody makes, that two make, and
+    for cycles.
     """
     pending = list(stages)
     made: dict[str, str] = {}
@@ -68,6 +70,7 @@ def make_plan(stages: Iterable[Stage], targets: Sequence[Target]) -> Plan:
 def _keyed(stage: Stage, made: Mapping[str, str]) -> Planned:
     own: Mapping[str, Any] = stage.key()
     parts = {f"{name}": digest_json(value)[:16] for name, value in own.items()}
+    parts["code"] = code_digest(type(stage))[:16]
     parts["imagekit"] = __version__
     parts.update({f"input {name}": made[name][:16] for name in stage.needs})
     return Planned(stage, digest_json({"stage": stage.name, **parts}), parts)

@@ -63,8 +63,8 @@ class Stage(ABC):
     def key(self) -> Mapping[str, Any]:
         """Everything that can change the result, apart from the needed artefacts, as plain JSON.
 
-        Include a ``code`` number that is raised when the stage's own code changes its result.
-        Secrets go in as digests only.
+        The stage's code is digested by the engine (:mod:`imagekit.pipeline.source`), with files
+        that its modules name in ``SHIPS``. Secrets go in as digests only.
         """
 
     @abstractmethod

@@ -61,7 +61,6 @@ class LabFirmware(Stage):
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
             "source": [SOURCE, self._file.spec.os.suite],
             "mirrors": self._mirrors.public(),
             "keyring": digest_file(self._mirrors.keyring),

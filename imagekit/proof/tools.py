@@ -24,6 +24,7 @@ from imagekit.proof.selfcheck.programs import CheckPrograms, Programs
 from imagekit.proof.unpack import LIBRARY, LabUnpack
 from imagekit.spec.load import load_spec
 
+SHIPS = ("build-tree.yaml",)
 SPEC = Path(__file__).parent / "build-tree.yaml"
 
 

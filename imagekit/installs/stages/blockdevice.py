@@ -18,7 +18,7 @@ from imagekit.host.tools import require
 from imagekit.host.versions import tool_versions
 from imagekit.installs.elements import environment as env
 from imagekit.installs.elements.blockdevice import IMAGE, BlockDevice
-from imagekit.installs.elements.catalogue import dib_version, digest, library_path
+from imagekit.installs.elements.catalogue import dib_version, library_path
 from imagekit.installs.stages.harvesting import harvest_facts
 from imagekit.installs.stages.image import Image
 from imagekit.installs.stages.trees import open_tree, source_date_epoch
@@ -26,6 +26,7 @@ from imagekit.pipeline.stage import StageRun
 from imagekit.spec.derived import disk_seed
 from imagekit.spec.load import SpecFile
 
+SHIPS = ("../elements/disk",)
 TOOLS = Path(__file__).parents[1] / "elements/disk"
 INSIDE = "/imagekit/disk"
 TIMEOUT = 3600.0
@@ -42,11 +43,9 @@ class BlockDeviceImage(Image):
         self._config = config
 
     def key(self) -> Mapping[str, Any]:
-        files = sorted(path for path in TOOLS.rglob("*") if path.is_file())
         return {
             **super().key(),
             "block device": list(self._config.entries),
-            "block device tools": digest((str(p.relative_to(TOOLS)), p) for p in files),
             "diskimage-builder": dib_version(),
             "makers": tool_versions(self._config.tools()),
         }

@@ -25,7 +25,7 @@ class KernelCheck(Stage):
         self._modes = file.spec.boot.modes
 
     def key(self) -> Mapping[str, Any]:
-        return {"code": 1, "modes": sorted(self._modes)}
+        return {"modes": sorted(self._modes)}
 
     def run(self, run: StageRun) -> None:
         config = run.inputs["kernel.config"]

@@ -111,7 +111,6 @@ class Configs(Stage):
     def key(self) -> Mapping[str, Any]:
         spec = self._spec
         return {
-            "code": 3,
             "origins": origins(self._file),
             "directory": str(self._out),
             "spec": spec.model_dump(

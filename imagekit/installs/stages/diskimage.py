@@ -48,7 +48,6 @@ class DiskImageCreate(Stage):
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 2,
             "elements": [e.name for e in self._plan.elements],
             "scripts": [self._plan.phase_digest(phase) for phase in self._plan.phases()],
             "element files": self._plan.shared_digest(),

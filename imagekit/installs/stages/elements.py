@@ -96,7 +96,6 @@ class ElementPhase(Stage):
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
             "elements": [e.name for e in self._plan.elements],
             "scripts": self._plan.phase_digest(self.phase),
             "element files": self._plan.shared_digest(),

@@ -25,7 +25,7 @@ class Qcow2(Stage):
         self._compression = file.spec.disk.qcow2_compression
 
     def key(self) -> Mapping[str, Any]:
-        return {"code": 1, "compression": self._compression, "tool": tool_versions(["qemu-img"])}
+        return {"compression": self._compression, "tool": tool_versions(["qemu-img"])}
 
     def run(self, run: StageRun) -> None:
         qcow2.write_qcow2(
@@ -50,7 +50,7 @@ class Vhd(Stage):
 
     def key(self) -> Mapping[str, Any]:
         epoch = source_date_epoch()
-        return {"code": 1, "subformat": self._subformat, "uuid": self._uuid, "epoch": epoch}
+        return {"subformat": self._subformat, "uuid": self._uuid, "epoch": epoch}
 
     def run(self, run: StageRun) -> None:
         import uuid

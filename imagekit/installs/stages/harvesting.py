@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.disk.extents import copy_sparse
-from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView
 from imagekit.errors import CapabilityError, ImageError
 from imagekit.guest.appliance import Appliance, Drive, appliance
 from imagekit.guest.check import check_and_fix
@@ -17,18 +15,9 @@ from imagekit.guest.files import GuestFiles
 from imagekit.guest.inspect import survey
 from imagekit.guest.inspection import DefaultEntry, Inspection
 from imagekit.guest.kernels import MAX_INITRD, MAX_KERNEL, GuestKernel
-from imagekit.installs.stages.configs import (
-    Configs,
-    _trial_image,
-    _word,
-    disk_path,
-    facts_for,
-    origins,
-)
 from imagekit.kernel.capability import require_mode
 from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.load import SpecFile
-from imagekit.spec.model import Spec
 
 MAX_STATUS = 64 << 20
 
@@ -51,7 +40,7 @@ class Harvest(Stage):
         self._golden = golden
 
     def key(self) -> Mapping[str, Any]:
-        return {"code": 3, "golden": self._golden, "modes": sorted(self._file.spec.boot.modes)}
+        return {"golden": self._golden, "modes": sorted(self._file.spec.boot.modes)}
 
     def run(self, run: StageRun) -> None:
         disk = run.output / "disk.raw"
@@ -189,42 +178,3 @@ def read_dpkg_status(text: str) -> Iterator[dict[str, str]]:
                 "version": fields.get("Version", ""),
                 "architecture": fields.get("Architecture", ""),
             }
-
-
-class HarvestedConfigs(Configs):
-    """Domain configs of an image whose boot equipment was made by an installer."""
-
-    needs: Sequence[str] = ("kernel.json", "harvest.json", "kernel", "initrd", "disk.raw")  # type: ignore[assignment]
-
-    def run(self, run: StageRun) -> None:
-        kernel = json.loads(run.inputs["kernel.json"].read_text())
-        image = json.loads(run.inputs["harvest.json"].read_text())
-        size = run.inputs["disk.raw"].stat().st_size
-        facts = replace(
-            harvested(self._spec, kernel, image, size),
-            kernel_bytes=run.inputs["kernel"].stat().st_size,
-            initrd_bytes=run.inputs["initrd"].stat().st_size,
-            origins=origins(self._file),
-        )
-        (run.output / "facts.json").write_text(json.dumps(facts.to_json(), indent=1))
-        located = facts.located(str(self._out))
-        for name, toolstack, mode in self._texts():
-            (run.output / name).write_text(_word(located, toolstack, mode))
-
-
-def harvested(
-    spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any], size: int
-) -> BuildFacts:
-    """The facts of a harvested image; ``size`` is the disk's in bytes."""
-    # The machine is the spec's, as in every build; what boots it is what the installer made.
-    return replace(
-        facts_for(spec, kernel, _trial_image(spec)),
-        disks=(DiskFacts({f: disk_path(spec, f) for f in spec.disk.formats}, size),),
-        pygrub=PygrubView(image["pygrub"]["ok"], image["pygrub"]["reason"]),
-        cmdline=image["cmdline"],
-        partition_table=image["partition_table"],
-        boot_filesystem=image["boot_filesystem"],
-        grub_config=image["grub_config"],
-        bootloader_bios=image["bootloader_bios"],
-        bootloader_uefi=image["bootloader_uefi"],
-    )

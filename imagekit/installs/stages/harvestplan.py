@@ -8,7 +8,8 @@ from imagekit.errors import SpecError
 from imagekit.installs.stages.answers import template_digests
 from imagekit.installs.stages.configs import disk_path
 from imagekit.installs.stages.formats import Qcow2, Vhd
-from imagekit.installs.stages.harvesting import Harvest, HarvestedConfigs
+from imagekit.installs.stages.harvestconfigs import HarvestedConfigs
+from imagekit.installs.stages.harvesting import Harvest
 from imagekit.installs.stages.lockfile import InstalledLock
 from imagekit.installs.stages.sbom import Sbom, sbom_target
 from imagekit.pipeline.stage import Stage, Target

@@ -19,10 +19,11 @@ from imagekit.host.versions import tool_versions
 from imagekit.installs.stages import overlay
 from imagekit.installs.stages.lvm import assemble_lvm
 from imagekit.installs.stages.trees import open_tree, source_date_epoch
-from imagekit.pipeline.stage import Stage, StageRun, digest_file
+from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.derived import disk_seed, effective_disk
 from imagekit.spec.load import SpecFile
 
+SHIPS = ("../tree_child.py",)
 CHILD = Path(__file__).parents[1] / "tree_child.py"
 
 
@@ -43,13 +44,10 @@ class Image(Stage):
     def key(self) -> Mapping[str, Any]:
         tools = ["mke2fs", "sfdisk", "grub-mkimage"]
         tools += {"xfs": ["mkfs.xfs"], "btrfs": ["mkfs.btrfs"]}.get(self._disk.filesystem, [])
-        template = bootloader.__file__
         return {
-            "code": 2,
             "disk": self._disk.model_dump(mode="json", exclude={"formats", "vhd"}),
             "boot": self._spec.boot.model_dump(mode="json", exclude={"modes"}),
             "tools": tool_versions(tools),
-            "grub": digest_file(Path(template).parent / "templates/grub.cfg.j2"),
             "epoch": source_date_epoch(),
             **overlay.digest_of(self._file),
         }

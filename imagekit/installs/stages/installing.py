@@ -34,7 +34,6 @@ class InstallFromIso(Stage):
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
             "size": effective_disk(self._spec.disk).size,
             "firmware": self._install.firmware,
             "memory": self._install.memory,

@@ -57,7 +57,6 @@ class IsoOnHost(Stage):
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
             "texts": self._texts(_ABLE, ""),
             "script": self._script_text(),
         }

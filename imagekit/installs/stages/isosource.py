@@ -67,7 +67,6 @@ class IsoSource(Stage):
             local = [status.st_size, status.st_mtime_ns, status.st_ino]
         keyring = self._file.resolve(install.keyring) if install.keyring else None
         return {
-            "code": 1,
             "iso": install.iso if local is None else local,
             "sha256": (install.sha256 or "").lower(),
             "checksums": install.checksums,

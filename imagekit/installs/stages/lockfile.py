@@ -21,7 +21,6 @@ TOOLS = ("mmdebstrap", "mke2fs", "sfdisk", "grub-mkimage", "qemu-img", "tar")
 def _common(file: SpecFile) -> dict[str, Any]:
     """What every lock depends on."""
     return {
-        "code": 1,
         "name": file.spec.name,
         "spec": file.sha256,
         "epoch": source_date_epoch(),

@@ -42,7 +42,6 @@ class InstallFromNetwork(Stage):
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
             "size": effective_disk(self._spec.disk).size,
             "memory": self._install.memory,
             "mac": mac_of(self._spec, 0),

@@ -59,7 +59,7 @@ class NetbootOnHost(Stage):
     def key(self) -> Mapping[str, Any]:
         request = request_text(self._spec, self._install, "", "")
         texts = [[name, text] for (name, _t, _m), text in self._texts(_ABLE).items()]
-        return {"code": 1, "texts": texts, "request": request}
+        return {"texts": texts, "request": request}
 
     def run(self, run: StageRun) -> None:
         kernel, initrd = run.inputs["installer.kernel"], run.inputs["installer.initrd"]

@@ -80,7 +80,6 @@ class NetbootSource(Stage):
             local = None if _URL.match(name) else digest_file(self._file.resolve(name))
             files[what] = [local or name, (digest or "").lower()]
         return {
-            "code": 1,
             "package": install.package,
             "files": files,
             "mirror": install.mirror,

@@ -24,6 +24,7 @@ from imagekit.spec.load import SpecFile
 from imagekit.spec.model import File, Secret, Spec, StaticNetwork, User
 
 Operation = dict[str, Any]
+SHIPS = ("../guestfiles",)
 GUESTFILES = Path(__file__).parents[1] / "guestfiles"
 # crypt(5): a hash, or "*" and "!" for accounts nobody may log in to by password.
 _HASH = re.compile(r"[*!]|!?\$[0-9a-z]+\$[./A-Za-z0-9$=,+-]{8,}|[./A-Za-z0-9]{13}")

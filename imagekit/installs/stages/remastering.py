@@ -36,7 +36,6 @@ class Remaster(Stage):
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
             "answers": self._install.answers,
             "release": self._install.release,
             **({"args": self._install.args} if self._install.args else {}),

@@ -23,6 +23,7 @@ from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock
 
+SHIPS = ("../hooks",)
 HOOKS = Path(__file__).parents[1] / "hooks"
 TREE_ESTIMATE = 2 << 30
 """Bytes reserved on tmpfs for a tree: a minimal system with a kernel has 0.7 GiB."""
@@ -57,9 +58,7 @@ class Rootfs(Stage):
 
     def key(self) -> Mapping[str, Any]:
         os_ = self._file.spec.os
-        hooks = {p.name: digest_file(p) for p in sorted(HOOKS.iterdir()) if p.is_file()}
         return {
-            "code": 2,
             "suite": [os_.distribution, os_.suite, os_.arch],
             "mirrors": self._guest_sources(),
             "keyring": None if self._lock else digest_file(self._mirrors.keyring),
@@ -67,7 +66,6 @@ class Rootfs(Stage):
             "packages": self._packages,
             "tool": [self._install.tool, self._install.variant],
             "tool version": tool_versions([self._install.tool]),
-            "hooks": hooks,
             "epoch": os.environ.get("SOURCE_DATE_EPOCH", ""),
         }
 

@@ -48,7 +48,6 @@ class Sbom(Stage):
     def key(self) -> Mapping[str, Any]:
         os_ = self._file.spec.os
         return {
-            "code": 1,
             "guest": [self._file.spec.name, os_.distribution, os_.suite],
             "epoch": source_date_epoch(),
         }

@@ -89,7 +89,6 @@ class System(Stage):
                 if p.is_file()
             ]
         return {
-            "code": 2,
             "scripts": [digest_file(s) for s in self._scripts],
             "drivers": self.drivers(),
             "kernel": digest_file(self._kernel_file) if self._kernel_file else None,

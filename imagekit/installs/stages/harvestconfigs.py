@@ -1,0 +1,59 @@
+"""Facts and domain configs of an image that an installer made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView
+from imagekit.installs.stages.configs import (
+    Configs,
+    _trial_image,
+    _word,
+    disk_path,
+    facts_for,
+    origins,
+)
+from imagekit.pipeline.stage import StageRun
+from imagekit.spec.model import Spec
+
+
+class HarvestedConfigs(Configs):
+    """Domain configs of an image whose boot equipment was made by an installer."""
+
+    needs: Sequence[str] = ("kernel.json", "harvest.json", "kernel", "initrd", "disk.raw")  # type: ignore[assignment]
+
+    def run(self, run: StageRun) -> None:
+        kernel = json.loads(run.inputs["kernel.json"].read_text())
+        image = json.loads(run.inputs["harvest.json"].read_text())
+        size = run.inputs["disk.raw"].stat().st_size
+        facts = replace(
+            harvested(self._spec, kernel, image, size),
+            kernel_bytes=run.inputs["kernel"].stat().st_size,
+            initrd_bytes=run.inputs["initrd"].stat().st_size,
+            origins=origins(self._file),
+        )
+        (run.output / "facts.json").write_text(json.dumps(facts.to_json(), indent=1))
+        located = facts.located(str(self._out))
+        for name, toolstack, mode in self._texts():
+            (run.output / name).write_text(_word(located, toolstack, mode))
+
+
+def harvested(
+    spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any], size: int
+) -> BuildFacts:
+    """The facts of a harvested image; ``size`` is the disk's in bytes."""
+    # The machine is the spec's, as in every build; what boots it is what the installer made.
+    return replace(
+        facts_for(spec, kernel, _trial_image(spec)),
+        disks=(DiskFacts({f: disk_path(spec, f) for f in spec.disk.formats}, size),),
+        pygrub=PygrubView(image["pygrub"]["ok"], image["pygrub"]["reason"]),
+        cmdline=image["cmdline"],
+        partition_table=image["partition_table"],
+        boot_filesystem=image["boot_filesystem"],
+        grub_config=image["grub_config"],
+        bootloader_bios=image["bootloader_bios"],
+        bootloader_uefi=image["bootloader_uefi"],
+    )
