@@ -48,7 +48,7 @@ class StageRun:
 
 
 class Stage(ABC):
-    """One step of a plan. Subclasses set the three class attributes and implement the two methods.
+    """One step of a plan. Subclasses set the class attributes and implement the methods.
 
     ``needs`` and ``makes`` are artefact names. A stage must write nothing outside ``run.output``
     and ``run.workspace``.
@@ -58,6 +58,12 @@ class Stage(ABC):
     title: ClassVar[str]
     needs: Sequence[str] = ()
     makes: Sequence[str] = ()
+
+    def check(self) -> None:  # noqa: B027 - most stages have nothing to check
+        """Raise SpecError for inputs that are not there, or HostError; called when it is planned.
+
+        The constructor reads no files and no variables of the environment.
+        """
 
     @abstractmethod
     def key(self) -> Mapping[str, Any]:

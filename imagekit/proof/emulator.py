@@ -98,7 +98,7 @@ class LabEmulator(Stage):
         return {"script": COLLECT}
 
     def run(self, run: StageRun) -> None:
-        tree = open_tree(run, "rootfs.tar")
+        tree = open_tree(run, "rootfs.tar", epoch=None)
         shutil.copyfile(FIX, tree / "srv" / FIX.name)
         log = run.logs / "collect.log"
         chroot(tree, ["sh", "-euc", COLLECT], log=log, what="collecting QEMU")

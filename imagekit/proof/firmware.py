@@ -69,7 +69,7 @@ class LabFirmware(Stage):
         }
 
     def run(self, run: StageRun) -> None:
-        tree = open_tree(run, "rootfs.tar")
+        tree = open_tree(run, "rootfs.tar", epoch=None)
         home = tree / "srv/firmware"
         home.mkdir()
         for path in self._source(tree, run):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from imagekit.disk.extents import sha256_sparse
 from imagekit.errors import LabError, ToolError
+from imagekit.installs.context import BuildContext
 from imagekit.installs.mirrors import mirrors_for
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import StageResult, execute
@@ -37,15 +38,16 @@ def lab_plan(
     """
     usual = replace(shape, memory_mib=Shape().memory_mib)
     file = load_spec(xen.spec)
+    context = BuildContext(file, Path())
     install = file.spec.debootstrap
     packages = sorted({*install.packages, *xen.added, str(install.kernel)})
     image = LabImage(file, tools)
     check = CheckLab(usual, tools, state=saved)
-    stages: list[Stage] = [LabRootfs(file, mirrors_for(file), packages), image, check]
+    stages: list[Stage] = [LabRootfs(context, mirrors_for(file), packages), image, check]
     if saved:
         stages.append(LabState(usual, tools.emulator))
     names = [*image.makes, *check.makes, *(["state"] if state else [])]
-    return make_plan(stages, [Target(name, name, "lab") for name in names])
+    return make_plan(stages, [Target(name, name, "lab") for name in names], context.environment)
 
 
 @dataclass(frozen=True)

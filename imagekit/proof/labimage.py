@@ -66,7 +66,7 @@ class LabImage(Stage):
         }
 
     def run(self, run: StageRun) -> None:
-        tree = open_tree(run, "rootfs.tar")
+        tree = open_tree(run, "rootfs.tar", epoch=None)
         release = _release(tree)
         shutil.copyfile(tree / f"boot/vmlinuz-{release}", run.output / "vmlinuz")
         (run.output / "xen").write_bytes(_hypervisor(tree))

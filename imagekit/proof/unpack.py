@@ -43,7 +43,7 @@ class LabUnpack(Stage):
         return {"command": [*COMPILE]}
 
     def run(self, run: StageRun) -> None:
-        tree = open_tree(run, "rootfs.tar")
+        tree = open_tree(run, "rootfs.tar", epoch=None)
         shutil.copyfile(SOURCE, tree / "srv/unpack.c")
         chroot(tree, COMPILE, log=run.logs / "compile.log", what="compiling unpack.c")
         shutil.copyfile(tree / "srv" / LIBRARY, run.output / LIBRARY)

@@ -32,6 +32,7 @@ from imagekit.recovery.unpacked import (
     SECRETS,
     read_manifest,
 )
+from imagekit.spec.derived import source_date_epoch
 from imagekit.spec.install import Debootstrap, DiskimageBuilder, Iso, Netboot
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock, read_lock
@@ -145,7 +146,7 @@ def _trees(file: SpecFile, workspace: Workspace) -> tuple[dict[str, str], list[S
     sources: list[Source] = []
     for index, name in enumerate(sorted(set(names))):
         target = workspace.temporary("tree") / "tree.tar"
-        pack(file.resolve(name), target)
+        pack(file.resolve(name), target, epoch=source_date_epoch(os.environ))
         trees[name] = f"trees/{index:04d}.tar"
         sources.append((trees[name], target))
     return trees, sources

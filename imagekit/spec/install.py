@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,11 +12,14 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 Answers = Literal["preseed", "kickstart", "autoinstall"]
 
 
-class _Method(BaseModel):
+class InstallMethod(BaseModel):
+    """What every method's part of a spec has: ``method``, a Literal that no other has."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
+    method: str
 
 
-class Debootstrap(_Method):
+class Debootstrap(InstallMethod):
     """Packages unpacked into a tree, the tree made into an image."""
 
     method: Literal["debootstrap"]
@@ -50,7 +53,7 @@ class Debootstrap(_Method):
     )
 
 
-class Iso(_Method):
+class Iso(InstallMethod):
     """An installer ISO, remastered to run by itself, run to its end, and harvested."""
 
     method: Literal["iso"]
@@ -74,7 +77,7 @@ class Iso(_Method):
     idle: int = Field(900, ge=30, le=86400, description="Seconds without console or disk activity.")
 
 
-class Netboot(_Method):
+class Netboot(InstallMethod):
     """An installer booted by PXE: published, run, harvested; or emitted for a Xen host."""
 
     method: Literal["netboot"]
@@ -101,7 +104,7 @@ class Netboot(_Method):
     idle: int = Field(900, ge=30, le=86400, description="Seconds without console or disk activity.")
 
 
-class DiskimageBuilder(_Method):
+class DiskimageBuilder(InstallMethod):
     """The whole of disk-image-create; its product is harvested."""
 
     method: Literal["diskimage-builder"]
@@ -118,3 +121,11 @@ class DiskimageBuilder(_Method):
 
 
 Install = Annotated[Debootstrap | Iso | Netboot | DiskimageBuilder, Field(discriminator="method")]
+
+
+def method_name(model: type[InstallMethod]) -> str:
+    """What ``model`` has as ``method``; raises TypeError unless that is a Literal of one word."""
+    words = get_args(model.model_fields["method"].annotation)
+    if len(words) != 1 or not isinstance(words[0], str):
+        raise TypeError(f"{model.__name__}.method is no Literal of one word")
+    return words[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ from imagekit.domain.bootpath import domain_for, raw_settings
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Cpu, Mode, Nic, Rate, Vnc, parse_pins
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
+from imagekit.installs.context import BuildContext
 from imagekit.pipeline.stage import Stage, StageRun, Target
 from imagekit.spec.derived import effective_disk, mac_of, uuid_of
 from imagekit.spec.load import SpecFile
@@ -60,12 +61,12 @@ class Configs(Stage):
 
     name: ClassVar[str] = "configs"
     title: ClassVar[str] = "writing domain configs"
-    needs = ("kernel.json", "layout.json", "kernel", "initrd")
+    needs: Sequence[str] = ("kernel.json", "layout.json", "kernel", "initrd")
 
-    def __init__(self, file: SpecFile, out: Path) -> None:
-        self._file = file
-        self._spec = file.spec
-        self._out = checked_directory(out)
+    def __init__(self, context: BuildContext) -> None:
+        self._file = context.file
+        self._spec = context.spec
+        self._out = checked_directory(context.out)
         self._wording = self._find_wording()
         self.makes = ("facts.json", *(name for name, _t, _m in self._texts()))
 
@@ -133,10 +134,8 @@ class Configs(Stage):
         }
 
     def run(self, run: StageRun) -> None:
-        kernel = json.loads(run.inputs["kernel.json"].read_text())
-        image = json.loads(run.inputs["layout.json"].read_text())
         facts = replace(
-            facts_for(self._spec, kernel, image),
+            self._facts(run),
             kernel_bytes=run.inputs["kernel"].stat().st_size,
             initrd_bytes=run.inputs["initrd"].stat().st_size,
             origins=origins(self._file),
@@ -145,6 +144,12 @@ class Configs(Stage):
         located = facts.located(str(self._out))
         for name, toolstack, mode in self._texts():
             (run.output / name).write_text(_word(located, toolstack, mode))
+
+    def _facts(self, run: StageRun) -> BuildFacts:
+        """The facts, as far as kernel, initrd and the spec's places do not tell them."""
+        kernel = json.loads(run.inputs["kernel.json"].read_text())
+        image = json.loads(run.inputs["layout.json"].read_text())
+        return facts_for(self._spec, kernel, image)
 
 
 def origins(file: SpecFile) -> dict[str, str]:

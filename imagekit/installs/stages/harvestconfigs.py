@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +11,8 @@ from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView
 from imagekit.installs.stages.configs import (
     Configs,
     _trial_image,
-    _word,
     disk_path,
     facts_for,
-    origins,
 )
 from imagekit.pipeline.stage import StageRun
 from imagekit.spec.model import Spec
@@ -23,22 +21,12 @@ from imagekit.spec.model import Spec
 class HarvestedConfigs(Configs):
     """Domain configs of an image whose boot equipment was made by an installer."""
 
-    needs: Sequence[str] = ("kernel.json", "harvest.json", "kernel", "initrd", "disk.raw")  # type: ignore[assignment]
+    needs = ("kernel.json", "harvest.json", "kernel", "initrd", "disk.raw")
 
-    def run(self, run: StageRun) -> None:
+    def _facts(self, run: StageRun) -> BuildFacts:
         kernel = json.loads(run.inputs["kernel.json"].read_text())
         image = json.loads(run.inputs["harvest.json"].read_text())
-        size = run.inputs["disk.raw"].stat().st_size
-        facts = replace(
-            harvested(self._spec, kernel, image, size),
-            kernel_bytes=run.inputs["kernel"].stat().st_size,
-            initrd_bytes=run.inputs["initrd"].stat().st_size,
-            origins=origins(self._file),
-        )
-        (run.output / "facts.json").write_text(json.dumps(facts.to_json(), indent=1))
-        located = facts.located(str(self._out))
-        for name, toolstack, mode in self._texts():
-            (run.output / name).write_text(_word(located, toolstack, mode))
+        return harvested(self._spec, kernel, image, run.inputs["disk.raw"].stat().st_size)
 
 
 def harvested(

@@ -15,9 +15,9 @@ from imagekit.guest.files import GuestFiles
 from imagekit.guest.inspect import survey
 from imagekit.guest.inspection import DefaultEntry, Inspection
 from imagekit.guest.kernels import MAX_INITRD, MAX_KERNEL, GuestKernel
+from imagekit.installs.context import BuildContext
 from imagekit.kernel.capability import require_mode
 from imagekit.pipeline.stage import Stage, StageRun
-from imagekit.spec.load import SpecFile
 
 MAX_STATUS = 64 << 20
 
@@ -35,8 +35,8 @@ class Harvest(Stage):
     needs = ("installed.raw",)
     makes = ("disk.raw", "kernel", "initrd", "kernel.json", "harvest.json", "packages.json")
 
-    def __init__(self, file: SpecFile, *, golden: bool) -> None:
-        self._file = file
+    def __init__(self, context: BuildContext, *, golden: bool) -> None:
+        self._file = context.file
         self._golden = golden
 
     def key(self) -> Mapping[str, Any]:

@@ -16,12 +16,12 @@ from imagekit.errors import GuestError, SpecError, ToolError
 from imagekit.host import userns
 from imagekit.host.run import run
 from imagekit.host.versions import tool_versions
+from imagekit.installs.context import BuildContext
 from imagekit.installs.stages import overlay
 from imagekit.installs.stages.lvm import assemble_lvm
-from imagekit.installs.stages.trees import open_tree, source_date_epoch
+from imagekit.installs.stages.trees import open_tree
 from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.derived import disk_seed, effective_disk
-from imagekit.spec.load import SpecFile
 
 SHIPS = ("../tree_child.py",)
 CHILD = Path(__file__).parents[1] / "tree_child.py"
@@ -35,11 +35,14 @@ class Image(Stage):
     needs = ("tree.tar", "kernel.json", "release")
     makes = ("disk.raw", "layout.json")
 
-    def __init__(self, file: SpecFile) -> None:
-        overlay.check_files(file)
-        self._file = file
-        self._spec = file.spec
-        self._disk = effective_disk(file.spec.disk)
+    def __init__(self, context: BuildContext) -> None:
+        self._context = context
+        self._file = context.file
+        self._spec = context.spec
+        self._disk = effective_disk(context.spec.disk)
+
+    def check(self) -> None:
+        overlay.check_files(self._file)
 
     def key(self) -> Mapping[str, Any]:
         tools = ["mke2fs", "sfdisk", "grub-mkimage"]
@@ -48,12 +51,12 @@ class Image(Stage):
             "disk": self._disk.model_dump(mode="json", exclude={"formats", "vhd"}),
             "boot": self._spec.boot.model_dump(mode="json", exclude={"modes"}),
             "tools": tool_versions(tools),
-            "epoch": source_date_epoch(),
-            **overlay.digest_of(self._file),
+            "epoch": self._context.epoch,
+            **overlay.digest_of(self._file, self._context.secrets),
         }
 
     def run(self, run: StageRun) -> None:
-        epoch = source_date_epoch()
+        epoch = self._context.epoch
         # With SOURCE_DATE_EPOCH everything that would be random follows from the spec.
         ids = Ids(disk_seed(self._file.sha256, epoch))
         layout = plan_layout(self._disk, ids)
@@ -61,7 +64,7 @@ class Image(Stage):
         cmdline = f"root=UUID={root_uuid} ro"
         if self._spec.boot.cmdline:
             cmdline += f" {self._spec.boot.cmdline}"
-        tree = open_tree(run, "tree.tar")
+        tree = open_tree(run, "tree.tar", epoch=epoch)
         release = run.inputs["release"].read_text()
         self._apply(tree, layout, cmdline, release, run)
         image = run.output / "disk.raw"
@@ -96,16 +99,14 @@ class Image(Stage):
             timeout=self._spec.boot.timeout,
             template=None,
         )
-        ops = overlay.operations(self._file, layout, full)
+        ops = overlay.operations(self._file, layout, full, self._context.secrets)
         ops.insert(0, overlay.write("/boot/grub/grub.cfg", grub_cfg))
         for part in layout.parts:
             if part.role in ("boot", "data"):
                 ops.append({"op": "directory", "path": part.mount, "mode": 0o755})
-        secrets = overlay.secrets_of(self._file)
-        for value in secrets.values():
-            stage_run.workspace.events.hide(value)
+        self._context.hide_secrets(stage_run.workspace.events)
         apply_operations(tree, ops)
-        epoch = source_date_epoch()
+        epoch = self._context.epoch
         if epoch is not None:
             _clamp_times(tree, epoch)
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.disk.extents import copy_sparse
 from imagekit.errors import CapabilityError
 from imagekit.installs import onhost
+from imagekit.installs.context import BuildContext
 from imagekit.installs.onhost_script import script
 from imagekit.installs.remaster.isoread import read_iso
 from imagekit.installs.stages.configs import _ABLE, checked_directory, config_path
-from imagekit.installs.stages.overlay import secrets_of
 from imagekit.pipeline.stage import Stage, StageRun, Target
 from imagekit.spec.derived import effective_disk
 from imagekit.spec.install import Iso
-from imagekit.spec.load import SpecFile
 
 
 class IsoOnHost(Stage):
@@ -27,12 +25,12 @@ class IsoOnHost(Stage):
     title: ClassVar[str] = "writing the installation for a Xen host"
     needs = ("install.iso", "remaster.json")
 
-    def __init__(self, file: SpecFile, install: Iso, out: Path) -> None:
-        self._file = file
-        self._spec = file.spec
+    def __init__(self, context: BuildContext, install: Iso) -> None:
+        self._context = context
+        self._file = context.file
+        self._spec = context.spec
         self._install = install
-        self._out = checked_directory(out)
-        self._secrets = list(secrets_of(file).values())
+        self._out = checked_directory(context.out)
         # Tried before anything is fetched: a spec that xl has no words for fails at once.
         names = list(self._texts(_ABLE, ""))
         self._kernel, self._initrd = onhost.kernel_files(self._spec)
@@ -62,8 +60,7 @@ class IsoOnHost(Stage):
         }
 
     def run(self, run: StageRun) -> None:
-        for secret in self._secrets:
-            run.workspace.events.hide(secret)
+        self._context.hide_secrets(run.workspace.events)
         report = json.loads(run.inputs["remaster.json"].read_text())
         iso = run.inputs["install.iso"]
         kernel, initrd = run.output / self._kernel, run.output / self._initrd

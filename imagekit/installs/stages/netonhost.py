@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 from ruamel.yaml import YAML
@@ -13,12 +12,12 @@ from ruamel.yaml import YAML
 from imagekit.domain.bootpath import CONSOLES
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
 from imagekit.installs import onhost
+from imagekit.installs.context import BuildContext
 from imagekit.installs.netboot_tree import ANSWERS_NAMES, arguments
 from imagekit.installs.stages.configs import _ABLE, checked_directory, config_path
 from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
 from imagekit.spec.derived import mac_of
 from imagekit.spec.install import Netboot
-from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec
 
 
@@ -32,11 +31,11 @@ class NetbootOnHost(Stage):
     title: ClassVar[str] = "writing the installation for a boot server and a Xen host"
     needs = ("installer.kernel", "installer.initrd")
 
-    def __init__(self, file: SpecFile, install: Netboot, out: Path) -> None:
-        self._file = file
-        self._spec = file.spec
+    def __init__(self, context: BuildContext, install: Netboot) -> None:
+        self._file = context.file
+        self._spec = context.spec
         self._install = install
-        self._out = checked_directory(out)
+        self._out = checked_directory(context.out)
         self._wording = list(self._texts(_ABLE))
         self._kernel, self._initrd = onhost.kernel_files(self._spec)
         self._request = f"{self._spec.name}.netboot.yaml"

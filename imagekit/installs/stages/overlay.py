@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,11 @@ from imagekit.guest.vif import Vif
 from imagekit.pipeline.stage import digest_file
 from imagekit.spec.derived import mac_of
 from imagekit.spec.load import SpecFile
-from imagekit.spec.model import File, Secret, Spec, StaticNetwork, User
+from imagekit.spec.model import File, Spec, StaticNetwork, User
 
 Operation = dict[str, Any]
 SHIPS = ("../guestfiles",)
 GUESTFILES = Path(__file__).parents[1] / "guestfiles"
-# crypt(5): a hash, or "*" and "!" for accounts nobody may log in to by password.
-_HASH = re.compile(r"[*!]|!?\$[0-9a-z]+\$[./A-Za-z0-9$=,+-]{8,}|[./A-Za-z0-9]{13}")
 BAKED_IDENTITY = (
     *("/etc/ssh/ssh_host_*", "/var/lib/dbus/machine-id", "/var/lib/systemd/random-seed"),
     *("/var/lib/systemd/credential.secret", "/var/lib/dhcp/*.leases", "/var/lib/NetworkManager/*"),
@@ -37,43 +33,6 @@ BAKED_IDENTITY = (
     *("/etc/passwd-", "/etc/shadow-", "/etc/group-", "/etc/gshadow-"),
 )
 """Files that would give every clone of an image the same identity, or tell of its build."""
-
-
-def read_secret(file: SpecFile, secret: Secret, *loc: str | int) -> str:
-    """The crypt hash that ``secret`` names; raises SpecError, never showing the value."""
-    where = file.where(*loc)
-    if secret.env is not None:
-        value = os.environ.get(secret.env)
-        if value is None:
-            raise SpecError(f"the environment has no variable {secret.env}", where=where)
-    else:
-        path = file.resolve(secret.file or "")
-        try:
-            lines = path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError):
-            raise SpecError(f"cannot read the secret in {path}", where=where) from None
-        value = lines[0] if lines else ""
-    value = value.strip()
-    if not _HASH.fullmatch(value):
-        raise SpecError(
-            "the secret is not a crypt hash; a plain password is never accepted",
-            where=where,
-            hint="make one: mkpasswd --method=yescrypt",
-        )
-    return value
-
-
-def secrets_of(file: SpecFile) -> dict[str, str]:
-    """Every secret of a spec by account name; these must never be shown."""
-    identity = file.spec.identity
-    found = {}
-    if identity.root_password:
-        found["root"] = read_secret(file, identity.root_password, "identity", "root_password")
-    for index, user in enumerate(identity.users):
-        if user.password:
-            loc = ("identity", "users", index, "password")
-            found[user.name] = read_secret(file, user.password, *loc)
-    return found
 
 
 def check_files(file: SpecFile) -> None:
@@ -86,7 +45,7 @@ def check_files(file: SpecFile) -> None:
             )
 
 
-def digest_of(file: SpecFile) -> dict[str, Any]:
+def digest_of(file: SpecFile, secrets: Mapping[str, str]) -> dict[str, Any]:
     """What the operations depend on, as digests: for the key of the stage."""
     spec = file.spec
     files = [
@@ -96,28 +55,33 @@ def digest_of(file: SpecFile) -> dict[str, Any]:
         ]
         for f in spec.files
     ]
-    secrets = "".join(f"{k}:{v}\n" for k, v in sorted(secrets_of(file).items()))
+    hashes = "".join(f"{k}:{v}\n" for k, v in sorted(secrets.items()))
     return {
         "identity": spec.identity.model_dump(mode="json"),
         "hostname": spec.hostname,
         "nics": [[mac_of(spec, i), n.model_dump(mode="json")] for i, n in enumerate(spec.nics)],
         "network": network(spec),
         "files": files,
-        "secrets": hashlib.sha256(secrets.encode()).hexdigest(),
+        "secrets": hashlib.sha256(hashes.encode()).hexdigest(),
         "host keys": hostkeys.UNIT,
         "guest files": {p.name: digest_file(p) for p in sorted(GUESTFILES.iterdir())},
     }
 
 
-def operations(file: SpecFile, layout: Layout, cmdline: str) -> list[Operation]:
-    """Everything to do in the tree, in order; user files come last and win."""
+def operations(
+    file: SpecFile, layout: Layout, cmdline: str, secrets: Mapping[str, str]
+) -> list[Operation]:
+    """Everything to do in the tree, in order; user files come last and win.
+
+    ``secrets`` are the crypt hashes by account name.
+    """
     spec = file.spec
     ops: list[Operation] = [{"op": "remove", "path": p} for p in BAKED_IDENTITY]
     ops += _identity(spec)
     ops += network(spec)
     ops += [write("/etc/fstab", fstab(spec, layout))]
     ops += _boot_support(spec, layout, cmdline)
-    ops += _accounts(file)
+    ops += _accounts(file, secrets)
     for item in spec.files:
         ops.append(_file(file, item))
     return ops
@@ -245,9 +209,8 @@ def _boot_support(spec: Spec, layout: Layout, cmdline: str) -> list[Operation]:
     ]
 
 
-def _accounts(file: SpecFile) -> list[Operation]:
+def _accounts(file: SpecFile, secrets: Mapping[str, str]) -> list[Operation]:
     identity = file.spec.identity
-    secrets = secrets_of(file)
     ops: list[Operation] = []
     if "root" in secrets:
         ops.append({"op": "hash", "name": "root", "hash": secrets["root"]})

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from imagekit.errors import ImageError, SpecError, ToolError
 from imagekit.host.chroot import chroot
+from imagekit.installs.context import BuildContext
 from imagekit.installs.stages.trees import hand_over, open_tree, pack
 from imagekit.installs.tree_packages import needs_locales, tree_install
 from imagekit.kernel.image import load_kernel
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
-from imagekit.spec.load import SpecFile
 
 XEN_DRIVERS = ("xen-blkfront", "xen-netfront")
 OTHER_DRIVERS = (
@@ -38,11 +38,13 @@ class System(Stage):
     title: ClassVar[str] = "running scripts and making the initrd"
     makes = ("tree.tar", "kernel", "initrd", "kernel.config", "release")
 
-    def __init__(self, file: SpecFile, tree: str = "rootfs.tar") -> None:
+    def __init__(self, context: BuildContext, tree: str = "rootfs.tar") -> None:
         """``tree`` names the artefact to work on: a tar file of packages, not yet a system."""
         self.needs = (tree,)
+        file = context.file
         self._file = file
         self._spec = file.spec
+        self._epoch = context.epoch
         install = tree_install(file.spec)
         self._kernel_file = (
             file.resolve(install.kernel) if install.kernel and "/" in install.kernel else None
@@ -50,9 +52,8 @@ class System(Stage):
         self._initrd_file = file.resolve(install.initrd) if install.initrd else None
         self._modules = file.resolve(install.modules) if install.modules else None
         self._scripts = [file.resolve(s) for s in file.spec.scripts]
-        self._check()
 
-    def _check(self) -> None:
+    def check(self) -> None:
         for index, script in enumerate(self._scripts):
             if not script.is_file():
                 raise SpecError(
@@ -98,7 +99,7 @@ class System(Stage):
         }
 
     def run(self, run: StageRun) -> None:
-        tree = open_tree(run, self.needs[0])
+        tree = open_tree(run, self.needs[0], epoch=self._epoch)
         log = run.logs / "chroot.log"
         services = ["systemd-networkd.service", "systemd-resolved.service"]
         chroot(tree, ["systemctl", "enable", *services], log=log, what="enabling services")
@@ -116,7 +117,7 @@ class System(Stage):
         ):
             _copy_out(tree / path, run.output / name, required=name != "kernel.config")
         (run.output / "release").write_text(release)
-        pack(tree, run.output / "tree.tar", run.logs / "tar.log")
+        pack(tree, run.output / "tree.tar", run.logs / "tar.log", epoch=self._epoch)
         hand_over(run.workspace, run.output / "tree.tar", tree)
 
     def _generate_locale(self, tree: Path, log: Path) -> None:
