@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from imagekit.disk.extents import copy_sparse
 from imagekit.errors import CapabilityError
-from imagekit.installs import onhost
 from imagekit.installs.context import BuildContext
-from imagekit.installs.onhost_script import script
 from imagekit.installs.remaster.isoread import read_iso
+from imagekit.installs.stages import onhost
 from imagekit.installs.stages.configs import _ABLE, checked_directory, config_path
+from imagekit.installs.stages.onhost_script import script
 from imagekit.pipeline.stage import Stage, StageRun, Target
 from imagekit.spec.derived import effective_disk
 from imagekit.spec.install import Iso

@@ -11,9 +11,9 @@ from ruamel.yaml import YAML
 
 from imagekit.domain.bootpath import CONSOLES
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
-from imagekit.installs import onhost
 from imagekit.installs.context import BuildContext
 from imagekit.installs.netboot_tree import ANSWERS_NAMES, arguments
+from imagekit.installs.stages import onhost
 from imagekit.installs.stages.configs import _ABLE, checked_directory, config_path
 from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
 from imagekit.spec.derived import mac_of
