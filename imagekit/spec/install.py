@@ -18,6 +18,10 @@ class InstallMethod(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     method: str
 
+    def inputs(self) -> list[str]:
+        """Names of the host files that a build reads, for its lock and for bundles."""
+        return []
+
 
 class Debootstrap(InstallMethod):
     """Packages unpacked into a tree, the tree made into an image."""
@@ -51,6 +55,10 @@ class Debootstrap(InstallMethod):
     element_timeout: int = Field(
         1800, ge=10, le=86400, description="Seconds for each phase of the elements."
     )
+
+    def inputs(self) -> list[str]:
+        kernel = self.kernel if self.kernel and "/" in self.kernel else None
+        return [name for name in (self.initrd, kernel) if name]
 
 
 class Iso(InstallMethod):
@@ -118,6 +126,9 @@ class DiskimageBuilder(InstallMethod):
         "the disk in place of disk:; without LVM and boot loader.",
     )
     timeout: int = Field(7200, ge=60, le=172800)
+
+    def inputs(self) -> list[str]:
+        return [self.block_device] if self.block_device else []
 
 
 Install = Annotated[Debootstrap | Iso | Netboot | DiskimageBuilder, Field(discriminator="method")]

@@ -11,7 +11,6 @@ from imagekit.errors import VerificationError
 from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
-from imagekit.spec.install import Debootstrap, DiskimageBuilder
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock, LockedElement, lock_text
 
@@ -160,10 +159,5 @@ def input_digests(file: SpecFile) -> dict[str, str]:
     spec = file.spec
     names = [*spec.scripts, *(f.source for f in spec.files if f.source)]
     names += [spec.os.keyring] if spec.os.keyring else []
-    if isinstance(spec.install, Debootstrap):
-        install = spec.install
-        names += [n for n in (install.initrd,) if n]
-        names += [install.kernel] if install.kernel and "/" in install.kernel else []
-    elif isinstance(spec.install, DiskimageBuilder) and spec.install.block_device:
-        names.append(spec.install.block_device)
+    names += spec.install.inputs()
     return {str(name): digest_file(file.resolve(str(name))) for name in sorted(names)}
