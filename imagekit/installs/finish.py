@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from imagekit.installs.build_facts import disk_path
 from imagekit.installs.context import BuildContext
 from imagekit.installs.stages.capability import KernelCheck
-from imagekit.installs.stages.configs import Configs, disk_path
+from imagekit.installs.stages.configs import Configs
 from imagekit.installs.stages.formats import Qcow2, Vhd
 from imagekit.installs.stages.harvestconfigs import HarvestedConfigs
 from imagekit.installs.stages.sbom import Sbom, sbom_target

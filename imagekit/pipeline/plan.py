@@ -82,7 +82,7 @@ def make_plan(
 def _keyed(stage: Stage, made: Mapping[str, str]) -> Planned:
     own: Mapping[str, Any] = stage.key()
     parts = {f"{name}": digest_json(value)[:16] for name, value in own.items()}
-    parts["code"] = code_digest(type(stage))[:16]
+    parts["code"] = code_digest(type(stage), stage.loads)[:16]
     parts["imagekit"] = __version__
     parts.update({f"input {name}": made[name][:16] for name in stage.needs})
     return Planned(stage, digest_json({"stage": stage.name, **parts}), parts)

@@ -48,22 +48,24 @@ class _Module:
     imports: frozenset[str]
 
 
-def code_digest(stage: type) -> str:
+def code_digest(stage: type, loads: Iterable[str] = ()) -> str:
     """SHA-256 of all code of imagekit, and of the package of ``stage``, that ``stage`` runs.
 
-    The same for as long as the process lives, as the code is. Raises ImagekitError for a file in
-    SHIPS that is not there.
+    ``loads`` are modules that it imports by a name found at run time, of which no import statement
+    tells. The digest is the same for as long as the process lives, as the code is. Raises
+    ImagekitError for a file in SHIPS that is not there.
     """
-    return _digest(_starts(stage))
+    return _digest(_starts(stage, loads))
 
 
-def code_modules(stage: type) -> list[str]:
+def code_modules(stage: type, loads: Iterable[str] = ()) -> list[str]:
     """Names of the modules whose source :func:`code_digest` covers, sorted."""
-    return sorted(_closure(_starts(stage)))
+    return sorted(_closure(_starts(stage, loads)))
 
 
-def _starts(stage: type) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(c.__module__ for c in stage.__mro__ if not _is_library(c)))
+def _starts(stage: type, loads: Iterable[str]) -> tuple[str, ...]:
+    own = (c.__module__ for c in stage.__mro__ if not _is_library(c))
+    return tuple(dict.fromkeys((*own, *loads)))
 
 
 def _is_library(cls: type) -> bool:

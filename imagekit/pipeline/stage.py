@@ -58,6 +58,8 @@ class Stage(ABC):
     title: ClassVar[str]
     needs: Sequence[str] = ()
     makes: Sequence[str] = ()
+    loads: Sequence[str] = ()
+    """Modules that it imports by a name found at run time; they belong to its code."""
 
     def check(self) -> None:  # noqa: B027 - most stages have nothing to check
         """Raise SpecError for inputs that are not there, or HostError; called when it is planned.

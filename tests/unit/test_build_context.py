@@ -31,6 +31,7 @@ from imagekit.installs.stages.system import System
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import execute
 from imagekit.pipeline.plan import Plan, make_plan
+from imagekit.pipeline.source import code_modules
 from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
 from imagekit.pipeline.store import Store
 from imagekit.spec.install import Iso
@@ -212,3 +213,29 @@ def test_the_tools_of_a_build_see_the_epoch_of_its_context(
     plan = make_plan([Printing()], [Target("seen", "seen", "log")], context.environment)
     done = execute(plan, Store(), Events(), guest="g", fresh=True, digest=digest_file)
     assert done["printing"].entry.files["seen"].read_text().strip() == seen
+
+
+def test_the_configs_depend_on_the_toolstacks_of_their_spec_and_no_others(tmp_path: Path) -> None:
+    path = guest(tmp_path, "toolstacks: [xl]").path
+    stage = Configs(BuildContext(load_spec(path), tmp_path))
+    modules = code_modules(type(stage), stage.loads)
+    assert "imagekit.toolstacks.xl.emitter" in modules
+    assert "imagekit.toolstacks.libvirt.emitter" not in modules
+    both = Configs(BuildContext(load_spec(path, ["toolstacks=[xl, libvirt]"]), tmp_path))
+    assert "imagekit.toolstacks.libvirt.emitter" in code_modules(type(both), both.loads)
+    keys = [make_plan([Needed(), s], []).stages[1].parts["code"] for s in (stage, both)]
+    assert keys[0] != keys[1]
+
+
+class Needed(Stage):
+    """Makes what configs need."""
+
+    name = "needed"
+    title = "needed"
+    makes = Configs.needs
+
+    def key(self) -> Mapping[str, Any]:
+        return {}
+
+    def run(self, stage_run: StageRun) -> None:
+        raise NotImplementedError

@@ -8,12 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView
-from imagekit.installs.stages.configs import (
-    Configs,
-    _trial_image,
-    disk_path,
-    facts_for,
-)
+from imagekit.installs.build_facts import disk_path, facts_for, trial_image
+from imagekit.installs.stages.configs import Configs
 from imagekit.pipeline.stage import StageRun
 from imagekit.spec.model import Spec
 
@@ -35,7 +31,7 @@ def harvested(
     """The facts of a harvested image; ``size`` is the disk's in bytes."""
     # The machine is the spec's, as in every build; what boots it is what the installer made.
     return replace(
-        facts_for(spec, kernel, _trial_image(spec)),
+        facts_for(spec, kernel, trial_image(spec)),
         disks=(DiskFacts({f: disk_path(spec, f) for f in spec.disk.formats}, size),),
         pygrub=PygrubView(image["pygrub"]["ok"], image["pygrub"]["reason"]),
         cmdline=image["cmdline"],

@@ -8,14 +8,16 @@ from typing import Any, ClassVar
 
 from imagekit.disk.extents import copy_sparse
 from imagekit.errors import CapabilityError
+from imagekit.installs.build_facts import ABLE_KERNEL
 from imagekit.installs.context import BuildContext
 from imagekit.installs.remaster.isoread import read_iso
 from imagekit.installs.stages import onhost
-from imagekit.installs.stages.configs import _ABLE, checked_directory, config_path
+from imagekit.installs.stages.configs import checked_directory, config_path
 from imagekit.installs.stages.onhost_script import script
 from imagekit.pipeline.stage import Stage, StageRun, Target
 from imagekit.spec.derived import effective_disk
 from imagekit.spec.install import Iso
+from imagekit.toolstacks.registry import modules_of
 
 
 class IsoOnHost(Stage):
@@ -31,11 +33,12 @@ class IsoOnHost(Stage):
         self._spec = context.spec
         self._install = install
         self._out = checked_directory(context.out)
+        self.loads = modules_of(["xl"])
         # Tried before anything is fetched: a spec that xl has no words for fails at once.
-        names = list(self._texts(_ABLE, ""))
+        self._trial = self._texts(ABLE_KERNEL, "")
         self._kernel, self._initrd = onhost.kernel_files(self._spec)
         self._script = f"{self._spec.name}.on-host.sh"
-        self.makes = ("host.iso", self._kernel, self._initrd, self._script, *names)
+        self.makes = ("host.iso", self._kernel, self._initrd, self._script, *self._trial)
 
     def targets(self) -> list[Target]:
         """What is delivered: the ISO, the installer's kernel and initrd, configs and script."""
@@ -55,7 +58,7 @@ class IsoOnHost(Stage):
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "texts": self._texts(_ABLE, ""),
+            "texts": self._trial,
             "script": self._script_text(),
         }
 
