@@ -14,10 +14,11 @@ from types import MappingProxyType
 
 from imagekit.errors import SpecError
 from imagekit.pipeline.events import Events
+from imagekit.spec.base import Secret
 from imagekit.spec.derived import VARIABLE, source_date_epoch
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock
-from imagekit.spec.model import Secret, Spec
+from imagekit.spec.model import Spec
 
 # crypt(5): a hash, or "*" and "!" for accounts nobody may log in to by password.
 _HASH = re.compile(r"[*!]|!?\$[0-9a-z]+\$[./A-Za-z0-9$=,+-]{8,}|[./A-Za-z0-9]{13}")

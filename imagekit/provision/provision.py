@@ -49,7 +49,7 @@ WORTH_AN_APPLIANCE = 5
 
 
 @dataclass(frozen=True)
-class Options:
+class ProvisionOptions:
     """What holds for all guests of one call; ``autostart`` is xendomains' directory of links."""
 
     directory: Path
@@ -92,7 +92,11 @@ class _Work:
 
 
 def provision(
-    requests: Sequence[GuestRequest], golden: Golden, options: Options, *, workspace: Workspace
+    requests: Sequence[GuestRequest],
+    golden: Golden,
+    options: ProvisionOptions,
+    *,
+    workspace: Workspace,
 ) -> list[Outcome]:
     """Make a guest for every request; what became of each, in their order.
 
@@ -146,7 +150,7 @@ def _admit(
     request: GuestRequest,
     golden: Golden,
     outcome: Outcome,
-    options: Options,
+    options: ProvisionOptions,
     stack: contextlib.ExitStack,
 ) -> _Work:
     """Check a request, and lock its name for as long as ``stack`` lasts."""
@@ -170,7 +174,7 @@ def _admit(
     return _Work(request, found, outcome, size, keys, time.monotonic())
 
 
-def _check_chain(golden: Golden, size: int, options: Options) -> None:
+def _check_chain(golden: Golden, size: int, options: ProvisionOptions) -> None:
     if options.toolstack not in CHAINS:
         raise CapabilityError(
             f"{options.toolstack} opens VHDs with QEMU, which reads no chains",
@@ -187,7 +191,9 @@ def _check_chain(golden: Golden, size: int, options: Options) -> None:
         )
 
 
-def _make(works: Sequence[_Work], golden: Golden, options: Options, workspace: Workspace) -> None:
+def _make(
+    works: Sequence[_Work], golden: Golden, options: ProvisionOptions, workspace: Workspace
+) -> None:
     disks = Disks(golden, options.directory.absolute(), options.clone, workspace)
 
     def clone(work: _Work) -> None:
@@ -266,7 +272,7 @@ def _nics(golden: Golden, work: _Work) -> int:
     return max(len(golden.facts.nics), int(wants))
 
 
-def _finish(work: _Work, golden: Golden, options: Options) -> None:
+def _finish(work: _Work, golden: Golden, options: ProvisionOptions) -> None:
     """Seed, config, start; the journal's last line makes the guest a whole one."""
     request, made = work.request, work.made
     disk = seal(made)

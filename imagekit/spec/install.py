@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from imagekit.spec.base import Model
 from imagekit.spec.values import HostPath, PackageName, Text, Url, Word
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 Answers = Literal["preseed", "kickstart", "autoinstall"]
 
 
-class InstallMethod(BaseModel):
+class InstallMethod(Model):
     """What every method's part of a spec has: ``method``, a Literal that no other has."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     method: str
 
     def inputs(self) -> list[str]:

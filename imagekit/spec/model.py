@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Union, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from imagekit.spec.hardware import Machine, Model, Network, Nic, Secret, StaticNetwork
+from imagekit.spec.base import Model, Secret
+from imagekit.spec.hardware import Machine, Network, Nic, StaticNetwork
 from imagekit.spec.install import Debootstrap, Install, InstallMethod
 from imagekit.spec.toolstack_names import ToolstackName
 from imagekit.spec.values import (

@@ -18,7 +18,7 @@ from imagekit.kernel.image import read_kernel
 from imagekit.kernel.initrd import parse_initrd
 from imagekit.kernel.kconfig import parse_config
 from imagekit.kernel.report import KernelReport
-from imagekit.kernel.table import as_text
+from imagekit.kernel.report_text import as_text
 
 GUEST = (
     make.note(make.GUEST_OS, b"linux\0")

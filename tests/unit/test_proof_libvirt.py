@@ -256,9 +256,9 @@ def test_a_wrong_toolstack_is_refused_before_anything_starts(
 def test_a_spec_says_which_toolstacks_and_the_user_comes_first(tmp_path: Path) -> None:
     proof = Proof.model_validate({"toolstacks": ["libvirt", "xl"]})
     (tmp_path / "manifest.json").write_text(json.dumps({"proof": proof.model_dump()}))
-    options = prove._with_manifest(tmp_path, prove.Options())
+    options = prove._with_manifest(tmp_path, prove.ProofOptions())
     assert options.wanted.toolstacks == ("libvirt", "xl")
-    asked = prove.Options(wanted=Wanted.checked(toolstacks=["xl"]))
+    asked = prove.ProofOptions(wanted=Wanted.checked(toolstacks=["xl"]))
     assert prove._with_manifest(tmp_path, asked).wanted.toolstacks == ("xl",)
 
 

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from imagekit.disk.qcow2 import write_qcow2
 from imagekit.disk.vhd import write_vhd
 from imagekit.errors import ProofError, SpecError, ToolError
-from imagekit.host.qmp import Qmp
 from imagekit.proof import boots, overlay
 from imagekit.proof.boots import Wanted
 from imagekit.proof.console import expectation
@@ -28,6 +27,7 @@ from imagekit.proof.observed import disk_name, frontends
 from imagekit.proof.outcome import require_up
 from imagekit.proof.report import Boot, Failure, Outcome, ProofReport, table
 from imagekit.proof.session import Rules, bounded_command
+from imagekit.vm.qmp import Qmp
 
 MIB = 1 << 20
 

@@ -77,7 +77,7 @@ class Image(Stage):
             bootloader.install_bios(layout, image, scratch, log)
             bootloader.install_efi(layout, image, scratch, epoch=epoch, log=log)
         self._fill(layout, tree, image, epoch, run)
-        facts = {"layout": layout.to_json(), "cmdline": cmdline, "lvm": self._disk.lvm}
+        facts = {"layout": layout.to_json(), "cmdline": cmdline}
         (run.output / "layout.json").write_text(json.dumps(facts))
 
     def _apply(

@@ -16,6 +16,7 @@ from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.derived import effective_disk, mac_of
 from imagekit.spec.install import Iso, Netboot
 from imagekit.spec.model import Spec
+from imagekit.vm.card import Bus
 
 
 class InstallFromIso(Stage):
@@ -74,7 +75,7 @@ def install_on(hardware: Hardware, install: Iso | Netboot, run: StageRun) -> Non
     )
 
 
-def disk_bus(spec: Spec, install: Iso | Netboot) -> str:
+def disk_bus(spec: Spec, install: Iso | Netboot) -> Bus:
     """RHEL 5's installer has no driver for a virtio disk in its first releases."""
     os_ = spec.os
     name = target_of(install.answers, install.release, os_.suite, os_.distribution).name

@@ -13,13 +13,14 @@ from imagekit.domain.bootpath import CONSOLES
 from imagekit.host.kvm import kvm_works
 from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext
-from imagekit.installs.machine import Hardware, Network
+from imagekit.installs.machine import Hardware
 from imagekit.installs.netboot_tree import arguments, host_address, netboot_guest, serving
 from imagekit.installs.stages.installing import disk_bus, install_on
 from imagekit.netboot import publish, tree
 from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.derived import effective_disk, mac_of
 from imagekit.spec.install import Netboot
+from imagekit.vm.card import NetworkBoot
 
 PROGRAM = "boot.ipxe"
 """QEMU's PXE ROMs are iPXE, which runs the tree's script where others would load PXELINUX."""
@@ -77,7 +78,7 @@ class InstallFromNetwork(Stage):
         if not verdict.works:
             run.note(f"the installer runs without KVM, which takes long: {verdict.reason}")
         hardware = Hardware(
-            media=Network(root / "tftp", PROGRAM),
+            media=NetworkBoot(root / "tftp", PROGRAM),
             disk=disk,
             memory=install.memory,
             kvm=verdict.works,
