@@ -26,6 +26,7 @@ from imagekit.errors import HostError, SpecError
 from imagekit.host import tools
 from imagekit.host.run import run
 
+SHIPS = ("questions.txt",)
 QUESTIONS = Path(__file__).parent / "questions.txt"
 AUTOINSTALL_KEYS = frozenset(
     {

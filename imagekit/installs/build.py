@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,11 @@ from typing import Any
 from imagekit import __version__
 from imagekit.disk.extents import copy_sparse, sha256_sparse
 from imagekit.domain.facts import BuildFacts, facts_text, read_facts
-from imagekit.errors import SpecError
 from imagekit.host.apt_sources import os_release
 from imagekit.host.versions import tool_versions
-from imagekit.installs import debootstrap, diskimage_builder, iso, netboot
-from imagekit.pipeline.deliver import (
-    BuildDirectory,
-    deliver,
-    plan_digest,
-    rewrite_manifest,
-)
+from imagekit.installs.context import BuildContext, context_for
+from imagekit.installs.methods import method_called
+from imagekit.pipeline.deliver import BuildDirectory, deliver, plan_digest, rewrite_manifest
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import StageResult, execute, needed
 from imagekit.pipeline.plan import Plan, Planned, why
@@ -30,12 +25,6 @@ from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock
 from imagekit.spec.manifest import MANIFEST, Artefact, Manifest, StageRecord, parse_manifest
 
-METHODS: dict[str, Callable[[SpecFile, Path, Lock | None], Plan]] = {
-    "debootstrap": debootstrap.plan,
-    "iso": iso.plan,
-    "netboot": netboot.plan,
-    "diskimage-builder": diskimage_builder.plan,
-}
 FACTS = "facts.json"
 DESCRIBED = (("kernel", "kernel-report"), ("packages", "package-list"))
 """What a manifest says of the image, if one is made here, and the role of its artefact."""
@@ -53,35 +42,16 @@ class PlannedStage:
     why: str
 
 
-def plan_for(file: SpecFile, out: Path, lock: Lock | None = None, debs: Path | None = None) -> Plan:
-    """The plan of ``file`` by its install method; with ``lock``, of exactly what that names.
-
-    A lock's SOURCE_DATE_EPOCH, which is part of the plan, becomes that of this process.
-    """
-    if lock is not None:
-        if lock.epoch_from != "packages":
-            os.environ["SOURCE_DATE_EPOCH"] = str(lock.source_date_epoch)
-        if lock.spec_sha256 != file.sha256:
-            raise SpecError(
-                "the spec is not the one the lock was made for",
-                where=str(file.path),
-                hint="build without --locked to make a new lock, and compare: imagekit lock diff",
-            )
-        if debs is not None:
-            return debootstrap.plan(file, out, lock, debs)
-    method = file.spec.install.method
-    if method not in METHODS:
-        raise SpecError(
-            f"imagekit build cannot run a {method} installation",
-            where=file.where("install", "method"),
-            hint=f"use {', '.join(METHODS)}; imagekit netboot publish serves network installations",
-        )
-    return METHODS[method](file, out, lock)
+def plan_for(context: BuildContext) -> Plan:
+    """The plan of ``context`` by its spec's install method. Pure; raises SpecError, HostError."""
+    file = context.file
+    method = method_called(file.spec.install.method, file.where("install", "method"))
+    return method.plan(context)
 
 
-def outlook(file: SpecFile, out: Path, store: Store) -> list[PlannedStage]:
+def outlook(context: BuildContext, store: Store) -> list[PlannedStage]:
     """What a build would do now. Writes nothing."""
-    plan = plan_for(file, out)
+    file, plan = context.file, plan_for(context)
     verdict = needed(plan, store, fresh=False)
     stages = []
     for planned in plan.stages:
@@ -107,17 +77,22 @@ def build(
     lock: Lock | None = None,
     debs: Path | None = None,
     called: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Build ``file`` into the directory ``out`` and return the manifest.
 
     ``called`` is where the configs say the files are, if that is not ``out``.
     ``fresh`` runs every stage again; ``force`` allows overwriting what no build of this guest
     made. With ``lock`` exactly its packages are installed, with its SOURCE_DATE_EPOCH; the
-    directory ``debs``, if given, holds them. Raises ImagekitError; then ``out`` is as it was.
+    directory ``debs``, if given, holds them. ``environment`` has the variables that the spec's
+    secrets name, and SOURCE_DATE_EPOCH; default is this process's. Raises ImagekitError; then
+    ``out`` is as it was.
     """
     name = file.spec.name
     directory = BuildDirectory(out.absolute())
-    plan = plan_for(file, called or out, lock, debs)
+    variables = os.environ if environment is None else environment
+    context = context_for(file, called or out, variables, lock=lock, debs=debs)
+    plan = plan_for(context)
     with directory.locked():
         known = directory.manifest()
         if known is not None and not fresh and directory.intact(plan_digest(plan)):

@@ -9,9 +9,8 @@ from imagekit.disk.layout import Assembled, Ids, plan_layout
 from imagekit.domain.bootpath import raw_settings
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Cpu, Nic, Rate, Vnc, parse_pins
-from imagekit.installs.stages.image import effective_disk
-from imagekit.installs.stages.overlay import mac_of, uuid_of
 from imagekit.kernel.report import Bootable, Capability
+from imagekit.spec.derived import effective_disk, mac_of, uuid_of
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec, StaticNetwork
 

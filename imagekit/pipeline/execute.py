@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.errors import HostError, ImagekitError
+from imagekit.host import run as host_run
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.plan import Plan, Planned
 from imagekit.pipeline.stage import StageRun
@@ -60,6 +61,7 @@ def execute(
     wanted = {t.artefact for t in plan.targets}
     results: dict[str, StageResult] = {}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(host_run.children_see(plan.environment))
         space: Workspace | None = None
         if any(verdict.values()):
             store.sweep()

@@ -60,7 +60,7 @@ class LabFiles:
 
 
 def lab_files(files: Mapping[str, Path], emulator: EmulatorArchive) -> LabFiles:
-    """The artefacts of imagekit.proof.lab.LabImage as what a machine boots, and its QEMU."""
+    """The artefacts of imagekit.proof.labimage.LabImage as what a machine boots, and its QEMU."""
     return LabFiles(files["xen"], files["vmlinuz"], files["initrd"], files["dom0.img"], emulator)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 from imagekit.errors import InconclusiveError, ProofError
 from imagekit.installs.build import build, plan_for
+from imagekit.installs.context import context_for
 from imagekit.pipeline.deliver import BuildDirectory, plan_digest
 from imagekit.pipeline.events import Events
 from imagekit.proof.boots import WAITING
@@ -42,7 +44,7 @@ def build_proven(
     then the unproven build with its consoles stays in the waiting room for a look.
     """
     out = out.absolute()
-    digest = plan_digest(plan_for(file, out, lock))
+    digest = plan_digest(plan_for(context_for(file, out, os.environ, lock=lock)))
     if not fresh and BuildDirectory(out).intact(digest) and _proven(out) == digest:
         return build(file, out, events, lock=lock)
     BuildDirectory(out).refuse_strangers(file.spec.name, force=force)

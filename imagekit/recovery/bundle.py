@@ -16,10 +16,10 @@ from ruamel.yaml import YAML
 from imagekit import __version__
 from imagekit.errors import SpecError
 from imagekit.host.signing import Sign
+from imagekit.installs.mirrors import mirrors_for
 from imagekit.installs.stages.answers import template_digests
 from imagekit.installs.stages.archive import collect
 from imagekit.installs.stages.lockfile import input_digests
-from imagekit.installs.stages.mirrors import mirrors_for
 from imagekit.installs.stages.trees import pack
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.about import About
@@ -31,6 +31,7 @@ from imagekit.recovery.unpacked import (
     MAX_SECRETS,
     SECRETS,
 )
+from imagekit.spec.derived import source_date_epoch
 from imagekit.spec.install import Debootstrap, DiskimageBuilder, Iso, Netboot
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock, read_lock
@@ -137,7 +138,7 @@ def _trees(file: SpecFile, workspace: Workspace) -> tuple[dict[str, str], list[S
     sources: list[Source] = []
     for index, name in enumerate(sorted(set(names))):
         target = workspace.temporary("tree") / "tree.tar"
-        pack(file.resolve(name), target)
+        pack(file.resolve(name), target, epoch=source_date_epoch(os.environ))
         trees[name] = f"trees/{index:04d}.tar"
         sources.append((trees[name], target))
     return trees, sources

@@ -146,10 +146,8 @@ def _possible(bundle: Bundle, wish: Wish) -> Wish:
 
 
 def _rebuild(bundle: Bundle, recipe: Recipe, wish: Wish, events: Events, report: Report) -> None:
-    for entry, value in bundle.secrets.items():
-        kind, _, name = entry.partition(":")
-        if kind == "env":
-            os.environ[name] = value
+    named = ((entry.partition(":"), value) for entry, value in bundle.secrets.items())
+    secrets = {name: value for (kind, _, name), value in named if kind == "env"}
     manifest = build(
         recipe.spec,
         wish.directory,
@@ -157,6 +155,7 @@ def _rebuild(bundle: Bundle, recipe: Recipe, wish: Wish, events: Events, report:
         force=wish.overwrite,
         lock=recipe.lock,
         debs=bundle.debs,
+        environment={**os.environ, **secrets},
     )
     made = manifest.disk_digests
     report.disks = made

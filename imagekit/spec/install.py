@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -13,7 +13,17 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 Answers = Literal["preseed", "kickstart", "autoinstall"]
 
 
-class Debootstrap(Model):
+class InstallMethod(Model):
+    """What every method's part of a spec has: ``method``, a Literal that no other has."""
+
+    method: str
+
+    def inputs(self) -> list[str]:
+        """Names of the host files that a build reads, for its lock and for bundles."""
+        return []
+
+
+class Debootstrap(InstallMethod):
     """Packages unpacked into a tree, the tree made into an image."""
 
     method: Literal["debootstrap"]
@@ -46,8 +56,12 @@ class Debootstrap(Model):
         1800, ge=10, le=86400, description="Seconds for each phase of the elements."
     )
 
+    def inputs(self) -> list[str]:
+        kernel = self.kernel if self.kernel and "/" in self.kernel else None
+        return [name for name in (self.initrd, kernel) if name]
 
-class Iso(Model):
+
+class Iso(InstallMethod):
     """An installer ISO, remastered to run by itself, run to its end, and harvested."""
 
     method: Literal["iso"]
@@ -71,7 +85,7 @@ class Iso(Model):
     idle: int = Field(900, ge=30, le=86400, description="Seconds without console or disk activity.")
 
 
-class Netboot(Model):
+class Netboot(InstallMethod):
     """An installer booted by PXE: published, run, harvested; or emitted for a Xen host."""
 
     method: Literal["netboot"]
@@ -98,7 +112,7 @@ class Netboot(Model):
     idle: int = Field(900, ge=30, le=86400, description="Seconds without console or disk activity.")
 
 
-class DiskimageBuilder(Model):
+class DiskimageBuilder(InstallMethod):
     """The whole of disk-image-create; its product is harvested."""
 
     method: Literal["diskimage-builder"]
@@ -113,5 +127,16 @@ class DiskimageBuilder(Model):
     )
     timeout: int = Field(7200, ge=60, le=172800)
 
+    def inputs(self) -> list[str]:
+        return [self.block_device] if self.block_device else []
+
 
 Install = Annotated[Debootstrap | Iso | Netboot | DiskimageBuilder, Field(discriminator="method")]
+
+
+def method_name(model: type[InstallMethod]) -> str:
+    """What ``model`` has as ``method``; raises TypeError unless that is a Literal of one word."""
+    words = get_args(model.model_fields["method"].annotation)
+    if len(words) != 1 or not isinstance(words[0], str):
+        raise TypeError(f"{model.__name__}.method is no Literal of one word")
+    return words[0]

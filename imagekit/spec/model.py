@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from imagekit.spec.base import Model, Secret
 from imagekit.spec.hardware import Machine, Network, Nic, StaticNetwork
-from imagekit.spec.install import Debootstrap, Install
+from imagekit.spec.install import Debootstrap, Install, InstallMethod
 from imagekit.spec.toolstack_names import ToolstackName
 from imagekit.spec.values import (
     DnsName,
@@ -335,3 +335,14 @@ def json_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "imagekit guest spec"
     return schema
+
+
+def accept_install_method(model: type[InstallMethod]) -> None:
+    """Let specs have ``install`` of ``model`` too; the schema and the reference show it then.
+
+    For :func:`imagekit.installs.methods.add_method`.
+    """
+    field = Spec.model_fields["install"]
+    known = get_args(field.annotation)
+    field.annotation = Union[(*known, model)]  # type: ignore[assignment]
+    Spec.model_rebuild(force=True)

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from imagekit.errors import SpecError
 from imagekit.installs import iso
+from imagekit.installs.context import BuildContext
 from imagekit.installs.stages.harvesting import read_dpkg_status
 from imagekit.pipeline.plan import Plan
 from imagekit.spec.load import load_spec
@@ -27,7 +28,7 @@ def plan(base: Path, install: dict[str, Any] | None = None, **changes: Any) -> P
         (base / "x.iso").write_bytes(b"an ISO")
     with (base / "web01.yaml").open("w") as stream:
         YAML().dump(value, stream)
-    return iso.plan(load_spec(base / "web01.yaml"), base / "out")
+    return iso.plan(BuildContext(load_spec(base / "web01.yaml"), base / "out"))
 
 
 def keys(made: Plan) -> dict[str, str]:

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from imagekit.answers.context import Static
 from imagekit.errors import ImagekitError, SpecError
 from imagekit.installs import iso, netboot
+from imagekit.installs.context import BuildContext
 from imagekit.installs.machine import Hardware
 from imagekit.installs.netboot_tree import arguments, host_address, netboot_guest, serving
 from imagekit.netboot.publish import Site, publish
@@ -44,7 +45,7 @@ def load_it(base: Path, install: dict[str, Any] | None = None, **changes: Any) -
 
 
 def plan(base: Path, install: dict[str, Any] | None = None, **changes: Any) -> Plan:
-    return netboot.plan(load_it(base, install, **changes), base / "out")
+    return netboot.plan(BuildContext(load_it(base, install, **changes), base / "out"))
 
 
 def told(base: Path, install: dict[str, Any] | None = None, **changes: Any) -> str:
@@ -59,7 +60,7 @@ def test_a_network_installation_is_harvested_as_one_from_iso(tmp_path: Path) -> 
     assert names[:5] == ["installer", "answers", "install", "harvest", "configs"]
     (tmp_path / "x.iso").write_bytes(b"an ISO")
     other = {"method": "iso", "iso": "x.iso", "kernel": None, "initrd": None}
-    from_iso = iso.plan(load_it(tmp_path, other), tmp_path / "out")
+    from_iso = iso.plan(BuildContext(load_it(tmp_path, other), tmp_path / "out"))
     roles = {t.role for t in from_iso.targets} - {"remaster-report"} | {"netboot-report"}
     assert {t.role for t in made.targets} == roles
 

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from imagekit.cli import prove as command
 from imagekit.cli.main import make_app
 from imagekit.errors import DownloadError, InconclusiveError, SpecError, ToolError
-from imagekit.installs.stages.mirrors import Mirrors, still_there
+from imagekit.installs.mirrors import Mirrors, still_there
 from imagekit.pipeline.events import Events
-from imagekit.proof import lab, lablanes, prove
+from imagekit.proof import labimage, lablanes, prove
 from imagekit.proof.boots import Trial, under_each
 from imagekit.proof.console import expectation
 from imagekit.proof.lab import lab_plan
@@ -305,4 +305,4 @@ def test_a_driver_is_loaded_as_elf_however_it_is_packed(
 ) -> None:
     module = tmp_path / "loop.ko"
     module.write_bytes(packed(b"\x7fELF and so on"))
-    assert lab._plain(module) == b"\x7fELF and so on"
+    assert labimage._plain(module) == b"\x7fELF and so on"

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from imagekit.disk.layout import Part
 from imagekit.errors import DownloadError, HostError, SpecError, VerificationError
+from imagekit.installs.mirrors import Mirrors
 from imagekit.installs.stages import archive, lockfile
-from imagekit.installs.stages.mirrors import Mirrors
 from imagekit.installs.stages.provenance import provenance
 from imagekit.locks.changes import changes
 from imagekit.locks.difference import differing_blocks, disk_difference, tar_differences

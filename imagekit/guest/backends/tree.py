@@ -22,6 +22,7 @@ from imagekit.host import userns
 from imagekit.host.chroot import chroot
 from imagekit.host.run import spawn
 
+SHIPS = ("tree_child.py",)
 CHILD = Path(__file__).with_name("tree_child.py")
 PIECE = 1 << 20
 """Bytes of a file that travel in one message."""

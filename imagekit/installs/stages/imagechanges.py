@@ -24,30 +24,31 @@ from imagekit.guest.from_spec import (
 )
 from imagekit.guest.inject import relabel
 from imagekit.guest.mounts import mount_guest
-from imagekit.installs.stages.overlay import digest_of_secrets, secrets_of
-from imagekit.installs.stages.trees import source_date_epoch
+from imagekit.installs.context import BuildContext
+from imagekit.installs.stages.overlay import digest_of_secrets
 from imagekit.pipeline.stage import StageRun
-from imagekit.spec.load import SpecFile
 
 
-def changes_key(file: SpecFile) -> Mapping[str, Any]:
+def changes_key(context: BuildContext) -> Mapping[str, Any]:
     """What the changes depend on, for the key of a stage."""
+    file = context.file
     identity = file.spec.identity
     return {
         "scripts": digest_of_scripts(file),
         "files": digest_of_files(file),
         "accounts": [u.model_dump(mode="json") for u in identity.users],
         "keys": identity.ssh_keys,
-        "secrets": digest_of_secrets(file),
+        "secrets": digest_of_secrets(context.secrets),
     }
 
 
-def run_scripts(file: SpecFile, disk: Path, run: StageRun) -> None:
+def run_scripts(context: BuildContext, disk: Path, run: StageRun) -> None:
     """Run the spec's scripts in the guest on the raw ``disk``, with a network.
 
     Raises GuestError, saying which script failed and what it said last.
     """
-    scripts = script_changes(file, source_date_epoch())
+    file = context.file
+    scripts = script_changes(file, context.epoch)
     if not scripts:
         return
     drive = Drive(disk, "raw", readonly=False)
@@ -67,17 +68,16 @@ def run_scripts(file: SpecFile, disk: Path, run: StageRun) -> None:
         app.finish()
 
 
-def add_accounts_and_files(file: SpecFile, app: Appliance, run: StageRun) -> None:
+def add_accounts_and_files(context: BuildContext, app: Appliance, run: StageRun) -> None:
     """Put the spec's accounts, keys and files into the guest in ``app``, which is left unmounted.
 
     Accounts that the installer made are made like the spec says. Raises GuestError.
     """
-    hashes = secrets_of(file)
-    for value in hashes.values():
-        run.workspace.events.hide(value)
+    file = context.file
+    context.hide_secrets(run.workspace.events)
     mount_guest(app, None, readonly=False)
     files = ApplianceFiles(app)
-    accounts: list[Change] = account_changes(file.spec.identity, hashes)
+    accounts: list[Change] = account_changes(file.spec.identity, context.secrets)
     for part, changes in (("identity", accounts), ("files", file_changes(file))):
         for change in changes:
             try:

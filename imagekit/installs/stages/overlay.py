@@ -6,14 +6,11 @@ All of it is computed here as a list of changes, and carried out by :mod:`imagek
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from imagekit.disk.layout import Layout
-from imagekit.errors import SpecError
 from imagekit.guest import hostkeys
 from imagekit.guest.changes import (
     Change,
@@ -28,70 +25,15 @@ from imagekit.guest.golden import MACHINE_ID_MODE
 from imagekit.guest.network import networkd
 from imagekit.guest.network.state import NetworkState, Vif
 from imagekit.pipeline.stage import digest_file
+from imagekit.spec.derived import mac_of
 from imagekit.spec.load import SpecFile
-from imagekit.spec.model import Secret, Spec, StaticNetwork
+from imagekit.spec.model import Spec, StaticNetwork
 
+SHIPS = ("../guestfiles",)
 GUESTFILES = Path(__file__).parents[1] / "guestfiles"
-NAMESPACE = uuid.UUID("6f1f7ad7-6d3c-5f0e-9d3a-2f5c8b1e4a60")
-# crypt(5): a hash, or "*" and "!" for accounts nobody may log in to by password.
-_HASH = re.compile(r"[*!]|!?\$[0-9a-z]+\$[./A-Za-z0-9$=,+-]{8,}|[./A-Za-z0-9]{13}")
 
 
-def mac_of(spec: Spec, index: int) -> str:
-    """The MAC of a NIC: the one given, else derived from the guest's name.
-
-    00:16:3e is Xen's own prefix (Xensource OUI); libxl makes random ones in it.
-    """
-    given = spec.nics[index].mac
-    if given:
-        return given
-    digest = hashlib.sha256(f"{spec.name} vif {index}".encode()).digest()
-    return "00:16:3e:" + ":".join(f"{b:02x}" for b in (digest[0] & 0x7F, digest[1], digest[2]))
-
-
-def uuid_of(spec: Spec) -> str:
-    """The domain's UUID: the one given, else derived from the guest's name."""
-    return spec.uuid or str(uuid.uuid5(NAMESPACE, spec.name))
-
-
-def read_secret(file: SpecFile, secret: Secret, *loc: str | int) -> str:
-    """The crypt hash that ``secret`` names; raises SpecError, never showing the value."""
-    where = file.where(*loc)
-    if secret.env is not None:
-        value = os.environ.get(secret.env)
-        if value is None:
-            raise SpecError(f"the environment has no variable {secret.env}", where=where)
-    else:
-        path = file.resolve(secret.file or "")
-        try:
-            lines = path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError):
-            raise SpecError(f"cannot read the secret in {path}", where=where) from None
-        value = lines[0] if lines else ""
-    value = value.strip()
-    if not _HASH.fullmatch(value):
-        raise SpecError(
-            "the secret is not a crypt hash; a plain password is never accepted",
-            where=where,
-            hint="make one: mkpasswd --method=yescrypt",
-        )
-    return value
-
-
-def secrets_of(file: SpecFile) -> dict[str, str]:
-    """Every secret of a spec by account name; these must never be shown."""
-    identity = file.spec.identity
-    found = {}
-    if identity.root_password:
-        found["root"] = read_secret(file, identity.root_password, "identity", "root_password")
-    for index, user in enumerate(identity.users):
-        if user.password:
-            loc = ("identity", "users", index, "password")
-            found[user.name] = read_secret(file, user.password, *loc)
-    return found
-
-
-def digest_of(file: SpecFile) -> dict[str, Any]:
+def digest_of(file: SpecFile, secrets: Mapping[str, str]) -> dict[str, Any]:
     """What the changes depend on, as digests: for the key of the stage."""
     spec = file.spec
     return {
@@ -100,20 +42,25 @@ def digest_of(file: SpecFile) -> dict[str, Any]:
         "nics": [[mac_of(spec, i), n.model_dump(mode="json")] for i, n in enumerate(spec.nics)],
         "network": [[f.path, f.text, f.mode] for f in networkd.render(network_state(spec))],
         "files": digest_of_files(file),
-        "secrets": digest_of_secrets(file),
+        "secrets": digest_of_secrets(secrets),
         "host keys": hostkeys.UNIT,
         "guest files": {p.name: digest_file(p) for p in sorted(GUESTFILES.iterdir())},
     }
 
 
-def digest_of_secrets(file: SpecFile) -> str:
-    """One digest of every secret of a spec."""
-    secrets = "".join(f"{k}:{v}\n" for k, v in sorted(secrets_of(file).items()))
-    return hashlib.sha256(secrets.encode()).hexdigest()
+def digest_of_secrets(secrets: Mapping[str, str]) -> str:
+    """One digest of all ``secrets``, crypt hashes by account name."""
+    lines = "".join(f"{k}:{v}\n" for k, v in sorted(secrets.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def changes(file: SpecFile, layout: Layout, cmdline: str) -> list[Change]:
-    """Everything to do in the tree, in order; user files come last and win."""
+def changes(
+    file: SpecFile, layout: Layout, cmdline: str, secrets: Mapping[str, str]
+) -> list[Change]:
+    """Everything to do in the tree, in order; user files come last and win.
+
+    ``secrets`` are the crypt hashes by account name.
+    """
     spec = file.spec
     return [
         ForgetIdentity(),
@@ -121,7 +68,7 @@ def changes(file: SpecFile, layout: Layout, cmdline: str) -> list[Change]:
         SetNetwork(network_state(spec)),
         _text("/etc/fstab", fstab(spec, layout)),
         *_boot_support(spec, layout, cmdline),
-        *account_changes(spec.identity, secrets_of(file)),
+        *account_changes(spec.identity, secrets),
         *file_changes(file),
     ]
 

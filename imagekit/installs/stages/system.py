@@ -12,11 +12,11 @@ from imagekit.errors import ImageError, ImagekitError, SpecError, ToolError
 from imagekit.guest.backends.tree import run_in_tree, tree_files
 from imagekit.guest.from_spec import digest_of_scripts, require_sources, script_changes
 from imagekit.host.chroot import chroot
-from imagekit.installs.stages.packages import needs_locales, tree_install
-from imagekit.installs.stages.trees import hand_over, open_tree, pack, source_date_epoch
+from imagekit.installs.context import BuildContext
+from imagekit.installs.stages.trees import hand_over, open_tree, pack
+from imagekit.installs.tree_packages import needs_locales, tree_install
 from imagekit.kernel.image import load_kernel
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
-from imagekit.spec.load import SpecFile
 
 XEN_DRIVERS = ("xen-blkfront", "xen-netfront")
 OTHER_DRIVERS = (
@@ -40,21 +40,22 @@ class System(Stage):
     title: ClassVar[str] = "running scripts and making the initrd"
     makes = ("tree.tar", "kernel", "initrd", "kernel.config", "release")
 
-    def __init__(self, file: SpecFile, tree: str = "rootfs.tar") -> None:
+    def __init__(self, context: BuildContext, tree: str = "rootfs.tar") -> None:
         """``tree`` names the artefact to work on: a tar file of packages, not yet a system."""
         self.needs = (tree,)
+        file = context.file
         self._file = file
         self._spec = file.spec
+        self._epoch = context.epoch
         install = tree_install(file.spec)
         self._kernel_file = (
             file.resolve(install.kernel) if install.kernel and "/" in install.kernel else None
         )
         self._initrd_file = file.resolve(install.initrd) if install.initrd else None
         self._modules = file.resolve(install.modules) if install.modules else None
-        require_sources(file)
-        self._check()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        require_sources(self._file)
         for path, field in ((self._kernel_file, "kernel"), (self._initrd_file, "initrd")):
             if path is not None and not path.is_file():
                 raise SpecError(f"there is no {path}", where=self._file.where("install", field))
@@ -86,7 +87,6 @@ class System(Stage):
                 if p.is_file()
             ]
         return {
-            "code": 3,
             "scripts": digest_of_scripts(self._file),
             "drivers": self.drivers(),
             "kernel": digest_file(self._kernel_file) if self._kernel_file else None,
@@ -96,7 +96,7 @@ class System(Stage):
         }
 
     def run(self, run: StageRun) -> None:
-        tree = open_tree(run, self.needs[0])
+        tree = open_tree(run, self.needs[0], epoch=self._epoch)
         log = run.logs / "chroot.log"
         services = ["systemd-networkd.service", "systemd-resolved.service"]
         chroot(tree, ["systemctl", "enable", *services], log=log, what="enabling services")
@@ -112,7 +112,7 @@ class System(Stage):
         ):
             _copy_out(tree / path, run.output / name, required=name != "kernel.config")
         (run.output / "release").write_text(release)
-        pack(tree, run.output / "tree.tar", run.logs / "tar.log")
+        pack(tree, run.output / "tree.tar", run.logs / "tar.log", epoch=self._epoch)
         hand_over(run.workspace, run.output / "tree.tar", tree)
 
     def _generate_locale(self, tree: Path, log: Path) -> None:
@@ -130,7 +130,7 @@ class System(Stage):
             ) from None
 
     def _run_scripts(self, tree: Path, run: StageRun) -> None:
-        scripts = script_changes(self._file, source_date_epoch())
+        scripts = script_changes(self._file, self._epoch)
         with tree_files(tree) as files:
             for index, script in enumerate(scripts):
                 run.progress(index, len(scripts) + 1)
