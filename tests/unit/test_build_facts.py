@@ -17,11 +17,13 @@ from imagekit.cli.config import config
 from imagekit.disk.layout import Ids, plan_layout
 from imagekit.domain.facts import facts_in, read_facts
 from imagekit.installs import build as builds
-from imagekit.installs.stages.delivery import delivery
+from imagekit.installs.context import BuildContext
+from imagekit.installs.finish import finish
+from imagekit.installs.stages.lockfile import InstalledLock
 from imagekit.pipeline.events import Events
-from imagekit.pipeline.plan import Plan, make_plan
-from imagekit.pipeline.stage import Stage, StageRun, Target
-from imagekit.spec.load import SpecFile, load_spec
+from imagekit.pipeline.plan import Plan
+from imagekit.pipeline.stage import Stage, StageRun
+from imagekit.spec.load import load_spec
 from imagekit.spec.manifest import Manifest, read_manifest
 
 SPEC = """\
@@ -32,19 +34,17 @@ disk: {size: 64MiB, formats: [FORMATS]}
 boot: {modes: [pv]}
 toolstacks: [xl, opennebula]
 """
-STANDS_IN = ("system", "kernel", "image", "sbom")
-"""Stages that need a tree of packages; :class:`Tree` makes what they would."""
 
 
 class Tree(Stage):
-    """A disk of random bytes, different each time, as without SOURCE_DATE_EPOCH."""
+    """Stands in for a tree and its disk: random bytes, others each time, as without an epoch."""
 
     name: ClassVar[str] = "image"
     title: ClassVar[str] = "making a disk"
     makes = ("disk.raw", "layout.json", "kernel", "initrd", "kernel.json", "packages.json")
 
-    def __init__(self, file: SpecFile) -> None:
-        self._disk = file.spec.disk
+    def __init__(self, context: BuildContext) -> None:
+        self._disk = context.spec.disk
 
     def key(self) -> Mapping[str, Any]:
         return {}
@@ -67,17 +67,14 @@ class Tree(Stage):
             disk.truncate(self._disk.size)
 
 
-def plan(file: SpecFile, out: Path, *_more: object) -> Plan:
-    stages, targets = delivery(file, out, "tree.tar", "packages.json")
-    kept = [stage for stage in stages if stage.name not in STANDS_IN]
-    made: list[Target] = [target for target in targets if target.role != "sbom"]
-    return make_plan([Tree(file), *kept], made)
+def plan(context: BuildContext) -> Plan:
+    return finish(context, [], Tree(context), InstalledLock(context, "packages.json", {}))
 
 
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(builds.METHODS, "debootstrap", plan)
+    monkeypatch.setattr(builds, "plan_for", plan)
     path = tmp_path / "web01.yaml"
     path.write_text(SPEC.replace("FORMATS", "raw, vhd"))
     return path
