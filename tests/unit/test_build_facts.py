@@ -17,10 +17,12 @@ from imagekit.cli.config import config
 from imagekit.disk.layout import Ids, plan_layout
 from imagekit.domain.facts import facts_in, read_facts
 from imagekit.installs import build as builds
-from imagekit.installs.stages.delivery import delivery
+from imagekit.installs.context import BuildContext
+from imagekit.installs.finish import finish
+from imagekit.installs.stages.lockfile import LockFile
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.plan import Plan, make_plan
-from imagekit.pipeline.stage import Stage, StageRun, Target
+from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.load import SpecFile, load_spec
 from imagekit.spec.manifest import Manifest, read_manifest
 
@@ -32,8 +34,8 @@ disk: {size: 64MiB, formats: [FORMATS]}
 boot: {modes: [pv]}
 toolstacks: [xl, opennebula]
 """
-STANDS_IN = ("system", "kernel", "image", "sbom")
-"""Stages that need a tree of packages; :class:`Tree` makes what they would."""
+LEFT_OUT = ("sbom", "lock")
+"""Stages, and roles of artefacts, that need packages from a mirror."""
 
 
 class Tree(Stage):
@@ -41,7 +43,16 @@ class Tree(Stage):
 
     name: ClassVar[str] = "image"
     title: ClassVar[str] = "making a disk"
-    makes = ("disk.raw", "layout.json", "kernel", "initrd", "kernel.json", "packages.json")
+    makes = (
+        "disk.raw",
+        "layout.json",
+        "kernel",
+        "initrd",
+        "kernel.json",
+        "packages.json",
+        "release",
+        "sources.json",
+    )
 
     def __init__(self, file: SpecFile) -> None:
         self._disk = file.spec.disk
@@ -57,6 +68,8 @@ class Tree(Stage):
             "layout.json": json.dumps({"layout": layout, "cmdline": "root=UUID=0 ro"}),
             "kernel": "a kernel",
             "initrd": "an initrd",
+            "release": "6",
+            "sources.json": "{}",
             "kernel.json": json.dumps({**modes, "release": "6"}),
             "packages.json": json.dumps([{"name": "a", "version": "1", "architecture": "all"}]),
         }
@@ -67,17 +80,17 @@ class Tree(Stage):
             disk.truncate(self._disk.size)
 
 
-def plan(file: SpecFile, out: Path, *_more: object) -> Plan:
-    stages, targets = delivery(file, out, "tree.tar", "packages.json")
-    kept = [stage for stage in stages if stage.name not in STANDS_IN]
-    made: list[Target] = [target for target in targets if target.role != "sbom"]
-    return make_plan([Tree(file), *kept], made)
+def plan(context: BuildContext) -> Plan:
+    whole = finish(context, [], Tree(context.file), LockFile(context, []))
+    kept = [planned.stage for planned in whole.stages if planned.stage.name not in LEFT_OUT]
+    made = [target for target in whole.targets if target.role not in LEFT_OUT]
+    return make_plan(kept, made, context.environment)
 
 
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(builds.METHODS, "debootstrap", plan)
+    monkeypatch.setattr(builds, "plan_for", plan)
     path = tmp_path / "web01.yaml"
     path.write_text(SPEC.replace("FORMATS", "raw, vhd"))
     return path
