@@ -61,6 +61,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "parts of a stage's key, or of a lock": (
         "installs: InstalledLock.__init__",
+        "installs: changes_key",
         "installs: digest_of",
         "installs: changes_key",
     ),
