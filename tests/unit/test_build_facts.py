@@ -19,11 +19,11 @@ from imagekit.domain.facts import facts_in, read_facts
 from imagekit.installs import build as builds
 from imagekit.installs.context import BuildContext
 from imagekit.installs.finish import finish
-from imagekit.installs.stages.lockfile import InstalledLock
+from imagekit.installs.stages.lockfile import LockFile
 from imagekit.pipeline.events import Events
-from imagekit.pipeline.plan import Plan
+from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Stage, StageRun
-from imagekit.spec.load import load_spec
+from imagekit.spec.load import SpecFile, load_spec
 from imagekit.spec.manifest import Manifest, read_manifest
 
 SPEC = """\
@@ -34,17 +34,28 @@ disk: {size: 64MiB, formats: [FORMATS]}
 boot: {modes: [pv]}
 toolstacks: [xl, opennebula]
 """
+LEFT_OUT = ("sbom", "lock")
+"""Stages, and roles of artefacts, that need packages from a mirror."""
 
 
 class Tree(Stage):
-    """Stands in for a tree and its disk: random bytes, others each time, as without an epoch."""
+    """A disk of random bytes, different each time, as without SOURCE_DATE_EPOCH."""
 
     name: ClassVar[str] = "image"
     title: ClassVar[str] = "making a disk"
-    makes = ("disk.raw", "layout.json", "kernel", "initrd", "kernel.json", "packages.json")
+    makes = (
+        "disk.raw",
+        "layout.json",
+        "kernel",
+        "initrd",
+        "kernel.json",
+        "packages.json",
+        "release",
+        "sources.json",
+    )
 
-    def __init__(self, context: BuildContext) -> None:
-        self._disk = context.spec.disk
+    def __init__(self, file: SpecFile) -> None:
+        self._disk = file.spec.disk
 
     def key(self) -> Mapping[str, Any]:
         return {}
@@ -57,6 +68,8 @@ class Tree(Stage):
             "layout.json": json.dumps({"layout": layout, "cmdline": "root=UUID=0 ro"}),
             "kernel": "a kernel",
             "initrd": "an initrd",
+            "release": "6",
+            "sources.json": "{}",
             "kernel.json": json.dumps({**modes, "release": "6"}),
             "packages.json": json.dumps([{"name": "a", "version": "1", "architecture": "all"}]),
         }
@@ -68,7 +81,10 @@ class Tree(Stage):
 
 
 def plan(context: BuildContext) -> Plan:
-    return finish(context, [], Tree(context), InstalledLock(context, "packages.json", {}))
+    whole = finish(context, [], Tree(context.file), LockFile(context, []))
+    kept = [planned.stage for planned in whole.stages if planned.stage.name not in LEFT_OUT]
+    made = [target for target in whole.targets if target.role not in LEFT_OUT]
+    return make_plan(kept, made, context.environment)
 
 
 @pytest.fixture

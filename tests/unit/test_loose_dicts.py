@@ -63,6 +63,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "installs: InstalledLock.__init__",
         "installs: changes_key",
         "installs: digest_of",
+        "installs: changes_key",
     ),
     "not typed yet": (
         "guest: paths_json",
