@@ -72,16 +72,17 @@ def build(
                 sign_build(directory, sign, space.temporary("sign"))
     if json_output:
         return
-    cached = sum(stage["cached"] for stage in manifest["stages"])
-    seconds = sum(stage["seconds"] for stage in manifest["stages"])
-    total = len(manifest["stages"])
+    stages = manifest.stages or ()
+    cached = sum(stage.cached for stage in stages)
+    seconds = sum(stage.seconds for stage in stages)
+    total = len(stages)
     print(f"{file.spec.name}: {total} stages, {cached} cached, {seconds:.1f} s, in {directory}")
-    for artefact in manifest["artefacts"]:
-        if artefact["role"] != "log":
-            label = artefact.get("format") or artefact.get("mode") or ""
+    for artefact in manifest.artefacts:
+        if artefact.role != "log":
+            label = artefact.format or artefact.mode or ""
             print(
-                f"  {artefact['role']:<15} {label:<6} {artefact['path']}"
-                f"  ({console.size(artefact['bytes'])})"
+                f"  {artefact.role:<15} {label:<6} {artefact.path}"
+                f"  ({console.size(artefact.size_bytes)})"
             )
 
 

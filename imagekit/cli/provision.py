@@ -171,14 +171,14 @@ def destroy(
     guests = recorded()
     if list_ or name is None:
         if json_output:
-            print(json.dumps(guests, indent=2))
+            print(json.dumps({n: record.to_json() for n, record in guests.items()}, indent=2))
             return
-        for found, value in guests.items():
-            print(f"{found}  {value.get('files', {}).get('config', '')}")
+        for found, guest in guests.items():
+            print(f"{found}  {guest.files.get('config', '')}")
         return
     record = guests.get(name)
     if record is not None and not yes:
-        files = ", ".join(str(f) for f in record.get("files", {}).values())
+        files = ", ".join(record.files.values())
         typer.confirm(f"Remove {name} and its data ({files})?", abort=True)
     undo_guest(name)
     print(f"{name} is gone")

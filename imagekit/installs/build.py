@@ -11,6 +11,7 @@ from typing import Any
 
 from imagekit import __version__
 from imagekit.disk.extents import copy_sparse, sha256_sparse
+from imagekit.domain.facts import BuildFacts, facts_text, read_facts
 from imagekit.host.apt_sources import os_release
 from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext, context_for
@@ -18,12 +19,14 @@ from imagekit.installs.methods import method_called
 from imagekit.pipeline.deliver import BuildDirectory, deliver, plan_digest, rewrite_manifest
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import StageResult, execute, needed
-from imagekit.pipeline.plan import Plan, why
+from imagekit.pipeline.plan import Plan, Planned, why
 from imagekit.pipeline.store import Store
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock
+from imagekit.spec.manifest import MANIFEST, Artefact, Manifest, StageRecord, parse_manifest
 
-DESCRIBED = (("kernel", "kernel-report"), ("facts", "facts"), ("packages", "package-list"))
+FACTS = "facts.json"
+DESCRIBED = (("kernel", "kernel-report"), ("packages", "package-list"))
 """What a manifest says of the image, if one is made here, and the role of its artefact."""
 RECORDED_TOOLS = ["mmdebstrap", "mke2fs", "sfdisk", "grub-mkimage", "qemu-img", "tar"]
 
@@ -75,7 +78,7 @@ def build(
     debs: Path | None = None,
     called: Path | None = None,
     environment: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> Manifest:
     """Build ``file`` into the directory ``out`` and return the manifest.
 
     ``called`` is where the configs say the files are, if that is not ``out``.
@@ -91,14 +94,17 @@ def build(
     context = context_for(file, called or out, variables, lock=lock, debs=debs)
     plan = plan_for(context)
     with directory.locked():
-        if not fresh and directory.intact(plan_digest(plan)):
-            return _untouched(plan, directory, file, events)
+        known = directory.manifest()
+        if known is not None and not fresh and directory.intact(plan_digest(plan)):
+            return _untouched(known, plan, directory, file, events)
         directory.refuse_strangers(name, force=force)
         events.emit("build-started", name=name, directory=str(out), stages=len(plan.stages))
         results = execute(plan, Store(), events, guest=name, fresh=fresh, digest=sha256_sparse)
-        manifest = _manifest(file, plan, results)
+        facts = _facts(plan, results)
+        manifest = _manifest(file, plan, results, facts)
         events.emit("stage-started", stage="deliver", title="writing the build directory", key="")
-        manifest = deliver(plan, results, directory, manifest, _copy)
+        instead = {FACTS: facts_text(facts)} if facts else {}
+        manifest = deliver(plan, results, directory, manifest, _copy, instead)
         seconds = sum(r.seconds for r in results.values())
         events.emit("build-finished", name=name, directory=str(out), seconds=round(seconds, 3))
         return manifest
@@ -109,50 +115,66 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _untouched(
-    plan: Plan, directory: BuildDirectory, file: SpecFile, events: Events
-) -> dict[str, Any]:
-    manifest = directory.manifest() or {}
-    if manifest.get("spec_sha256") != file.sha256:
-        manifest["spec_sha256"] = file.sha256
+    manifest: Manifest, plan: Plan, directory: BuildDirectory, file: SpecFile, events: Events
+) -> Manifest:
+    if manifest.spec_sha256 != file.sha256:
+        manifest = manifest.model_copy(update={"spec_sha256": file.sha256})
         rewrite_manifest(directory, manifest)
-    manifest["stages"] = [
-        {"name": p.stage.name, "key": p.key, "cached": True, "seconds": 0.0} for p in plan.stages
-    ]
     for planned in plan.stages:
         events.emit(
             "stage-finished", stage=planned.stage.name, cached=True, seconds=0.0, key=planned.key
         )
     events.emit("build-finished", name=file.spec.name, directory=str(directory.path), seconds=0.0)
-    return manifest
+    return manifest.model_copy(update={"stages": _stages(plan, {})})
 
 
-def _manifest(file: SpecFile, plan: Plan, results: Mapping[str, StageResult]) -> dict[str, Any]:
-    def artefact(name: str) -> Any:
-        result = results.get(plan.maker(name).stage.name)
-        return json.loads(result.entry.files[name].read_text()) if result else None
-
-    stages = []
-    for planned in plan.stages:
+def _stages(plan: Plan, results: Mapping[str, StageResult]) -> tuple[StageRecord, ...]:
+    def record(planned: Planned) -> StageRecord:
         result = results.get(planned.stage.name)
-        stages.append(
-            {
-                "name": planned.stage.name,
-                "key": planned.key,
-                "cached": result.cached if result else True,
-                "seconds": round(result.seconds, 3) if result else 0.0,
-            }
-        )
+        cached, seconds = (result.cached, round(result.seconds, 3)) if result else (True, 0.0)
+        return StageRecord(name=planned.stage.name, key=planned.key, cached=cached, seconds=seconds)
+
+    return tuple(record(planned) for planned in plan.stages)
+
+
+def _facts(plan: Plan, results: Mapping[str, StageResult]) -> BuildFacts | None:
+    """The facts, if there is an image, with the digests that its stages could not know.
+
+    They belong to no stage: a disk that is made again with the same key may have other bytes.
+    """
+    if FACTS not in {target.artefact for target in plan.targets}:
+        return None
+    disks = []
+    for target in plan.targets:
+        if target.role == "disk":
+            entry = results[plan.maker(target.artefact).stage.name].entry
+            file = entry.files[target.artefact]
+            # Not known if its stage was run for a build that does not deliver it.
+            digest = entry.sha256.get(target.artefact) or sha256_sparse(file)
+            size = file.stat().st_size
+            disks.append(Artefact(role="disk", path=target.path, sha256=digest, size_bytes=size))
+    return read_facts(results[plan.maker(FACTS).stage.name].entry.files[FACTS]).weighed(disks)
+
+
+def _manifest(
+    file: SpecFile, plan: Plan, results: Mapping[str, StageResult], facts: BuildFacts | None
+) -> Manifest:
+    def made(artefact: str) -> Any:
+        entry = results[plan.maker(artefact).stage.name].entry
+        return json.loads(entry.files[artefact].read_text())
+
     host = os_release()
-    made = {target.role: target.artefact for target in plan.targets}
-    return {
-        "manifest_version": 1,
+    artefacts = {target.role: target.artefact for target in plan.targets}
+    value = {
         "name": file.spec.name,
         "spec_sha256": file.sha256,
         "imagekit": __version__,
         "install_method": file.spec.install.method,
         "os": {"distribution": file.spec.os.distribution, "suite": file.spec.os.suite},
         "proof": file.spec.proof.model_dump(mode="json"),
-        **{key: artefact(made[role]) for key, role in DESCRIBED if role in made},
-        "stages": stages,
+        "facts": facts.to_json() if facts else None,
+        **{key: made(artefacts[role]) for key, role in DESCRIBED if role in artefacts},
+        "stages": [stage.model_dump() for stage in _stages(plan, results)],
         "tools": {"host": host.get("PRETTY_NAME", "unknown"), **tool_versions(RECORDED_TOOLS)},
     }
+    return parse_manifest(json.dumps(value).encode(), MANIFEST)

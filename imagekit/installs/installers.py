@@ -45,12 +45,13 @@ def refuse_lock(context: BuildContext) -> None:
 def refuse_unused(file: SpecFile) -> None:
     """Parts of a spec that no installer is told about would silently be left out."""
     spec = file.spec
+    on_host = isinstance(spec.install, Iso | Netboot) and spec.install.on_host
     for field, given in (("files", spec.files), ("scripts", spec.scripts)):
-        if given:
+        if given and on_host:
             raise SpecError(
-                f"{field} are not put into a guest that an installer makes",
+                f"{field} are not put into a guest that is installed on another host",
                 where=file.where(field),
-                hint="use imagekit inject on the built image, or your own answers template",
+                hint="use imagekit inject on the installed image, or your own answers template",
             )
     if spec.disk.table == "none":
         raise SpecError("an installer needs a partition table", where=file.where("disk", "table"))

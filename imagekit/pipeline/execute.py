@@ -134,7 +134,7 @@ def _run(
     try:
         stage.run(StageRun(space, _inputs(planned, plan, store, results), output, logs, progress))
         digests = {n: digest(output / n) for n in stage.makes if n in wanted}
-        return store.put(planned.key, output, list(stage.makes), {"sha256": digests})
+        return store.put(planned.key, output, list(stage.makes), digests)
     except BaseException as error:
         kept = _keep_logs(logs, guest, stage.name)
         space.events.emit("stage-failed", stage=stage.name, error=str(error), logs=str(kept or ""))

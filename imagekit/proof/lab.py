@@ -106,7 +106,7 @@ def build_lab(
     }
     image = results[LabImage.name].entry
     check = LabCheck.read(found["check.json"])
-    versions = lab_versions(found["versions.json"], image.info.get("sha256", {}), tools)
+    versions = lab_versions(found["versions.json"], image.sha256, tools)
     versions = replace(versions, accelerator=shape.accelerator, check=str(check))
     files = lab_files(found, tools.emulator)
     return Lab(shape, files, found.get("state"), tools, versions, check)

@@ -18,14 +18,14 @@ from typing import Any, Literal
 
 from imagekit.disk import qemu_img
 from imagekit.disk.image_info import probe
-from imagekit.domain.facts import BuildFacts
+from imagekit.domain.facts import BuildFacts, facts_in
 from imagekit.errors import CapabilityError, ImageError, SpecError
 from imagekit.host.kvm import kvm_works
 from imagekit.host.run import run
 from imagekit.host.versions import package_versions
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.workspace import Workspace, workspace
-from imagekit.proof.boots import Trial, manifest_of
+from imagekit.proof.boots import Trial
 from imagekit.proof.busy import Allotment, Stopwatch, waited
 from imagekit.proof.console import Follower, read_console
 from imagekit.proof.diagnose import Evidence, diagnose
@@ -36,6 +36,7 @@ from imagekit.proof.outcome import judged
 from imagekit.proof.report import Boot, Failure, ProofReport
 from imagekit.proof.session import SETTLE, Rules, announce, conclude
 from imagekit.proof.versions import LabVersions, firmware_component, qemu_component
+from imagekit.spec.manifest import MANIFEST
 from imagekit.vm.card import Bus, Card
 from imagekit.vm.launch import QEMU, file_console, start
 from imagekit.vm.options import Board, Processor, option
@@ -68,9 +69,7 @@ def prove_build(
     build: Path, out: Path, events: Events, rules: Rules, formats: Sequence[str]
 ) -> ProofReport:
     """Prove the build's image with each firmware it has boot code for; raises CapabilityError."""
-    manifest = manifest_of(build)
-    facts = BuildFacts.from_json(manifest.get("facts"), f"{build}/manifest.json facts")
-    facts = facts.located(str(build.absolute()))
+    facts = facts_in(build)
     if len(facts.disks) != 1:
         raise SpecError("only builds with one disk can be proven in plain QEMU", where=str(build))
     paths = dict(facts.disks[0].paths)
@@ -92,7 +91,7 @@ def prove_build(
 
 def _of_facts(facts: BuildFacts, image: Path, image_format: str, kind: str, build: Path) -> Plain:
     firmware: Literal["bios", "uefi"] = "uefi" if kind == "uefi" else "bios"
-    source = build / "manifest.json"
+    source = build / MANIFEST
     return Plain(facts.name, image, image_format, firmware, facts.memory_mib, "virtio", source)
 
 

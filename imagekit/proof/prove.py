@@ -16,7 +16,6 @@ from imagekit.proof.boots import (
     Trial,
     Wanted,
     check_trial,
-    manifest_of,
     trial_of_config,
     trials_of_build,
     under_each,
@@ -31,6 +30,7 @@ from imagekit.proof.report import Boot, Failure, ProofReport
 from imagekit.proof.session import Rules
 from imagekit.proof.versions import LabVersions
 from imagekit.proof.xens import LabXen, named
+from imagekit.spec.manifest import read_manifest
 from imagekit.spec.model import Proof
 
 DIRECTORY = "proof"
@@ -128,13 +128,9 @@ def prove_build(
 
 def _with_manifest(build: Path, options: ProofOptions) -> ProofOptions:
     """The spec's wishes travel in the manifest; what the user says now comes first."""
-    value = manifest_of(build).get("proof")
-    if options.proof != Proof() or not isinstance(value, dict):
+    proof = read_manifest(build).proof
+    if options.proof != Proof() or proof is None:
         return options
-    try:
-        proof = Proof.model_validate(value)
-    except ValueError:
-        raise SpecError("proof is not what a spec allows", where=f"{build}/manifest.json") from None
     wanted = options.wanted
     if not wanted.modes and proof.modes:
         wanted = replace(wanted, modes=tuple(proof.modes))

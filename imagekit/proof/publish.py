@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from imagekit.errors import InconclusiveError, ProofError
 from imagekit.installs.build import build, plan_for
@@ -17,6 +16,7 @@ from imagekit.proof.boots import WAITING
 from imagekit.proof.prove import DIRECTORY, prove_build
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock
+from imagekit.spec.manifest import Manifest
 
 PROVEN = ".imagekit-proven.json"
 
@@ -35,7 +35,7 @@ def build_proven(
     force: bool = False,
     under: str = "xen",
     lock: Lock | None = None,
-) -> dict[str, Any]:
+) -> Manifest:
     """Build ``file``, boot it in every mode it claims, and only then write ``out``.
 
     What was in ``out`` before stays until the proof has succeeded. The configs that are proven are

@@ -7,7 +7,6 @@ undone by its journal and the others go on.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
 import time
@@ -29,7 +28,8 @@ from imagekit.errors import (
     SpecError,
 )
 from imagekit.guest.appliance import MEMORY_MIB, kill_appliances
-from imagekit.guest.changes import SshKey, parse_ssh_key
+from imagekit.guest.change_options import parse_ssh_key
+from imagekit.guest.changes import SshKey
 from imagekit.host.run import run
 from imagekit.pipeline.lanes import Queue, available_mib, lanes_for, run_lanes
 from imagekit.pipeline.workspace import Workspace
@@ -37,9 +37,10 @@ from imagekit.provision import identity
 from imagekit.provision.disks import Disks, Made, seal
 from imagekit.provision.golden import Golden, sweep, undo
 from imagekit.provision.guest_facts import guest_facts, root_uuid
-from imagekit.provision.journal import Journal, journal
+from imagekit.provision.journal import GuestRecord, Journal, journal
 from imagekit.provision.request import Clone, GuestRequest
 from imagekit.provision.seed import write_seed
+from imagekit.spec.manifest import Section
 from imagekit.toolstacks.registry import emitter_for
 
 CHAINS = ("xm",)
@@ -114,7 +115,7 @@ def provision(
             _make(works, golden, options, workspace)
         finally:
             for work in works:
-                if work.journal.record() is None:
+                if not work.journal.finished:
                     _undo(work)
     return outcomes
 
@@ -158,7 +159,7 @@ def _admit(
     identity.check_size(size, golden.size)
     keys = tuple(parse_ssh_key(text) for text in request.ssh_keys)
     found = stack.enter_context(journal(request.name))
-    if found.record() is not None:
+    if found.finished:
         raise ExistsError(
             f"the guest {request.name} exists",
             hint=f"imagekit destroy {request.name} removes it",
@@ -310,18 +311,19 @@ def _finish(work: _Work, golden: Golden, options: ProvisionOptions) -> None:
     _sync(work.directory)
     work.outcome.seconds = round(time.monotonic() - work.started, 3)
     work.outcome.files = files
-    work.journal.add(
-        "complete",
-        name=request.name,
-        uuid=facts.uuid,
-        golden=str(golden.directory),
-        golden_sha256=golden.sha256,
-        size=work.size,
-        files=files,
-        request=json.loads(request.model_dump_json()),
-        facts=facts.to_json(),
-        mode=mode,
-        toolstack=options.toolstack,
+    work.journal.complete(
+        GuestRecord(
+            name=request.name,
+            uuid=facts.uuid,
+            golden=str(golden.directory),
+            golden_sha256=golden.sha256,
+            size_bytes=work.size,
+            files=files,
+            request=Section.model_validate(request.model_dump(mode="json")),
+            facts_section=Section.model_validate(facts.to_json()),
+            mode=mode,
+            toolstack=options.toolstack,
+        )
     )
 
 
@@ -349,14 +351,12 @@ def _sync(directory: Path) -> None:
             os.close(fd)
 
 
-def destroy(name: str) -> dict[str, object] | None:
-    """Undo the guest ``name``, exactly what its provision made; its record, None if unfinished.
+def destroy(name: str) -> None:
+    """Undo the guest ``name``, exactly what its provision made, finished or not.
 
     Raises SpecError when there is no such guest, BusyError when it is worked on.
     """
     with journal(name) as found:
         if not found.entries():
             raise SpecError(f"there is no guest {name}", hint="imagekit destroy --list shows them")
-        record = found.record()
         undo(found)
-        return record

@@ -18,6 +18,7 @@ from imagekit.spec.values import (
     HostName,
     HostPath,
     MemoryMiB,
+    Owner,
     Size,
     Text,
     Url,
@@ -176,6 +177,11 @@ class User(Model):
             raise ValueError("a colon would end the field in /etc/passwd")
         return value
 
+    @property
+    def sudoers_path(self) -> str:
+        """Where the user's rule of sudoers(5) lies; files whose name has a dot are not read."""
+        return f"/etc/sudoers.d/imagekit-{self.name.replace('.', '+')}"
+
 
 class Identity(Model):
     """Who the guest is."""
@@ -206,9 +212,7 @@ class File(Model):
     source: HostPath | None = None
     content: str | None = Field(None, max_length=1 << 20)
     mode: FileMode = "0644"
-    owner: Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9_-]*(:[a-z0-9_][a-z0-9_-]*)?$")] = (
-        "root:root"
-    )
+    owner: Owner = "root:root"
 
     @model_validator(mode="after")
     def _one(self) -> File:
@@ -279,7 +283,8 @@ class Spec(Model):
     identity: Identity = Identity()
     files: list[File] = Field(default_factory=list)
     scripts: list[HostPath] = Field(
-        default_factory=list, description="Run as root in the chroot, in this order."
+        default_factory=list,
+        description="Run as root in the guest, in this order, before users and files are there.",
     )
     toolstacks: list[ToolstackName] = Field(["xl"])
     proof: Proof = Proof()

@@ -165,7 +165,7 @@ def refusals(base, tmp_path_factory):
     """Message of every refused change, all tried in one appliance on one working copy."""
     from imagekit.guest.appliance import Drive, appliance
     from imagekit.guest.apply import apply
-    from imagekit.guest.files import GuestFiles
+    from imagekit.guest.backends.appliance import ApplianceFiles, run_in_appliance
     from imagekit.guest.mounts import mount_guest
 
     directory = tmp_path_factory.mktemp("refused")
@@ -179,9 +179,10 @@ def refusals(base, tmp_path_factory):
         appliance([Drive(copy.path, copy.format, readonly=False)], workspace=space) as app,
     ):
         root = mount_guest(app, None, readonly=False)
+        files = ApplianceFiles(app)
         for change, _ in changes:
             with pytest.raises(GuestError) as caught:
-                apply(change, GuestFiles(app), root, lambda _name, _text: None)
+                apply(change, files, lambda script: run_in_appliance(script, files, root.arch))
             messages[str(change)] = str(caught.value)
     assert digest(image) == before
     assert leftovers(directory) == []

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -47,19 +44,6 @@ disk: {{size: 1GiB, swap: 64MiB}}
 boot: {{modes: [pv, hvm]}}
 identity: {{ssh_keys: ["{key}"], root_password: {{file: hash}}}}
 """
-
-
-@pytest.fixture(scope="module")
-def mirror(tiny_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """What the small installer takes for its archive: the port of a server on loopback."""
-    base = tmp_path_factory.mktemp("mirror")
-    (base / "mirror").mkdir()
-    (base / "mirror/rootfs.tar").hardlink_to(tiny_parts.rootfs)
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(base))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield int(server.server_address[1])
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import types
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import typer
 from oracles import libvirt_reader, xl_cfg, xm_reader
+from oracles.manifests import write_manifest
 from test_domain_bootpath import FACTS
 from typer.testing import CliRunner
 
@@ -40,7 +40,7 @@ def build(tmp_path: Path) -> Path:
 
 def make_build(directory: Path, facts: BuildFacts) -> Path:
     directory.mkdir()
-    (directory / "manifest.json").write_text(json.dumps({"facts": facts.to_json()}))
+    write_manifest(directory, facts)
     return directory
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from imagekit.errors import CapabilityError
 from imagekit.installs.context import BuildContext
 from imagekit.kernel.capability import examine, require_mode
+from imagekit.kernel.report import write_report
 from imagekit.pipeline.stage import Stage, StageRun
 
 
@@ -40,5 +40,4 @@ class KernelCheck(Stage):
             except CapabilityError as error:
                 error.where = self._file.where("boot", "modes")
                 raise
-        value = {**report.to_json(), "release": run.inputs["release"].read_text()}
-        (run.output / "kernel.json").write_text(json.dumps(value, indent=1))
+        write_report(report, run.output / "kernel.json", run.inputs["release"].read_text())

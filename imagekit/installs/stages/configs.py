@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from imagekit.domain.facts import BuildFacts
+from imagekit.disk.layout import read_assembled
+from imagekit.domain.facts import BuildFacts, facts_text
 from imagekit.domain.model import Mode
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
 from imagekit.installs.build_facts import ABLE_KERNEL, facts_for, origins, trial_image
 from imagekit.installs.context import BuildContext
+from imagekit.kernel.report import read_report
 from imagekit.pipeline.stage import Stage, StageRun, Target
 from imagekit.spec.derived import uuid_of
 from imagekit.spec.model import Spec
@@ -123,13 +124,13 @@ class Configs(Stage):
             initrd_bytes=run.inputs["initrd"].stat().st_size,
             origins=origins(self._file),
         )
-        (run.output / "facts.json").write_text(json.dumps(facts.to_json(), indent=1))
+        (run.output / "facts.json").write_text(facts_text(facts))
         located = facts.located(str(self._out))
         for path, name, mode in self._texts():
             (run.output / path).write_text(config_text(located, name, mode))
 
     def _facts(self, run: StageRun) -> BuildFacts:
         """The facts, as far as kernel, initrd and the spec's places do not tell them."""
-        kernel = json.loads(run.inputs["kernel.json"].read_text())
-        image = json.loads(run.inputs["layout.json"].read_text())
+        kernel = read_report(run.inputs["kernel.json"])
+        image = read_assembled(run.inputs["layout.json"])
         return facts_for(self._spec, kernel, image)

@@ -10,6 +10,7 @@ from typing import Any
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView
 from imagekit.installs.build_facts import disk_path, facts_for, trial_image
 from imagekit.installs.stages.configs import Configs
+from imagekit.kernel.report import Bootable, read_report
 from imagekit.pipeline.stage import StageRun
 from imagekit.spec.model import Spec
 
@@ -20,14 +21,12 @@ class HarvestedConfigs(Configs):
     needs = ("kernel.json", "harvest.json", "kernel", "initrd", "disk.raw")
 
     def _facts(self, run: StageRun) -> BuildFacts:
-        kernel = json.loads(run.inputs["kernel.json"].read_text())
+        kernel = read_report(run.inputs["kernel.json"])
         image = json.loads(run.inputs["harvest.json"].read_text())
         return harvested(self._spec, kernel, image, run.inputs["disk.raw"].stat().st_size)
 
 
-def harvested(
-    spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any], size: int
-) -> BuildFacts:
+def harvested(spec: Spec, kernel: Bootable, image: Mapping[str, Any], size: int) -> BuildFacts:
     """The facts of a harvested image; ``size`` is the disk's in bytes."""
     # The machine is the spec's, as in every build; what boots it is what the installer made.
     return replace(

@@ -10,13 +10,21 @@ from typing import Any, ClassVar
 from imagekit.disk.extents import copy_sparse
 from imagekit.errors import CapabilityError, ImageError
 from imagekit.guest.appliance import Appliance, Drive, appliance
+from imagekit.guest.backends.appliance import ApplianceFiles
 from imagekit.guest.check import check_and_fix
 from imagekit.guest.files import GuestFiles
+from imagekit.guest.from_spec import require_sources
 from imagekit.guest.inspect import survey
 from imagekit.guest.inspection import DefaultEntry, Inspection
 from imagekit.guest.kernels import MAX_INITRD, MAX_KERNEL, GuestKernel
 from imagekit.installs.context import BuildContext
+from imagekit.installs.stages.imagechanges import (
+    add_accounts_and_files,
+    changes_key,
+    run_scripts,
+)
 from imagekit.kernel.capability import require_mode
+from imagekit.kernel.report import write_report
 from imagekit.pipeline.stage import Stage, StageRun
 
 MAX_STATUS = 64 << 20
@@ -26,8 +34,8 @@ class Harvest(Stage):
     """Makes the installed disk fit for Xen and reads from it what the configs need.
 
     Consoles, drivers in the initrd (regenerated in the guest), names of disks and interfaces are
-    repaired; with ``golden`` machine identity is removed. What remains wrong for a mode of the spec
-    is an error.
+    repaired; with ``golden`` machine identity is removed. The spec's scripts run before that, its
+    accounts and files come after it. What remains wrong for a mode of the spec is an error.
     """
 
     name: ClassVar[str] = "harvest"
@@ -36,16 +44,22 @@ class Harvest(Stage):
     makes = ("disk.raw", "kernel", "initrd", "kernel.json", "harvest.json", "packages.json")
 
     def __init__(self, context: BuildContext, *, golden: bool) -> None:
+        self._context = context
         self._file = context.file
         self._golden = golden
 
+    def check(self) -> None:
+        require_sources(self._file)
+
     def key(self) -> Mapping[str, Any]:
-        return {"golden": self._golden, "modes": sorted(self._file.spec.boot.modes)}
+        modes = sorted(self._file.spec.boot.modes)
+        return {"golden": self._golden, "modes": modes, **changes_key(self._context)}
 
     def run(self, run: StageRun) -> None:
         disk = run.output / "disk.raw"
         copy_sparse(run.inputs["installed.raw"], disk)
         disk.chmod(0o600)
+        run_scripts(self._context, disk, run)
         modes = self._file.spec.boot.modes
         done = check_and_fix(disk, "raw", modes, workspace=run.workspace, golden=self._golden)
         for finding in done.repaired:
@@ -62,12 +76,16 @@ class Harvest(Stage):
                 hint=errors[0].fix,
             )
         scratch = run.workspace.temporary("kernels")
-        with appliance([Drive(disk, "raw")], workspace=run.workspace) as app:
+        drive = Drive(disk, "raw", readonly=False)
+        with appliance([drive], workspace=run.workspace) as app:
+            add_accounts_and_files(self._context, app, run)
             found = survey(app, "raw", disk.stat().st_size, scratch)
             kernel = chosen_kernel(found)
-            files = GuestFiles(app)
+            files = ApplianceFiles(app)
             _take_out(files, kernel, run.output)
             packages = installed_packages(app, files, found, scratch / "status")
+            app.call("umount_all")
+            app.finish()
         (run.output / "packages.json").write_text(json.dumps(packages, indent=1))
         self._judge(kernel, run.output)
         value = harvest_facts(found)
@@ -83,8 +101,7 @@ class Harvest(Stage):
             except CapabilityError as error:
                 error.where = self._file.where("boot", "modes")
                 raise
-        value = {**report.to_json(), "release": report.release or ""}
-        (output / "kernel.json").write_text(json.dumps(value, indent=1))
+        write_report(report, output / "kernel.json")
 
 
 def chosen_entry(found: Inspection) -> DefaultEntry | None:

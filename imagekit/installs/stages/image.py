@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.disk import bootloader, raw
 from imagekit.disk.filesystem import Region, make
-from imagekit.disk.layout import Ids, Layout, Part, plan_layout, write_table
-from imagekit.errors import GuestError, SpecError, ToolError
-from imagekit.host import userns
-from imagekit.host.run import run
+from imagekit.disk.layout import (
+    Assembled,
+    Ids,
+    Layout,
+    Part,
+    plan_layout,
+    write_assembled,
+    write_table,
+)
+from imagekit.errors import GuestError, SpecError
+from imagekit.guest.apply import apply
+from imagekit.guest.backends.tree import tree_files
+from imagekit.guest.changes import Change, Mkdir, Write
+from imagekit.guest.from_spec import require_sources
 from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext
 from imagekit.installs.stages import overlay
@@ -22,9 +30,6 @@ from imagekit.installs.stages.lvm import assemble_lvm
 from imagekit.installs.stages.trees import open_tree
 from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.derived import disk_seed, effective_disk
-
-SHIPS = ("../tree_child.py",)
-CHILD = Path(__file__).parents[1] / "tree_child.py"
 
 
 class Image(Stage):
@@ -42,7 +47,7 @@ class Image(Stage):
         self._disk = effective_disk(context.spec.disk)
 
     def check(self) -> None:
-        overlay.check_files(self._file)
+        require_sources(self._file)
 
     def key(self) -> Mapping[str, Any]:
         tools = ["mke2fs", "sfdisk", "grub-mkimage"]
@@ -77,8 +82,7 @@ class Image(Stage):
             bootloader.install_bios(layout, image, scratch, log)
             bootloader.install_efi(layout, image, scratch, epoch=epoch, log=log)
         self._fill(layout, tree, image, epoch, run)
-        facts = {"layout": layout.to_json(), "cmdline": cmdline}
-        (run.output / "layout.json").write_text(json.dumps(facts))
+        write_assembled(Assembled(layout, cmdline), run.output / "layout.json")
 
     def _apply(
         self, tree: Path, layout: Layout, cmdline: str, release: str, stage_run: StageRun
@@ -99,13 +103,13 @@ class Image(Stage):
             timeout=self._spec.boot.timeout,
             template=None,
         )
-        ops = overlay.operations(self._file, layout, full, self._context.secrets)
-        ops.insert(0, overlay.write("/boot/grub/grub.cfg", grub_cfg))
-        for part in layout.parts:
-            if part.role in ("boot", "data"):
-                ops.append({"op": "directory", "path": part.mount, "mode": 0o755})
+        changes: list[Change] = [
+            Write("/boot/grub/grub.cfg", grub_cfg.encode(), 0o644, "root:root")
+        ]
+        changes += overlay.changes(self._file, layout, full, self._context.secrets)
+        changes += [Mkdir(p.mount) for p in layout.parts if p.role in ("boot", "data")]
         self._context.hide_secrets(stage_run.workspace.events)
-        apply_operations(tree, ops)
+        change_tree(tree, changes)
         epoch = self._context.epoch
         if epoch is not None:
             _clamp_times(tree, epoch)
@@ -148,21 +152,16 @@ class Image(Stage):
         )
 
 
-def apply_operations(tree: Path, operations: Sequence[Mapping[str, Any]]) -> None:
-    """Carry out overlay operations in ``tree``; raises GuestError saying which could not be."""
-    job = json.dumps({"root": str(tree), "operations": list(operations)}).encode()
-    try:
-        run(
-            [*userns.prefix(), sys.executable, "-I", str(CHILD)],
-            input=job,
-            timeout=600,
-            what="changing the tree",
-        )
-    except ToolError as error:
-        raise GuestError(
-            f"the tree cannot be changed: {error.output.strip() or error.what}",
-            hint="see files and identity in the spec",
-        ) from None
+def change_tree(tree: Path, changes: Sequence[Change]) -> None:
+    """Carry out ``changes`` in ``tree``; raises GuestError saying which could not be."""
+    with tree_files(tree) as files:
+        for change in changes:
+            try:
+                apply(change, files)
+            except GuestError as error:
+                error.what = f"{change}: {error.what}"
+                error.hint = error.hint or "see files and identity in the spec"
+                raise
 
 
 def _region(part: Part, image: Path) -> Region:

@@ -14,6 +14,7 @@ from imagekit.installs.remaster.isoread import read_iso
 from imagekit.installs.stages import onhost
 from imagekit.installs.stages.configs import checked_directory, config_path
 from imagekit.installs.stages.onhost_script import script
+from imagekit.kernel.report import Bootable
 from imagekit.pipeline.stage import Stage, StageRun, Target
 from imagekit.spec.derived import effective_disk
 from imagekit.spec.install import Iso
@@ -83,7 +84,7 @@ class IsoOnHost(Stage):
         (run.output / self._script).write_text(self._script_text())
         run.note("nothing was installed: the boot paths follow from the answers, not from an image")
 
-    def _texts(self, kernel: Mapping[str, Any], args: str) -> dict[str, str]:
+    def _texts(self, kernel: Bootable, args: str) -> dict[str, str]:
         """Config texts by file name."""
         spec, install = self._spec, self._install
         uefi = install.firmware == "uefi"

@@ -10,6 +10,7 @@ from imagekit import __version__
 from imagekit.errors import VerificationError
 from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext
+from imagekit.kernel.report import read_report
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock, LockedElement, lock_text
@@ -119,7 +120,7 @@ class InstalledLock(Stage):
                 "method": self._file.spec.install.method,
                 "source_date_epoch": epoch or 0,
                 "epoch_from": "environment" if epoch is not None else "packages",
-                "kernel": json.loads(run.inputs["kernel.json"].read_text()).get("release") or "",
+                "kernel": read_report(run.inputs["kernel.json"]).release,
                 "iso_sha256": iso,
                 "inputs": input_digests(self._file),
                 "tools": lock_tools(),

@@ -16,6 +16,7 @@ from imagekit.installs.context import BuildContext
 from imagekit.installs.netboot_tree import ANSWERS_NAMES, arguments
 from imagekit.installs.stages import onhost
 from imagekit.installs.stages.configs import checked_directory, config_path
+from imagekit.kernel.report import Bootable
 from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
 from imagekit.spec.derived import mac_of
 from imagekit.spec.install import Netboot
@@ -78,7 +79,7 @@ class NetbootOnHost(Stage):
         (run.output / self._request).write_text(request_text(self._spec, self._install, *digests))
         run.note("nothing was installed: publish the request, then create the domain")
 
-    def _texts(self, kernel: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
+    def _texts(self, kernel: Bootable) -> dict[tuple[str, str, str], str]:
         """Texts by (file name, toolstack, mode); a toolstack without words for a mode lacks it."""
         spec = self._spec
         facts = onhost.expected_facts(spec, kernel, uefi=False, out=self._out)
