@@ -137,7 +137,7 @@ def refuse(*_arguments: object, **_more: object) -> NoReturn:
 class Unread(dict[str, str]):
     """An environment that nobody may look into."""
 
-    __getitem__ = get = __contains__ = refuse  # type: ignore[assignment]
+    __getitem__ = get = __contains__ = refuse
 
 
 def test_constructors_of_stages_read_neither_files_nor_variables(

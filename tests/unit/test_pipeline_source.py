@@ -158,9 +158,13 @@ def lazy():
 def by_grammar(text: str, package: str) -> set[str]:
     """What Python's own parser says that ``text`` imports."""
     tree = ast.parse(text)
-    for node in list(tree.body):
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            tree.body.remove(node)
+    tree.body = [
+        statement
+        for statement in tree.body
+        if not (
+            isinstance(statement, ast.If) and ast.unparse(statement.test).endswith("TYPE_CHECKING")
+        )
+    ]
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -185,11 +189,12 @@ def every_stage() -> Iterator[type[Stage]]:
         for module in pkgutil.walk_packages(home.__path__, f"{package}."):
             if "_child" not in module.name and ".dom0." not in module.name:
                 importlib.import_module(module.name)
-    queue: list[type[Stage]] = [Stage]
+    queue: list[type[Stage]] = [*Stage.__subclasses__()]
     while queue:
-        below = queue.pop().__subclasses__()
-        queue += below
-        yield from (c for c in below if c.__module__.startswith("imagekit."))
+        stage = queue.pop()
+        queue += stage.__subclasses__()
+        if stage.__module__.startswith("imagekit."):
+            yield stage
 
 
 def test_no_stage_depends_on_the_command_line_and_all_on_themselves() -> None:
