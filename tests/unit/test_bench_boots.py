@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
-
-from tests.bench.boots import Result, busy, read, table
+from bench.boots import Result, busy, read, table
 
 
 def result(number: int, mode: str = "pv", **changes: object) -> Result:
@@ -31,7 +31,7 @@ def test_the_table_counts_each_mode() -> None:
     "changes",
     [{"outcome": "inconclusive"}, {"attempts": 2}, {"findings": 1}, {"outcome": "failed"}],
 )
-def test_only_a_clean_first_attempt_is_good(changes: dict[str, object]) -> None:
+def test_only_a_clean_first_attempt_is_good(changes: dict[str, Any]) -> None:
     assert result(1).good
     assert not result(1, **changes).good
 

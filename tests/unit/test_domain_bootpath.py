@@ -6,30 +6,12 @@ import json
 from dataclasses import replace
 
 import pytest
+from support.domains import FACTS
 
 from imagekit.domain import bootpath, model
 from imagekit.domain.bootpath import domain_for
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.errors import CapabilityError, SpecError
-
-FACTS = BuildFacts(
-    name="web1",
-    uuid="5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11",
-    memory_mib=512,
-    vcpus=2,
-    disks=(DiskFacts({"raw": "/b/web1.raw", "qcow2": "/b/web1.qcow2"}, 2 << 30),),
-    pv=Verdict(True, ("ELF note ENTRY",)),
-    pvh=Verdict(True, ("ELF note PHYS32_ENTRY",)),
-    hvm=Verdict(True, ("bzImage",)),
-    pygrub=PygrubView(True, "pygrub reads /boot/grub/grub.cfg on ext4"),
-    nics=(model.Nic("00:16:3e:10:20:30", model="e1000"),),
-    kernel="/b/vmlinuz",
-    initrd="/b/initrd.img",
-    cmdline="root=UUID=0f5e ro",
-    boot_filesystem="ext4",
-    grub_config="/boot/grub/grub.cfg",
-    bootloader_bios=True,
-)
 
 
 def refusal(facts: BuildFacts, **options: object) -> CapabilityError:
@@ -154,7 +136,7 @@ def test_nics_lose_their_card_outside_hvm_and_gain_the_default_bridge() -> None:
 
 
 def test_raw_settings_go_to_their_toolstack_alone() -> None:
-    facts = replace(FACTS, raw={"xl": {"nomigrate": True, "usbdevice": ["tablet"]}})
+    facts = replace(FACTS, raw={"xl": {"nomigrate": True, "usbdevice": ("tablet",)}})
     domain = domain_for(facts, mode="hvm", toolstack="xl")
     assert domain.raw == (("nomigrate", 1), ("usbdevice", ("tablet",)))
     assert domain_for(facts, mode="hvm", toolstack="xm").raw == ()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 from oracles import libvirt_reader, xl_cfg, xm_reader
-from test_domain_bootpath import FACTS
+from support.domains import FACTS
 from typer.testing import CliRunner
 
 from imagekit.cli.config import config, write_files

@@ -18,6 +18,7 @@ from imagekit.domain import model
 from imagekit.domain.facts import BuildFacts
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
 from imagekit.toolstacks.glance.emitter import GlanceEmitter, Options
+from imagekit.toolstacks.tarball import Handler
 
 UUID = "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11"
 MIB = 1024 * 1024
@@ -303,7 +304,8 @@ def test_what_cannot_be_taken_away_is_named_with_its_command() -> None:
 
 def test_the_script_says_that_glance_takes_no_tgz_by_default() -> None:
     disks = (model.Disk("/srv/a"),)
-    for handler, there in (("vdi_local_dev", True), ("direct_vhd", False)):
+    handlers: list[tuple[Handler, bool]] = [("vdi_local_dev", True), ("direct_vhd", False)]
+    for handler, there in handlers:
         emitter = GlanceEmitter(Options(target="nova-xenapi", handler=handler))
         text = emitter.text(guest(disks=disks), with_vhd(guest(disks=disks)))
         assert ("container_formats" in text) == there

@@ -209,7 +209,15 @@ def written(facts: BuildFacts, tmp_path: Path) -> Path:
 
 @contextmanager
 def uploading(build: Path, cloud: str) -> Iterator[subprocess.Popen[str]]:
-    words = [sys.executable, "-m", "imagekit", "config", build, "--toolstack", "glance"]
+    words: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "imagekit",
+        "config",
+        build,
+        "--toolstack",
+        "glance",
+    ]
     with subprocess.Popen(
         [*words, "--upload", "--cloud", cloud],
         stdout=subprocess.PIPE,

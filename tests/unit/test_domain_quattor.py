@@ -59,7 +59,6 @@ def expected(domain: model.Domain) -> dict[str, Any]:
 
 def tame(domain: model.Domain) -> model.Domain:
     """The domain without what ncm-xen has no options for, so that more than a few pass."""
-    words = {"memory_mib": domain.memory_mib, "maxmem_mib": None, "maxvcpus": None}
     nics = tuple(dataclasses.replace(nic, gatewaydev=None) for nic in domain.nics)
     disks = tuple(
         dataclasses.replace(d, format="raw", target=f"/srv/xen/{n}.img" if n % 2 else "/dev/vg/a")
@@ -68,7 +67,8 @@ def tame(domain: model.Domain) -> model.Domain:
     cpu = model.Cpu(pins=domain.cpu.pins)
     return dataclasses.replace(
         domain,
-        **words,
+        maxmem_mib=None,
+        maxvcpus=None,
         nics=nics,
         disks=disks,
         cpu=cpu,

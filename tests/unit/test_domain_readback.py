@@ -46,7 +46,8 @@ def test_xl_config_holds_only_the_settings_it_should(domain: model.Domain) -> No
     text = xl.emit(domain)
     values = xl_cfg.read(text)
     assert values["name"] == domain.name
-    assert len(values.get("disk", [])) == len(domain.disks)
+    disks = values.get("disk", [])
+    assert isinstance(disks, list) and len(disks) == len(domain.disks)
     assert set(values) == {
         line.text.split(" = ")[0]
         for line in xl.config_lines(domain)
@@ -55,8 +56,8 @@ def test_xl_config_holds_only_the_settings_it_should(domain: model.Domain) -> No
     if isinstance(domain.boot, model.DirectKernel):
         assert values.get("cmdline", "") == domain.boot.cmdline
         assert values["kernel"] == domain.boot.kernel
-    for item, disk in zip(values.get("disk", []), domain.disks, strict=True):
-        assert item.partition("target=")[2] == (disk.target or "")
+    for item, disk in zip(disks, domain.disks, strict=True):
+        assert str(item).partition("target=")[2] == (disk.target or "")
 
 
 @given(older)

@@ -5,35 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.domains import DISK, NIC, UUID, hvm, machine
 
 from imagekit.domain import model
-from imagekit.domain.model import Cpu, Disk, Domain, Nic, Rate, Vnc
+from imagekit.domain.model import Cpu, Disk, Nic, Rate, Vnc
 from imagekit.domain.vdev import parse_vdev
 from imagekit.errors import SpecError
 from imagekit.toolstacks.libvirt import emitter as libvirt
 from imagekit.toolstacks.xl import emitter as xl
-
-UUID = "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11"
-DISK = Disk("/srv/xen/web1.img")
-NIC = Nic("00:16:3e:10:20:30", bridge="xenbr0")
-
-
-def machine(**changes: Any) -> Domain:
-    values: dict[str, Any] = {
-        "name": "web1",
-        "uuid": UUID,
-        "mode": "pv",
-        "memory_mib": 512,
-        "vcpus": 2,
-        "boot": model.Pygrub(),
-        "disks": (DISK,),
-        "nics": (NIC,),
-    }
-    return Domain(**{**values, **changes})
-
-
-def hvm(**changes: Any) -> Domain:
-    return machine(**{"mode": "hvm", "boot": model.Firmware(), **changes})
 
 
 def assert_refused(where: str, **changes: Any) -> SpecError:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from oracles import libvirt_reader, xl_cfg
-from test_domain_rules import NIC, hvm, machine
+from support.domains import NIC, hvm, machine
 
 from imagekit.domain import model
 from imagekit.domain.model import Cpu, Disk, Domain, Nic, Rate, Vnc
@@ -65,7 +65,9 @@ def test_xl_gets_an_explicit_type_and_an_explicit_vnc_off() -> None:
 
 def test_a_path_with_commas_stays_a_path_in_xl_and_is_refused_by_xm() -> None:
     evil = machine(disks=(Disk("/srv/a,format=qcow2,vdev=xvdz"),))
-    (item,) = xl_cfg.read(xl.emit(evil))["disk"]  # type: ignore[misc]
+    items = xl_cfg.read(xl.emit(evil))["disk"]
+    assert isinstance(items, list)
+    (item,) = items
     assert str(item).endswith("target=/srv/a,format=qcow2,vdev=xvdz")
     with pytest.raises(SpecError, match="','"):
         xm.emit(evil)

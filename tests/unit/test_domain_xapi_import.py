@@ -108,12 +108,13 @@ def test_storage_and_networks_are_chosen_by_uuid_or_name(built: Built) -> None:
         import_into(pool(fake), domain, facts, sr="Fast", networks={"xenbr0": "DMZ"})
         assert {v["SR"] for v in fake.of("VDI")} == {"OpaqueRef:sr2"}
         assert fake.of("VIF")[0]["network"] == "OpaqueRef:net2"
-        for options, where in (
+        wrong: list[tuple[dict[str, Any], str]] = [
             ({"sr": "nosuch"}, "sr"),
             ({"networks": {"xenbr0": "x"}}, "networks"),
-        ):
+        ]
+        for options, where in wrong:
             with pytest.raises(SpecError) as caught:
-                import_into(pool(fake), domain, facts, **options)  # type: ignore[arg-type]
+                import_into(pool(fake), domain, facts, **options)
             assert caught.value.where == where and "there is" in str(caught.value.hint)
         assert len(fake.of("VM")) == 1
 
@@ -142,8 +143,8 @@ def test_a_failed_import_leaves_nothing_behind(built: Built, quirks: dict[str, A
 
 def test_what_cannot_be_removed_is_named(built: Built) -> None:
     domain, facts = built
-    quirks = {"refuse": ("VIF.create", "VM.destroy")}
-    with fake_xapi.running(**quirks) as fake, pytest.raises(ToolError) as caught:
+    refuse = ("VIF.create", "VM.destroy")
+    with fake_xapi.running(refuse=refuse) as fake, pytest.raises(ToolError) as caught:
         import_into(pool(fake), domain, facts)
     assert "still in the pool" in str(caught.value.hint) and len(fake.of("VM")) == 1
 

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import subprocess
 import uuid
+import xmlrpc.client
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,8 @@ def test_records_read_back_as_the_domain_or_are_refused(
     if swap and domain.mode == "hvm":
         domain = dataclasses.replace(domain, boot=model.Firmware())
     if swap:  # without what XAPI has no word for
-        actions = {"on_poweroff": "destroy", "on_reboot": "restart"}
-        domain = dataclasses.replace(domain, graphics=None, **actions)
+        domain = dataclasses.replace(domain, on_poweroff="destroy", on_reboot="restart")
+        domain = dataclasses.replace(domain, graphics=None)
     sources = tuple(
         VdiSource(f"Ref:{1000 + i}", CHUNK) for i, d in enumerate(domain.disks) if d.target
     )
@@ -148,7 +149,7 @@ def test_xml_values_survive_or_are_refused(text: str) -> None:
         return
     if any(ord(c) < 32 or ord(c) in (0xFFFE, 0xFFFF) for c in text):
         return  # the model lets no such character through to here
-    assert xva_reader.xmlrpc.client.loads(f"<params><param>{xml}</param></params>")[0] == (text,)
+    assert xmlrpc.client.loads(f"<params><param>{xml}</param></params>")[0] == (text,)
 
 
 PIECES = st.lists(
@@ -219,7 +220,8 @@ def test_ten_sparse_gibibytes_stay_small_in_the_file(tmp_path: Path) -> None:
             file.seek(gibibyte << 30)
             file.write(b"data")
     stream = Counting()
-    write_xva(guest(path), facts_for(guest(path)), stream)
+    written: Any = stream
+    write_xva(guest(path), facts_for(guest(path)), written)
     assert stream.count < 12 * (CHUNK + 4 * KIB) + 64 * KIB
 
 
