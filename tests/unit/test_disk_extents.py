@@ -1,5 +1,7 @@
 """Sparse files are copied and digested exactly, and no failure leaves anything behind."""
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import os
@@ -10,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagekit.disk import extents, raw
-from imagekit.errors import ExistsError, HostError, Interrupted, SpecError
+from imagekit.errors import ExistsError, HostError, ImagekitError, Interrupted, SpecError
 from imagekit.host.outfile import replacing
 
 MIB = 1 << 20
@@ -44,7 +46,9 @@ def hole_bytes(path: Path) -> int:
 
 @quick
 @given(size=st.integers(1, 9 * MIB), content=pieces)
-def test_everything_outside_the_extents_is_zero(tmp_path, size, content):
+def test_everything_outside_the_extents_is_zero(
+    tmp_path: Path, size: int, content: list[tuple[int, int, bytes]]
+) -> None:
     image = bytearray(sparse_file(tmp_path / "a", size, content))
     previous = 0
     for offset, length in extents.data_extents(tmp_path / "a"):
@@ -56,24 +60,28 @@ def test_everything_outside_the_extents_is_zero(tmp_path, size, content):
 
 @quick
 @given(size=st.integers(1, 9 * MIB), content=pieces)
-def test_copy_and_digest_equal_the_plain_ones(tmp_path, size, content):
+def test_copy_and_digest_equal_the_plain_ones(
+    tmp_path: Path, size: int, content: list[tuple[int, int, bytes]]
+) -> None:
     image = sparse_file(tmp_path / "a", size, content)
     extents.copy_sparse(tmp_path / "a", tmp_path / "b", overwrite=True)
     assert (tmp_path / "b").read_bytes() == image
     assert extents.sha256_sparse(tmp_path / "a") == hashlib.sha256(image).hexdigest()
 
 
-def test_zeros_that_were_written_become_holes(tmp_path):
+def test_zeros_that_were_written_become_holes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 4096 + bytes(8 * MIB) + b"y" * 10)
     extents.copy_sparse(tmp_path / "a", tmp_path / "b")
     assert hole_bytes(tmp_path / "b") >= 8 * MIB - 4096
 
 
-def test_a_file_system_without_seek_data_yields_the_whole_file(tmp_path, monkeypatch):
+def test_a_file_system_without_seek_data_yields_the_whole_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = sparse_file(tmp_path / "a", 5 * MIB, [(3 * MIB, 100, b"z")])
     real = os.lseek
 
-    def old_lseek(fd, offset, whence):
+    def old_lseek(fd: int, offset: int, whence: int) -> int:
         if whence in (os.SEEK_DATA, os.SEEK_HOLE):
             raise OSError(errno.EINVAL, "Invalid argument")
         return real(fd, offset, whence)
@@ -84,13 +92,13 @@ def test_a_file_system_without_seek_data_yields_the_whole_file(tmp_path, monkeyp
     assert (tmp_path / "b").read_bytes() == image
 
 
-def test_an_odd_tail_of_zeros_keeps_the_size(tmp_path):
+def test_an_odd_tail_of_zeros_keeps_the_size(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 5000 + bytes(3001))
     extents.copy_sparse(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
 
 
-def test_progress_ends_at_the_total(tmp_path):
+def test_progress_ends_at_the_total(tmp_path: Path) -> None:
     sparse_file(tmp_path / "a", 9 * MIB, [(0, 10, b"a"), (8 * MIB, 10, b"a")])
     seen: list[tuple[int, int]] = []
     extents.copy_sparse(tmp_path / "a", tmp_path / "b", progress=lambda *step: seen.append(step))
@@ -98,7 +106,7 @@ def test_progress_ends_at_the_total(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a", "link", "hard"])
-def test_source_and_target_may_not_be_one_file(tmp_path, name):
+def test_source_and_target_may_not_be_one_file(tmp_path: Path, name: str) -> None:
     (tmp_path / "a").write_bytes(b"precious")
     (tmp_path / "link").symlink_to("a")
     (tmp_path / "hard").hardlink_to(tmp_path / "a")
@@ -107,7 +115,7 @@ def test_source_and_target_may_not_be_one_file(tmp_path, name):
     assert (tmp_path / "a").read_bytes() == b"precious"
 
 
-def test_an_existing_target_is_kept_unless_told(tmp_path):
+def test_an_existing_target_is_kept_unless_told(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"new")
     (tmp_path / "b").write_bytes(b"old")
     with pytest.raises(ExistsError):
@@ -118,7 +126,7 @@ def test_an_existing_target_is_kept_unless_told(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_a_target_that_appears_meanwhile_is_kept(tmp_path):
+def test_a_target_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "b"
     with pytest.raises(ExistsError), replacing(target) as part:
         part.write_bytes(b"ours")
@@ -128,7 +136,7 @@ def test_a_target_that_appears_meanwhile_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), Interrupted(15), ValueError("bug")])
-def test_any_failure_leaves_the_target_as_it_was(tmp_path, failure):
+def test_any_failure_leaves_the_target_as_it_was(tmp_path: Path, failure: BaseException) -> None:
     target = tmp_path / "b"
     target.write_bytes(b"old")
     with pytest.raises(type(failure)), replacing(target, overwrite=True) as part:
@@ -148,13 +156,15 @@ def test_any_failure_leaves_the_target_as_it_was(tmp_path, failure):
         (errno.EACCES, HostError, "denied"),
     ],
 )
-def test_what_the_host_refuses_is_explained(tmp_path, number, kind, words):
+def test_what_the_host_refuses_is_explained(
+    tmp_path: Path, number: int, kind: type[ImagekitError], words: str
+) -> None:
     with pytest.raises(kind, match=words), replacing(tmp_path / "b"):
         raise OSError(number, os.strerror(number))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_fifo_or_directory_is_no_image_and_does_not_block(tmp_path):
+def test_a_fifo_or_directory_is_no_image_and_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for name in ("fifo", ".", "missing", "fifo/x"):
         with pytest.raises(SpecError):
@@ -162,14 +172,16 @@ def test_a_fifo_or_directory_is_no_image_and_does_not_block(tmp_path):
 
 
 @pytest.mark.parametrize("target", [".", "fifo", "missing/b", "fifo/b"])
-def test_only_regular_files_in_existing_directories_are_written(tmp_path, target):
+def test_only_regular_files_in_existing_directories_are_written(
+    tmp_path: Path, target: str
+) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "a").write_bytes(b"x")
     with pytest.raises(SpecError):
         extents.copy_sparse(tmp_path / "a", tmp_path / target, overwrite=True)
 
 
-def test_a_raw_image_is_created_as_a_hole_and_grows(tmp_path):
+def test_a_raw_image_is_created_as_a_hole_and_grows(tmp_path: Path) -> None:
     image = tmp_path / "disk.raw"
     raw.create(image, 10 << 30)
     assert image.stat().st_size == 10 << 30 and image.stat().st_blocks == 0
@@ -182,7 +194,7 @@ def test_a_raw_image_is_created_as_a_hole_and_grows(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, -512, 513])
-def test_an_impossible_raw_size_is_refused(tmp_path, size):
+def test_an_impossible_raw_size_is_refused(tmp_path: Path, size: int) -> None:
     with pytest.raises(SpecError):
         raw.create(tmp_path / "disk.raw", size)
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,10 @@
 """Formats are never guessed for raw, and qcow2 headers that reach elsewhere are refused."""
 
+from __future__ import annotations
+
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -46,7 +49,7 @@ def qcow2_file(path: Path, extensions: bytes = bytes(8), **change: int) -> Path:
     return path
 
 
-def test_a_plain_header_is_read(tmp_path):
+def test_a_plain_header_is_read(tmp_path: Path) -> None:
     info = image_info.probe(qcow2_file(tmp_path / "a"), "qcow2")
     assert (info.format, info.virtual_size, info.backing_file) == ("qcow2", 64 * MIB, None)
     assert info.details["cluster_size"] == CLUSTER
@@ -90,7 +93,9 @@ def test_a_plain_header_is_read(tmp_path):
         ({"length": 0xFFFFFFF8}, "length"),
     ],
 )
-def test_a_hostile_qcow2_header_is_refused(tmp_path, change, words):
+def test_a_hostile_qcow2_header_is_refused(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ImageError, match=words):
         image_info.probe(qcow2_file(tmp_path / "a", **change), "qcow2")
 
@@ -103,14 +108,14 @@ def test_a_hostile_qcow2_header_is_refused(tmp_path, change, words):
         (struct.pack(">II", 0x12345678, 0xFFFFFFFF), "do not end"),
     ],
 )
-def test_a_hostile_qcow2_extension_is_refused(tmp_path, extension, words):
+def test_a_hostile_qcow2_extension_is_refused(tmp_path: Path, extension: bytes, words: str) -> None:
     with pytest.raises(ImageError, match=words):
         image_info.probe(qcow2_file(tmp_path / "a", extension), "qcow2")
 
 
 @settings(max_examples=200, deadline=None)
 @given(head=st.binary(max_size=160), size=st.integers(0, 1 << 50))
-def test_random_headers_never_escape_as_another_error(head, size):
+def test_random_headers_never_escape_as_another_error(head: bytes, size: int) -> None:
     for raw in (head, qcow2.MAGIC + head, qcow2.MAGIC + b"\0\0\0\3" + head):
         with pytest.raises(ImageError):
             qcow2.parse_header(raw, size, "x")
@@ -122,7 +127,9 @@ def test_random_headers_never_escape_as_another_error(head, size):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(place=st.integers(0, 120), data=st.binary(min_size=1, max_size=8))
-def test_mutated_headers_never_escape_as_another_error(tmp_path, place, data):
+def test_mutated_headers_never_escape_as_another_error(
+    tmp_path: Path, place: int, data: bytes
+) -> None:
     raw = bytearray(qcow2_file(tmp_path / "a").read_bytes())
     raw[place : place + len(data)] = data
     try:
@@ -133,7 +140,7 @@ def test_mutated_headers_never_escape_as_another_error(tmp_path, place, data):
 
 
 @pytest.mark.parametrize("length", [0, 3, 4, 71, 72, 103, 104, CLUSTER])
-def test_a_truncated_qcow2_is_refused(tmp_path, length):
+def test_a_truncated_qcow2_is_refused(tmp_path: Path, length: int) -> None:
     path = qcow2_file(tmp_path / "a")
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(ImageError):
@@ -141,7 +148,7 @@ def test_a_truncated_qcow2_is_refused(tmp_path, length):
 
 
 @pytest.mark.parametrize("content", [b"", b"x", bytes(MIB), b"\xeb\x63" + bytes(508) + b"\x55\xaa"])
-def test_raw_is_never_guessed(tmp_path, content):
+def test_raw_is_never_guessed(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(SpecError, match="--from"):
         image_info.detect(tmp_path / "a")
@@ -158,13 +165,13 @@ def test_raw_is_never_guessed(tmp_path, content):
         b"QED\0" + bytes(600),
     ],
 )
-def test_formats_that_are_not_read_are_named(tmp_path, content):
+def test_formats_that_are_not_read_are_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(ImageError, match="is not read here"):
         image_info.detect(tmp_path / "a")
 
 
-def test_a_header_inside_a_raw_disk_is_only_data(tmp_path):
+def test_a_header_inside_a_raw_disk_is_only_data(tmp_path: Path) -> None:
     """A guest may write any header into its own disk; said to be raw, it is raw."""
     source = qcow2_file(tmp_path / "a", backing=200, backing_length=11)
     assert image_info.probe(source, "raw").virtual_size == 4 * CLUSTER
@@ -172,20 +179,20 @@ def test_a_header_inside_a_raw_disk_is_only_data(tmp_path):
     assert (tmp_path / "b.raw").read_bytes() == source.read_bytes()
 
 
-def test_an_empty_file_is_no_raw_disk(tmp_path):
+def test_an_empty_file_is_no_raw_disk(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with pytest.raises(ImageError, match="empty"):
         image_info.probe(tmp_path / "a", "raw")
 
 
 @pytest.mark.parametrize("name", ["vmdk", "vpc", "RAW", "", "json:{}"])
-def test_unknown_format_names_are_refused(tmp_path, name):
+def test_unknown_format_names_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "a").write_bytes(b"x")
     with pytest.raises(SpecError, match="raw, qcow2, vhd"):
         image_info.probe(tmp_path / "a", name)
 
 
-def test_the_target_format_comes_from_the_suffix():
+def test_the_target_format_comes_from_the_suffix() -> None:
     names = ("a.raw", "a.img", "a.QCOW2", "a.b.vhd")
     assert [format_of_name(Path(n)) for n in names] == ["raw", "raw", "qcow2", "vhd"]
     for name in ("a", "a.vmdk", ".vhd", "a.vhd.gz"):
@@ -204,14 +211,14 @@ def test_the_target_format_comes_from_the_suffix():
         {"target_format": "vmdk"},
     ],
 )
-def test_options_that_do_not_fit_are_refused(tmp_path, options):
+def test_options_that_do_not_fit_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     (tmp_path / "a").write_bytes(b"x" * 512)
     with pytest.raises(SpecError):
         convert(tmp_path / "a", tmp_path / "b", source_format="raw", **options)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_disk_too_large_for_vhd_is_refused_before_writing(tmp_path):
+def test_a_disk_too_large_for_vhd_is_refused_before_writing(tmp_path: Path) -> None:
     with (tmp_path / "a").open("wb") as file:
         file.truncate((2040 << 30) + 512)
     with pytest.raises(SpecError, match="2040 GiB"):
@@ -219,7 +226,9 @@ def test_a_disk_too_large_for_vhd_is_refused_before_writing(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-def test_too_little_space_is_said_before_writing(tmp_path, monkeypatch):
+def test_too_little_space_is_said_before_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a").write_bytes(b"x" * 9 * MIB)
     (tmp_path / "zeros").write_bytes(bytes(9 * MIB))
     # Only 8 MiB are free: too little for the first, plenty for zeros.
@@ -232,7 +241,7 @@ def test_too_little_space_is_said_before_writing(tmp_path, monkeypatch):
     assert image_info.probe(tmp_path / "b.vhd", "vhd").details["data_size"] == 0
 
 
-def test_the_source_is_never_the_target(tmp_path):
+def test_the_source_is_never_the_target(tmp_path: Path) -> None:
     (tmp_path / "a.raw").write_bytes(b"x" * 512)
     (tmp_path / "link.raw").symlink_to("a.raw")
     for name in ("a.raw", "link.raw"):

@@ -1,5 +1,7 @@
 """VHD files satisfy a checker written after XenServer's, and hostile ones are refused."""
 
+from __future__ import annotations
+
 import runpy
 import struct
 import time
@@ -11,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from imagekit.disk import image_info
-from imagekit.disk.vhd import read_vhd, virtual_size_of, write_vhd
+from imagekit.disk.vhd import Subformat, read_vhd, virtual_size_of, write_vhd
 from imagekit.disk.vhd_format import geometry
 from imagekit.errors import ExistsError, ImageError, SpecError
 
@@ -42,7 +44,7 @@ def raw_file(path: Path, size: int, content: list[tuple[int, bytes]]) -> bytes:
 
 
 @pytest.fixture
-def dynamic(tmp_path) -> Path:
+def dynamic(tmp_path: Path) -> Path:
     """A dynamic VHD of 12 MiB: blocks 0 and 3 hold data."""
     raw_file(tmp_path / "raw", 12 * MIB, [(0, b"boot" * 2000), (7 * MIB, b"tail" * 2000)])
     write_vhd(tmp_path / "raw", tmp_path / "a.vhd", unique_id=ID, timestamp=1_700_000_000)
@@ -89,10 +91,12 @@ def refused(path: Path) -> None:
 @example(size=1, content=[(0, b"x")], fixed=False)
 @example(size=8 * MIB, content=[], fixed=False)
 @example(size=8 * MIB, content=[(8 * MIB - 1, b"x")], fixed=True)
-def test_written_disks_are_valid_exact_and_read_back(tmp_path, size, content, fixed):
+def test_written_disks_are_valid_exact_and_read_back(
+    tmp_path: Path, size: int, content: list[tuple[int, bytes]], fixed: bool
+) -> None:
     image = raw_file(tmp_path / "raw", size, content)
     vhd = tmp_path / "a.vhd"
-    subformat = "fixed" if fixed else "dynamic"
+    subformat: Subformat = "fixed" if fixed else "dynamic"
     write_vhd(tmp_path / "raw", vhd, subformat=subformat, overwrite=True)
     padded = image.ljust(virtual_size_of(size), b"\0")
     assert complaints(vhd) == []
@@ -104,19 +108,21 @@ def test_written_disks_are_valid_exact_and_read_back(tmp_path, size, content, fi
     assert image_info.detect(vhd) == "vhd"
 
 
-def test_blocks_of_zeros_are_not_allocated(dynamic):
+def test_blocks_of_zeros_are_not_allocated(dynamic: Path) -> None:
     # Two footers, header, table, batmap with its header, two blocks with bitmap and alignment.
     assert dynamic.stat().st_size < 2 * (2 * MIB + 4096) + 8192
 
 
-def test_same_identity_and_time_make_the_same_bytes(tmp_path, dynamic):
+def test_same_identity_and_time_make_the_same_bytes(tmp_path: Path, dynamic: Path) -> None:
     write_vhd(tmp_path / "raw", tmp_path / "b.vhd", unique_id=ID, timestamp=1_700_000_000)
     assert (tmp_path / "b.vhd").read_bytes() == dynamic.read_bytes()
     assert image_info.probe(dynamic, "vhd").details["unique_id"] == str(ID)
     assert image_info.probe(dynamic, "vhd").details["timestamp"] == 1_700_000_000
 
 
-def test_without_an_identity_equal_content_has_an_equal_one(tmp_path, monkeypatch):
+def test_without_an_identity_equal_content_has_an_equal_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     raw_file(tmp_path / "raw", 5 * MIB, [(MIB, b"data")])
     # The same content without a single hole.
@@ -132,7 +138,9 @@ def test_without_an_identity_equal_content_has_an_equal_one(tmp_path, monkeypatc
     assert len(ids) == 2
 
 
-def test_the_time_is_never_before_2000_nor_by_default_in_the_future(tmp_path, monkeypatch):
+def test_the_time_is_never_before_2000_nor_by_default_in_the_future(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     raw_file(tmp_path / "raw", 512, [(0, b"x")])
     write_vhd(tmp_path / "raw", tmp_path / "old.vhd", timestamp=0)
@@ -149,7 +157,7 @@ def test_the_time_is_never_before_2000_nor_by_default_in_the_future(tmp_path, mo
         write_vhd(tmp_path / "raw", tmp_path / "far.vhd")
 
 
-def test_sizes_are_whole_2_mib_up_to_2040_gib():
+def test_sizes_are_whole_2_mib_up_to_2040_gib() -> None:
     assert virtual_size_of(0) == virtual_size_of(1) == virtual_size_of(2 * MIB) == 2 * MIB
     assert virtual_size_of(2 * MIB + 1) == 4 * MIB
     assert virtual_size_of(2040 << 30) == 2040 << 30
@@ -157,14 +165,14 @@ def test_sizes_are_whole_2_mib_up_to_2040_gib():
         virtual_size_of((2040 << 30) + 1)
 
 
-def test_geometry_is_that_of_libvhd():
+def test_geometry_is_that_of_libvhd() -> None:
     assert geometry(64 * MIB) == (963, 8, 17)
     for exponent in range(21, 42):
         for size in (1 << exponent, (1 << exponent) + 2 * MIB, (1 << exponent) * 3 // 2):
             assert geometry(size) == largest_geometry(size), size
 
 
-def test_sectors_never_written_read_as_zeros(tmp_path, dynamic):
+def test_sectors_never_written_read_as_zeros(tmp_path: Path, dynamic: Path) -> None:
     table = struct.unpack(">I", dynamic.read_bytes()[1536:1540])[0]
     patch(dynamic, table * 512, b"\xbf")  # the second sector's bit
     read_vhd(dynamic, tmp_path / "back")
@@ -189,7 +197,7 @@ def test_sectors_never_written_read_as_zeros(tmp_path, dynamic):
         (60, struct.pack(">I", 77)),
     ],
 )
-def test_a_hostile_footer_is_refused(dynamic, field, data):
+def test_a_hostile_footer_is_refused(dynamic: Path, field: int, data: bytes) -> None:
     patch_footer(dynamic, field, data)
     refused(dynamic)
 
@@ -209,25 +217,25 @@ def test_a_hostile_footer_is_refused(dynamic, field, data):
         (32, struct.pack(">I", 1 << 31)),
     ],
 )
-def test_a_hostile_header_is_refused(dynamic, field, data):
+def test_a_hostile_header_is_refused(dynamic: Path, field: int, data: bytes) -> None:
     patch_header(dynamic, field, data)
     refused(dynamic)
 
 
-def test_a_claimed_table_of_4_billion_entries_is_not_read(dynamic):
+def test_a_claimed_table_of_4_billion_entries_is_not_read(dynamic: Path) -> None:
     # Only what the disk's size needs is read: no memory follows from the claim.
     patch_header(dynamic, 28, struct.pack(">I", 0xFFFFFFFE))
     assert image_info.probe(dynamic, "vhd").virtual_size == 12 * MIB
 
 
 @pytest.mark.parametrize("sector", [0, 1, 3, 0xFFFFFFFE, 1 << 20])
-def test_a_block_outside_the_file_or_over_metadata_is_refused(dynamic, sector):
+def test_a_block_outside_the_file_or_over_metadata_is_refused(dynamic: Path, sector: int) -> None:
     patch(dynamic, 1536 + 4, struct.pack(">I", sector))
     refused(dynamic)
 
 
 @pytest.mark.parametrize("shift", [0, 1, -1, 4000])
-def test_overlapping_blocks_are_refused(dynamic, shift):
+def test_overlapping_blocks_are_refused(dynamic: Path, shift: int) -> None:
     first = struct.unpack(">I", dynamic.read_bytes()[1536:1540])[0]
     last = struct.unpack(">I", dynamic.read_bytes()[1548:1552])[0]
     near = first if shift >= 0 else last
@@ -236,14 +244,16 @@ def test_overlapping_blocks_are_refused(dynamic, shift):
 
 
 @pytest.mark.parametrize("length", [0, 1, 511, 512, 1535, 1536, 2048, 5000, 3 * MIB])
-def test_a_truncated_file_is_refused(dynamic, length):
+def test_a_truncated_file_is_refused(dynamic: Path, length: int) -> None:
     with dynamic.open("r+b") as file:
         file.truncate(length)
     refused(dynamic)
 
 
 @pytest.mark.parametrize("change", [-512, 512, 2 * MIB])
-def test_a_fixed_disk_of_another_size_than_its_footer_is_refused(tmp_path, change):
+def test_a_fixed_disk_of_another_size_than_its_footer_is_refused(
+    tmp_path: Path, change: int
+) -> None:
     raw_file(tmp_path / "raw", 4 * MIB, [(0, b"x")])
     write_vhd(tmp_path / "raw", tmp_path / "a.vhd", subformat="fixed")
     footer = (tmp_path / "a.vhd").read_bytes()[-512:]
@@ -260,7 +270,9 @@ def test_a_fixed_disk_of_another_size_than_its_footer_is_refused(tmp_path, chang
     data=st.binary(min_size=1, max_size=12),
     sealed=st.booleans(),
 )
-def test_mutated_metadata_never_escapes_as_another_error(tmp_path, place, data, sealed):
+def test_mutated_metadata_never_escapes_as_another_error(
+    tmp_path: Path, place: int, data: bytes, sealed: bool
+) -> None:
     vhd = tmp_path / "a.vhd"
     raw_file(tmp_path / "raw", 8 * MIB, [(3 * MIB, b"x")])
     write_vhd(tmp_path / "raw", vhd, unique_id=ID, timestamp=1_700_000_000, overwrite=True)
@@ -278,7 +290,7 @@ def test_mutated_metadata_never_escapes_as_another_error(tmp_path, place, data, 
         assert error.where == str(vhd)
 
 
-def test_an_existing_target_is_kept_unless_told(tmp_path, dynamic):
+def test_an_existing_target_is_kept_unless_told(tmp_path: Path, dynamic: Path) -> None:
     before = dynamic.read_bytes()
     with pytest.raises(ExistsError):
         write_vhd(tmp_path / "raw", dynamic)

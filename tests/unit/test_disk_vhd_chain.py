@@ -55,7 +55,7 @@ def test_a_chain_reads_as_its_parent_with_the_changes_on_top(
         place = Path(text)
         want = bytearray(some_bytes(SIZE))
         want[1 << 20 : 3 << 20] = bytes(2 << 20)
-        chain = [parent_of(place, want)]
+        chain = [parent_of(place, bytes(want))]
         for number, changes in enumerate((first, second)):
             content = place / f"content{number}"
             content.write_bytes(some_bytes(SIZE)[::-1])
@@ -122,7 +122,18 @@ def test_every_disk_of_a_chain_has_a_uuid_as_rfc_4122_has_it(tmp_path: Path) -> 
 def test_an_overlay_becomes_a_child(tmp_path: Path) -> None:
     parent = parent_of(tmp_path, some_bytes(SIZE))
     overlay, child = tmp_path / "o.qcow2", tmp_path / "child.vhd"
-    make = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "vpc", "-b", parent, overlay]
+    make: list[str | Path] = [
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-F",
+        "vpc",
+        "-b",
+        parent,
+        overlay,
+    ]
     subprocess.run([*make, str(SIZE)], check=True)
     words = ["write -q -P 7 1M 100k", "write -q -z 3M 512k", "write -q -P 9 2044k 8k"]
     argv = [x for word in words for x in ("-c", word)]

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from oracles.elements import make_element
@@ -45,7 +46,7 @@ def lock_stage(file: SpecFile) -> LockFile:
 def lock_of(file: SpecFile) -> Lock:
     """The lock that a build of ``file`` writes, read back from its file."""
     inputs = {"sources.json": file.base / "sources.json", "release": file.base / "release"}
-    value = {"keyring_sha256": None, "sources": [], "releases": [], "packages": []}
+    value: dict[str, Any] = {"keyring_sha256": None, "sources": [], "releases": [], "packages": []}
     inputs["sources.json"].write_text(json.dumps(value))
     inputs["release"].write_text("6.1")
     with workspace(Events()) as space:

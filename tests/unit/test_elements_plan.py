@@ -12,7 +12,7 @@ from oracles.elements import make_element
 from imagekit.errors import SpecError
 from imagekit.installs import debootstrap, diskimage_builder
 from imagekit.installs.elements import environment, hooks
-from imagekit.installs.elements.catalogue import find_all, load
+from imagekit.installs.elements.catalogue import find_all, library_path, load
 from imagekit.installs.elements.failures import find_culprit
 from imagekit.pipeline.plan import Plan
 from imagekit.spec.load import SpecFile, load_spec
@@ -128,7 +128,7 @@ def test_the_hooks_are_those_that_disk_image_create_makes(tmp_path: Path) -> Non
     hooks.generate(elements, ours)
     theirs = tmp_path / "theirs"
     array = " ".join(f"[{e.name}]={e.path}" for e in elements)
-    functions = Path(environment.library_path("lib")) / "common-functions"
+    functions = Path(library_path("lib")) / "common-functions"
     subprocess.run(
         [
             "bash",

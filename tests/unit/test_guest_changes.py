@@ -1,7 +1,10 @@
 """What users write on the command line of inject, before any image is opened."""
 
+from __future__ import annotations
+
 import base64
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,7 +20,7 @@ from imagekit.guest.working import named_format
 from imagekit.spec.model import Spec
 
 
-def make_key(name="ssh-ed25519", body=b"\1" * 32, comment="me@here"):
+def make_key(name: str = "ssh-ed25519", body: bytes = b"\1" * 32, comment: str = "me@here") -> str:
     blob = struct.pack(">I", len(name)) + name.encode() + struct.pack(">I", len(body)) + body
     return f"{name} {base64.b64encode(blob).decode()} {comment}"
 
@@ -33,7 +36,9 @@ def make_key(name="ssh-ed25519", body=b"\1" * 32, comment="me@here"):
         ("{src}:/srv/", "/srv/a:b", None, "root"),
     ],
 )
-def test_copy_takes_source_target_mode_and_owner(tmp_path, text, target, mode, owner):
+def test_copy_takes_source_target_mode_and_owner(
+    tmp_path: Path, text: str, target: str, mode: int | None, owner: str
+) -> None:
     source = tmp_path / "a:b"
     source.write_text("x")
     copy = changes.parse_copy(text.format(src=source))
@@ -56,20 +61,20 @@ def test_copy_takes_source_target_mode_and_owner(tmp_path, text, target, mode, o
         ":/a",
     ],
 )
-def test_a_wrong_copy_is_refused(tmp_path, text):
+def test_a_wrong_copy_is_refused(tmp_path: Path, text: str) -> None:
     source = tmp_path / "file"
     source.write_text("x")
     with pytest.raises(SpecError):
         changes.parse_copy(text.format(src=source))
 
 
-def test_a_mode_for_a_directory_is_refused(tmp_path):
+def test_a_mode_for_a_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="directory"):
         changes.parse_copy(f"{tmp_path}:/srv:0755")
 
 
-@given(st.text(st.characters(exclude_categories=("Cs",)), max_size=60))
-def test_written_text_ends_with_one_newline_and_is_otherwise_untouched(text):
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_written_text_ends_with_one_newline_and_is_otherwise_untouched(text: str) -> None:
     if text.startswith("@"):
         text = "@" + text
     written = changes.parse_write(f"/etc/motd:{text}").content.decode()
@@ -77,7 +82,7 @@ def test_written_text_ends_with_one_newline_and_is_otherwise_untouched(text):
     assert written == (plain if not plain or plain.endswith("\n") else plain + "\n")
 
 
-def test_write_from_a_file_is_taken_as_it_is(tmp_path):
+def test_write_from_a_file_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"\0no newline")
     assert changes.parse_write(f"/x:@{tmp_path}/f").content == b"\0no newline"
     with pytest.raises(SpecError, match="No such file"):
@@ -85,41 +90,41 @@ def test_write_from_a_file_is_taken_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["motd:x", "/motd", "/../x:y", "/etc/:x", ""])
-def test_a_wrong_write_is_refused(text):
+def test_a_wrong_write_is_refused(text: str) -> None:
     with pytest.raises(SpecError):
         changes.parse_write(text)
 
 
 @pytest.mark.parametrize("name", ["web'01", "a b", "-a", "a.", "a\n", "", "x" * 64, "a..b", "ä"])
-def test_a_host_name_that_is_none_is_refused(name):
+def test_a_host_name_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(SpecError):
         changes.parse_hostname(name)
 
 
-def test_an_ssh_key_is_for_root_unless_a_user_is_named(tmp_path):
+def test_an_ssh_key_is_for_root_unless_a_user_is_named(tmp_path: Path) -> None:
     (tmp_path / "id.pub").write_text("# mine\n" + make_key() + "\n")
     assert changes.parse_ssh_key(f"{tmp_path}/id.pub").user == "root"
     assert changes.parse_ssh_key(f"web:{tmp_path}/id.pub").user == "web"
 
 
-def test_a_private_key_never_passes(tmp_path):
+def test_a_private_key_never_passes(tmp_path: Path) -> None:
     (tmp_path / "id").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n")
     with pytest.raises(SpecError, match="private key"):
         changes.parse_ssh_key(f"{tmp_path}/id")
 
 
-def test_secrets_in_contents_do_not_show_in_the_log_line():
+def test_secrets_in_contents_do_not_show_in_the_log_line() -> None:
     assert "hunter2" not in str(changes.parse_write("/etc/secret:hunter2"))
     assert "hunter2" not in repr(changes.parse_write("/etc/secret:hunter2"))
 
 
-def test_removing_the_root_is_refused():
+def test_removing_the_root_is_refused() -> None:
     for path in ("/", "//", "/./"):
         with pytest.raises(SpecError):
             changes.parse_remove(path)
 
 
-def test_keys_with_options_are_known_and_not_doubled():
+def test_keys_with_options_are_known_and_not_doubled() -> None:
     plain = make_key()
     optional = f'from="10.0.0.0/8",command="echo ssh-rsa AAAA" {plain}'
     key = parse_key(optional)
@@ -129,7 +134,7 @@ def test_keys_with_options_are_known_and_not_doubled():
 
 
 @given(st.text(max_size=200))
-def test_adding_keys_keeps_what_was_there_and_is_idempotent(text):
+def test_adding_keys_keeps_what_was_there_and_is_idempotent(text: str) -> None:
     keys = parse_keys(make_key())
     once = add_keys(text, keys)
     assert once.startswith(text)
@@ -140,19 +145,19 @@ def test_adding_keys_keeps_what_was_there_and_is_idempotent(text):
     "line",
     ["ssh-ed25519 AAAA", "ssh-ed25519", "x", make_key().replace("ssh-ed25519", "ssh-rsa", 1)],
 )
-def test_what_only_looks_like_a_key_is_refused(line):
+def test_what_only_looks_like_a_key_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match="line 1"):
         parse_keys(line)
 
 
 @given(st.text(max_size=300))
-def test_any_passwd_and_group_is_read_without_a_crash(text):
+def test_any_passwd_and_group_is_read_without_a_crash(text: str) -> None:
     for account in parse_passwd(text).values():
         assert 0 <= account.uid < 2**32 - 1
     assert all(gid < 2**32 - 1 for gid in parse_group(text).values())
 
 
-def test_the_first_account_of_a_name_counts_as_for_libc():
+def test_the_first_account_of_a_name_counts_as_for_libc() -> None:
     found = parse_passwd("web:x:1000:100::/home/web:/bin/sh\nweb:x:0:0::/root:/bin/sh\n")
     assert found["web"].uid == 1000
 
@@ -160,7 +165,7 @@ def test_the_first_account_of_a_name_counts_as_for_libc():
 HOSTS = "127.0.0.1 localhost old\n127.0.1.1 old.example old # mine\n192.0.2.1 db\n::1 localhost\n"
 
 
-def names_of(text, address):
+def names_of(text: str, address: str) -> list[str]:
     return [
         name
         for line in text.splitlines()
@@ -169,7 +174,7 @@ def names_of(text, address):
     ]
 
 
-def test_the_new_name_takes_the_place_of_the_old_one():
+def test_the_new_name_takes_the_place_of_the_old_one() -> None:
     debian = edit_hosts(HOSTS, "old", "web.example.org", own_line=True)
     assert names_of(debian, "127.0.1.1") == ["web.example.org", "web"]
     assert names_of(debian, "127.0.0.1") == ["localhost"]
@@ -179,7 +184,7 @@ def test_the_new_name_takes_the_place_of_the_old_one():
 
 
 @given(st.text(st.characters(codec="ascii"), max_size=200))
-def test_any_hosts_file_ends_up_naming_the_guest_once(text):
+def test_any_hosts_file_ends_up_naming_the_guest_once(text: str) -> None:
     edited = edit_hosts(text, "old", "web", own_line=True)
     assert names_of(edited, "127.0.1.1") == ["web"]
     assert edit_hosts(edited, "web", "web", own_line=True) == edited
@@ -198,20 +203,22 @@ def test_any_hosts_file_ends_up_naming_the_guest_once(text):
     ],
 )
 def test_the_format_is_what_is_said_or_what_name_and_content_agree_on(
-    tmp_path, name, magic, given_, expected
-):
+    tmp_path: Path, name: str, magic: bytes, given_: str | None, expected: str
+) -> None:
     (tmp_path / name).write_bytes(magic.ljust(1024, b"\0"))
     assert named_format(tmp_path / name, given_) == expected
 
 
 @pytest.mark.parametrize(("name", "magic"), [("a.raw", b"QFI\xfb"), ("a.qcow2", b""), ("a", b"")])
-def test_a_raw_disk_that_claims_to_be_something_else_is_never_guessed(tmp_path, name, magic):
+def test_a_raw_disk_that_claims_to_be_something_else_is_never_guessed(
+    tmp_path: Path, name: str, magic: bytes
+) -> None:
     (tmp_path / name).write_bytes(magic.ljust(1024, b"\0"))
     with pytest.raises(SpecError, match="--format"):
         named_format(tmp_path / name, None)
 
 
-def test_a_spec_becomes_the_same_changes(tmp_path):
+def test_a_spec_becomes_the_same_changes(tmp_path: Path) -> None:
     (tmp_path / "motd").write_text("hi\n")
     (tmp_path / "setup.sh").write_text("#!/bin/sh\n")
     spec = Spec.model_validate(
@@ -231,6 +238,7 @@ def test_a_spec_becomes_the_same_changes(tmp_path):
     assert motd == changes.Copy(tmp_path / "motd", "/etc/motd", 0o640, "root:adm")
     assert issue == changes.Write("/etc/issue", b"hello", 0o644, "root:root")
     assert name == changes.Hostname("web01.example.org")
+    assert isinstance(key, changes.SshKey) and isinstance(script, changes.RunScript)
     assert (key.user, len(key.keys)) == ("root", 1)
     assert script.content == b"#!/bin/sh\n"
     with pytest.raises(SpecError, match="motd"):

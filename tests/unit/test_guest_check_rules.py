@@ -20,7 +20,9 @@ EXT4 = FileSystem("/dev/sda1", 1, "ext4", "u", None, 1 << 20)
 DISK = Disk("gpt", (), (EXT4,), (), False)
 
 
-def scanned(text=CONFIG, obstacle=None, missing=()):
+def scanned(
+    text: str | None = CONFIG, obstacle: str | None = None, missing: tuple[str, ...] = ()
+) -> BootScan:
     texts = {"/boot/grub/grub.cfg": text} if text is not None else {}
     return BootScan(EXT4, obstacle, pygrub_view(texts), missing, texts=texts)
 
@@ -34,12 +36,14 @@ def scanned(text=CONFIG, obstacle=None, missing=()):
         ("linux /v console=hvc0 quiet", "linux /v console=hvc0 quiet"),
     ],
 )
-def test_hvc0_is_added_where_it_does_not_take_the_console_from_hvm(line, expected):
+def test_hvc0_is_added_where_it_does_not_take_the_console_from_hvm(
+    line: str, expected: str
+) -> None:
     assert with_hvc0(line) == expected
 
 
-@given(st.text(st.characters(codec="ascii", exclude_categories=("Cc",)), max_size=80))
-def test_adding_hvc0_twice_changes_nothing_more(arguments):
+@given(st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=80))
+def test_adding_hvc0_twice_changes_nothing_more(arguments: str) -> None:
     once = with_hvc0(f"linux /vmlinuz {arguments}")
     assert with_hvc0(once) == once
     assert "console=hvc0" in once
@@ -55,7 +59,7 @@ def test_adding_hvc0_twice_changes_nothing_more(arguments):
         "GRUB_CMDLINE_LINUX=x\n",
     ],
 )
-def test_the_grub_default_file_stays_a_shell_file(text):
+def test_the_grub_default_file_stays_a_shell_file(text: str) -> None:
     import subprocess
 
     edited = default_with_hvc0(text)
@@ -77,23 +81,23 @@ def test_the_grub_default_file_stays_a_shell_file(text):
         ("UUID=x", None),
     ],
 )
-def test_names_of_the_first_disk_mean_its_partitions(name, number):
+def test_names_of_the_first_disk_mean_its_partitions(name: str, number: int | None) -> None:
     assert named_partition(name) == number
 
 
 @given(st.text(max_size=400))
-def test_any_fstab_and_os_release_is_read(text):
+def test_any_fstab_and_os_release_is_read(text: str) -> None:
     for line in parse_fstab(text):
         assert text.splitlines()[line.number - 1].split()[0] == line.device
     parse_os_release(text)
 
 
-def test_kernel_releases_sort_as_versions():
+def test_kernel_releases_sort_as_versions() -> None:
     names = ["6.9.0-1", "6.10.0-1", "5.10.0-30", "6.9.0-10"]
     assert sorted(names, key=_version) == ["5.10.0-30", "6.9.0-1", "6.9.0-10", "6.10.0-1"]
 
 
-def test_the_first_file_system_pygrub_reads_decides():
+def test_the_first_file_system_pygrub_reads_decides() -> None:
     other = replace(EXT4, device="/dev/sda2", partition=2)
     unreadable = scanned(obstacle="pygrub does not read xfs")
     good = replace(scanned(), filesystem=other)
@@ -102,18 +106,18 @@ def test_the_first_file_system_pygrub_reads_decides():
     assert found[0].filesystem.partition == 2
 
 
-def test_a_missing_kernel_ends_the_search_as_in_pygrub():
+def test_a_missing_kernel_ends_the_search_as_in_pygrub() -> None:
     assert "not there: /vmlinuz" in pygrub_result((scanned(missing=("/vmlinuz",)), scanned()))
 
 
-def test_the_reason_names_the_file_system_that_pygrub_cannot_read():
+def test_the_reason_names_the_file_system_that_pygrub_cannot_read() -> None:
     assert pygrub_result((scanned(obstacle="pygrub does not read xfs"),)) == (
         "partition 1: pygrub does not read xfs"
     )
     assert isinstance(scanned(None).pygrub, PygrubRefusal)
 
 
-def test_an_image_with_nothing_in_it_has_a_reason_for_every_path():
+def test_an_image_with_nothing_in_it_has_a_reason_for_every_path() -> None:
     verdicts = boot_paths(BootFacts(DISK, (), None, None, None))
     assert set(verdicts) == {"pv", "pvh", "hvm"}
     for paths in verdicts.values():

@@ -1,8 +1,13 @@
 """Partition tables written by sfdisk, and hostile ones."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,8 +18,8 @@ from imagekit.guest.table import SECTOR, UnreadableTable, read_table
 ENV = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
 
 
-def reader(path):
-    def read(first, count):
+def reader(path: Path) -> Callable[[int, int], bytes]:
+    def read(first: int, count: int) -> bytes:
         with path.open("rb") as stream:
             stream.seek(first * SECTOR)
             return stream.read(count * SECTOR)
@@ -22,12 +27,13 @@ def reader(path):
     return read
 
 
-def made(path, script):
+def made(path: Path, script: str) -> dict[str, Any]:
     with path.open("wb") as stream:
         stream.truncate(64 << 20)
     subprocess.run(["sfdisk", "-q", path], input=script.encode(), check=True, env=ENV)
     told = subprocess.run(["sfdisk", "-J", path], check=True, env=ENV, capture_output=True)
-    return json.loads(told.stdout)["partitiontable"]
+    table: dict[str, Any] = json.loads(told.stdout)["partitiontable"]
+    return table
 
 
 @pytest.mark.parametrize(
@@ -40,7 +46,7 @@ def made(path, script):
         "label: dos\n,4M,83\n,,5\n,4M,83\n,4M,8e\n,,83\n",
     ],
 )
-def test_a_table_is_read_as_sfdisk_wrote_it(tmp_path, script):
+def test_a_table_is_read_as_sfdisk_wrote_it(tmp_path: Path, script: str) -> None:
     image = tmp_path / "disk"
     told = made(image, script)
     kind, entries = read_table(reader(image))
@@ -63,7 +69,7 @@ def test_a_table_is_read_as_sfdisk_wrote_it(tmp_path, script):
             assert int(entry.type, 16) == int(part["type"], 16)
 
 
-def test_a_bare_file_system_has_no_table(tmp_path):
+def test_a_bare_file_system_has_no_table(tmp_path: Path) -> None:
     image = tmp_path / "disk"
     for kind in ("ext4", "vfat"):
         with image.open("wb") as stream:
@@ -73,7 +79,7 @@ def test_a_bare_file_system_has_no_table(tmp_path):
         assert read_table(reader(image)) == ("none", [])
 
 
-def test_a_changed_gpt_is_refused(tmp_path):
+def test_a_changed_gpt_is_refused(tmp_path: Path) -> None:
     image = tmp_path / "disk"
     made(image, "label: gpt\n,,L\n")
     data = bytearray(image.read_bytes())
@@ -89,14 +95,16 @@ def test_a_changed_gpt_is_refused(tmp_path):
     st.binary(max_size=4 * SECTOR),
     st.sampled_from([b"\xee", b"\x05", b"\x0f", b"\x83"]),
 )
-def test_any_disk_is_read_without_a_crash_or_a_loop(records, rest, kind):
+def test_any_disk_is_read_without_a_crash_or_a_loop(
+    records: bytes, rest: bytes, kind: bytes
+) -> None:
     first = bytearray(446) + records[:64] + b"\x55\xaa"
     for index in range(4):
         first[446 + 16 * index] &= 0x80
     first[450] = kind[0]
     disk = bytes(first) + rest
 
-    def read(start, count):
+    def read(start: int, count: int) -> bytes:
         return disk[start % 5 * SECTOR :][: count * SECTOR]
 
     try:

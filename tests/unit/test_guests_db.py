@@ -43,7 +43,7 @@ def names(found: list[guests.Guest]) -> list[str]:
     return [guest.name.split(".")[0] for guest in found]
 
 
-def test_lists_per_host(path):
+def test_lists_per_host(path: Path) -> None:
     db = guests.load(path)
     lists = db.by_host()
     assert {host: names(found) for host, found in lists.items()} == {
@@ -80,7 +80,7 @@ def test_lists_per_host(path):
         ("xenhost2.example.org]", "xenhost1.example.org]", "host is listed twice"),
     ],
 )
-def test_unsound_databases_are_refused(path, old, new, message):
+def test_unsound_databases_are_refused(path: Path, old: str, new: str, message: str) -> None:
     assert old in TEXT
     path.write_text(
         TEXT.replace(old, new, 1) if "\n" in old or ":" in old else TEXT.replace(old, new)
@@ -90,7 +90,7 @@ def test_unsound_databases_are_refused(path, old, new, message):
     assert str(path) in str(caught.value.where)
 
 
-def test_the_error_names_the_line(path):
+def test_the_error_names_the_line(path: Path) -> None:
     path.write_text(TEXT.replace("os: debian-11", "os: 7"))
     with pytest.raises(SpecError) as caught:
         guests.load(path)
@@ -98,13 +98,13 @@ def test_the_error_names_the_line(path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "a: [", "\x00", "guests: {}", "guests: [1]", "x" * 10])
-def test_what_is_no_database_is_refused(path, text):
+def test_what_is_no_database_is_refused(path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(SpecError):
         guests.load(path)
 
 
-def test_assign_changes_one_line_and_keeps_comments(path):
+def test_assign_changes_one_line_and_keeps_comments(path: Path) -> None:
     path.chmod(0o640)
     assert guests.assign(path, "db1", "xenhost2.example.org").host == "xenhost2.example.org"
     changed = [
@@ -127,7 +127,7 @@ def test_assign_changes_one_line_and_keeps_comments(path):
         "  -\n    name: x\n    host: ''  # none\n    mac: 00:16:3e:10:20:99\n",
     ],
 )  # fmt: skip
-def test_assign_and_take_off_in_every_style_of_yaml(path, entry):
+def test_assign_and_take_off_in_every_style_of_yaml(path: Path, entry: str) -> None:
     entry = entry.replace("host:\n", "host: ''\n")
     path.write_text(TEXT + entry)
     for host in ("xenhost1.example.org", "xenhost2.example.org", ""):
@@ -138,14 +138,14 @@ def test_assign_and_take_off_in_every_style_of_yaml(path, entry):
         assert "# our guests" in path.read_text()
 
 
-def test_assign_to_an_unknown_host_or_of_an_unknown_guest_changes_nothing(path):
+def test_assign_to_an_unknown_host_or_of_an_unknown_guest_changes_nothing(path: Path) -> None:
     for name, host in (("db1", "nowhere"), ("nobody", "xenhost1.example.org")):
         with pytest.raises(SpecError):
             guests.assign(path, name, host)
     assert path.read_text() == TEXT
 
 
-def test_commands(path):
+def test_commands(path: Path) -> None:
     runner = CliRunner()
     listed = runner.invoke(app, ["list", "-f", str(path), "--format", "json"])
     assert [g["name"] for g in json.loads(listed.output)["xenhost1.example.org"]] == [
@@ -161,7 +161,7 @@ def test_commands(path):
     assert shown["host"] == "xenhost2.example.org"
 
 
-def test_whole_database_becomes_a_netboot_tree(tmp_path):
+def test_whole_database_becomes_a_netboot_tree(tmp_path: Path) -> None:
     (tmp_path / "linux").write_bytes(bytes(0x202) + b"HdrS" + bytes(100))
     (tmp_path / "debian.yaml").write_text(
         "installer: {kernel: linux}\nargs: auto hostname={name} mac={mac}\n"

@@ -21,7 +21,7 @@ def parse(*words: str, tmp: str = "/tmp") -> arguments.Invocation:
     return arguments.parse([f"--output-directory={tmp}", *words])
 
 
-def test_libxl_order_and_any_other():
+def test_libxl_order_and_any_other() -> None:
     words = ["--args=ro quiet", "--output=/x", "--output-format=simple0", f"--mac={MAC}", "/dev/d"]
     first = parse(*words)
     assert (first.args, first.output, first.disk) == ("ro quiet", "/x", "/dev/d")
@@ -29,7 +29,7 @@ def test_libxl_order_and_any_other():
     assert again == first
 
 
-def test_packed_element_is_taken_apart_and_the_toolstacks_are_not():
+def test_packed_element_is_taken_apart_and_the_toolstacks_are_not() -> None:
     found = parse("--args=a --mac=zz b", f"--mac={MAC} --interface='xen br0'", "/dev/with blank")
     assert found.args == "a --mac=zz b"
     assert found.settings.interface == "xen br0"
@@ -46,7 +46,7 @@ def test_packed_element_is_taken_apart_and_the_toolstacks_are_not():
         [f"ip=192.0.2.9,mac={MAC},bridge=xenbr0"],
     ],
 )
-def test_vif_strings_of_xm(words):
+def test_vif_strings_of_xm(words: list[str]) -> None:
     found = parse(*words, "/disk")
     assert found.settings.mac.lower() == MAC
     assert found.settings.interface == "xenbr0"
@@ -75,12 +75,12 @@ def test_vif_strings_of_xm(words):
         [f"--mac={MAC}", "/disk", "/other"],
     ],
 )
-def test_nonsense_is_refused(words):
+def test_nonsense_is_refused(words: list[str]) -> None:
     with pytest.raises(SpecError):
         parse(*words)
 
 
-def test_profile_and_arguments_are_merged(tmp_path: Path):
+def test_profile_and_arguments_are_merged(tmp_path: Path) -> None:
     path = tmp_path / "p.toml"
     path.write_text(
         f'[a]\nmac = "{MAC}"\nnext-server = "192.0.2.1"\ndhcp_server = "192.0.2.3"\ntimeout = 9\n'
@@ -90,7 +90,7 @@ def test_profile_and_arguments_are_merged(tmp_path: Path):
     assert found.timeout == 11
 
 
-def test_mac_that_contradicts_the_profile_is_refused(tmp_path: Path):
+def test_mac_that_contradicts_the_profile_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.toml"
     path.write_text(f'[a]\nmac = "{MAC}"\n')
     with pytest.raises(SpecError, match="not the profile's"):
@@ -110,7 +110,7 @@ def test_mac_that_contradicts_the_profile_is_refused(tmp_path: Path):
         "[a]\ntimeout = true\n",
     ],
 )
-def test_bad_profile_files_are_refused(text: str, tmp_path: Path):
+def test_bad_profile_files_are_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "p.toml"
     path.write_text(text, errors="surrogateescape")
     with pytest.raises(SpecError):
@@ -123,7 +123,7 @@ PLAIN = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x2FF, exclude_c
 
 
 @given(PLAIN, st.booleans())
-def test_formats_can_be_read_back(args: str, with_ramdisk: bool):
+def test_formats_can_be_read_back(args: str, with_ramdisk: bool) -> None:
     result = output.Result(Path("/k"), Path("/r") if with_ramdisk else None, args)
     pairs = [("kernel", "/k")] + [("ramdisk", "/r")] * with_ramdisk + [("args", args)] * bool(args)
     assert output.render(result, "simple0").split(b"\0") == [
@@ -139,13 +139,13 @@ def test_formats_can_be_read_back(args: str, with_ramdisk: bool):
 
 
 @pytest.mark.parametrize("args", ["a\nb", "a\0b", "a\x1b[m", "x" * 8200, "é" * 4096])
-def test_what_a_format_cannot_carry_is_refused(args: str):
+def test_what_a_format_cannot_carry_is_refused(args: str) -> None:
     for form in output.FORMATS:
         with pytest.raises(SpecError):
             output.render(output.Result(Path("/k"), None, args), form)
 
 
-def test_output_file_of_our_own_making_vanishes_when_nothing_was_written(tmp_path: Path):
+def test_output_file_of_our_own_making_vanishes_when_nothing_was_written(tmp_path: Path) -> None:
     made = output.Output(str(tmp_path / "new"))
     made.close()
     assert list(tmp_path.iterdir()) == []
@@ -155,7 +155,7 @@ def test_output_file_of_our_own_making_vanishes_when_nothing_was_written(tmp_pat
     assert (tmp_path / "new").read_bytes() == b"x"
 
 
-def test_existing_output_is_replaced_only_by_a_result(tmp_path: Path):
+def test_existing_output_is_replaced_only_by_a_result(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_bytes(b"old and long")
     made = output.Output(str(path))
@@ -167,14 +167,14 @@ def test_existing_output_is_replaced_only_by_a_result(tmp_path: Path):
     assert path.read_bytes() == b"new"
 
 
-def test_fifo_without_a_reader_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_fifo_without_a_reader_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "FIFO_SECONDS", 0.1)
     os.mkfifo(tmp_path / "f")
     with pytest.raises(HostError):
         output.Output(str(tmp_path / "f"))
 
 
-def test_fresh_files_are_deleted_unless_kept(tmp_path: Path):
+def test_fresh_files_are_deleted_unless_kept(tmp_path: Path) -> None:
     with output.fresh_files(tmp_path) as files:
         names = []
         for _ in range(3):

@@ -22,16 +22,16 @@ def table(tmp_path: Path, *sockets: tuple[str, str]) -> Path:
 
 
 @pytest.mark.parametrize("address", ["00000000:0043", "010200C0:0043"])
-def test_a_listener_on_port_67_is_a_server(tmp_path, address):
+def test_a_listener_on_port_67_is_a_server(tmp_path: Path, address: str) -> None:
     assert server_is_here(table(tmp_path, ("00000000:0044", "0:0000"), (address, "0:0000")))
 
 
-def test_a_client_of_port_67_is_none(tmp_path):
+def test_a_client_of_port_67_is_none(tmp_path: Path) -> None:
     assert not server_is_here(table(tmp_path, ("010200C0:0044", "010200C0:0043")))
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "one\n:0043\n"])
-def test_a_table_that_is_none_names_no_server(tmp_path, text):
+def test_a_table_that_is_none_names_no_server(tmp_path: Path, text: str) -> None:
     path = tmp_path / "udp"
     path.write_text(text)
     assert not server_is_here(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,11 +18,21 @@ SETTINGS = ipxe.machine_settings(
 )
 
 
-def run(body: str, load=None):
-    return ipxe.run("#!ipxe\n" + body, SETTINGS, load or {}.__getitem__, where="boot.ipxe")
+def kernel_of(found: BootEntry | LocalBoot) -> BootEntry:
+    assert isinstance(found, BootEntry)
+    return found
 
 
-def test_kernel_initrds_and_arguments():
+def nothing(name: str) -> str:
+    """A server that has no file."""
+    raise KeyError(name)
+
+
+def run(body: str, load: Callable[[str], str] | None = None) -> BootEntry | LocalBoot:
+    return ipxe.run("#!ipxe\n" + body, SETTINGS, load or nothing, where="boot.ipxe")
+
+
+def test_kernel_initrds_and_arguments() -> None:
     found = run(
         "dhcp\nset base http://192.0.2.1/deb\nkernel --name vmlinuz ${base}/linux auto=true \\\n"
         "  console=hvc0 mac=${net0/mac:hexhyp} raw=${mac:hexraw} ip=${net0/ip}\n"
@@ -34,11 +46,11 @@ def test_kernel_initrds_and_arguments():
     )
 
 
-def test_imgargs_replaces_the_arguments():
-    assert run("kernel k a b\nimgargs k c d\nboot").args == "c d"
+def test_imgargs_replaces_the_arguments() -> None:
+    assert kernel_of(run("kernel k a b\nimgargs k c d\nboot")).args == "c d"
 
 
-def test_boot_with_a_uri():
+def test_boot_with_a_uri() -> None:
     assert run("initrd i\nboot k x y") == BootEntry("boot.ipxe:3", "k", ("i",), "x y")
 
 
@@ -54,12 +66,13 @@ def test_boot_with_a_uri():
         "echo hi",
     ],
 )
-def test_local_boot(body):
+def test_local_boot(body: str) -> None:
     assert isinstance(run(body), LocalBoot)
 
 
-def test_chain_keeps_settings_and_is_bounded():
-    assert run("set a 1\nchain x", {"x": "#!ipxe\nkernel k ${a}\nboot\n"}.__getitem__).args == "1"
+def test_chain_keeps_settings_and_is_bounded() -> None:
+    scripts = {"x": "#!ipxe\nkernel k ${a}\nboot\n"}
+    assert kernel_of(run("set a 1\nchain x", scripts.__getitem__)).args == "1"
     with pytest.raises(SpecError, match="scripts chained"):
         run("chain x", lambda _: "#!ipxe\nchain x\n")
 
@@ -80,13 +93,13 @@ def test_chain_keeps_settings_and_is_bounded():
         ("initrd x\n" * 20, "more than 16"),
     ],
 )
-def test_everything_else_is_an_error_with_the_line(body, message):
+def test_everything_else_is_an_error_with_the_line(body: str, message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         run(body)
-    assert caught.value.where.startswith("boot.ipxe:")
+    assert str(caught.value.where).startswith("boot.ipxe:")
 
 
-def test_settings_that_grow_without_end_are_stopped():
+def test_settings_that_grow_without_end_are_stopped() -> None:
     body = "set a xxxxxxxxxxxxxxxx\n" + "set a ${a}${a}\n" * 40
     with pytest.raises(SpecError, match="more than"):
         run(body)
@@ -94,9 +107,9 @@ def test_settings_that_grow_without_end_are_stopped():
         run("".join(f"set v{n} 1\n" for n in range(1000)))
 
 
-def test_a_web_page_is_no_script():
+def test_a_web_page_is_no_script() -> None:
     with pytest.raises(SpecError, match="no iPXE script"):
-        ipxe.run("<html>", {}, {}.__getitem__, where="x")
+        ipxe.run("<html>", {}, nothing, where="x")
 
 
 PIECES = st.sampled_from(
@@ -129,7 +142,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(st.lists(PIECES | st.text(max_size=10), max_size=6).map(" ".join), max_size=25))
-def test_any_script_gives_an_answer_or_a_clear_error(lines):
+def test_any_script_gives_an_answer_or_a_clear_error(lines: list[str]) -> None:
     try:
         found = run("\n".join(lines), lambda _: "#!ipxe\nkernel k\nboot\n")
     except ImagekitError as error:

@@ -28,14 +28,14 @@ from imagekit.pypxeboot.location import from_url, normalise, server_root
         ("pxe/sub/", "../k", "tftp://h/pxe/k"),
     ],
 )
-def test_names_are_relative_to_the_prefix(prefix, name, url):
+def test_names_are_relative_to_the_prefix(prefix: str, name: str, url: str) -> None:
     assert server_root("h", prefix).resolve(name).url == url
 
 
 @pytest.mark.parametrize(
     "name", ["../x", "a/../../x", "", "a\nb", "a\0b", "x" * 2000, "file:///etc/passwd", "ftp://h/x"]
 )
-def test_names_that_leave_the_server_are_refused(name):
+def test_names_that_leave_the_server_are_refused(name: str) -> None:
     with pytest.raises(SpecError):
         server_root("h", "").resolve(name)
 
@@ -51,13 +51,13 @@ def test_names_that_leave_the_server_are_refused(name):
         "http://h/%2e%2e/x",
     ],
 )
-def test_strange_urls_are_refused(url):
+def test_strange_urls_are_refused(url: str) -> None:
     with pytest.raises(SpecError):
         from_url(url)
 
 
 @given(st.text("ab./", max_size=30))
-def test_normalised_path_agrees_with_posixpath(path):
+def test_normalised_path_agrees_with_posixpath(path: str) -> None:
     try:
         mine = normalise(path)
     except SpecError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,6 +29,10 @@ MAC = "00:16:3e:10:20:30"
 HTTP = "http://192.0.2.1:8080"
 
 
+def _nothing(name: str) -> str:
+    raise KeyError(name)
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
     paths = {name: tmp_path / name for name in ("linux", "initrd", "other")}
@@ -42,7 +47,7 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path / "root", http=HTTP)
 
 
-def guest(files, name="web1", mac=MAC, **more) -> NetbootGuest:
+def guest(files: dict[str, Path], name: str = "web1", mac: str = MAC, **more: Any) -> NetbootGuest:
     values = {"args": "auto url={answers} console=hvc0", "answers": "d-i x\n", **more}
     return NetbootGuest(name, mac, files["linux"], files["initrd"], **values)
 
@@ -63,7 +68,9 @@ def answers_of(root: Path) -> list[Path]:
     return sorted((root / "answers").rglob("*.cfg"))
 
 
-def test_every_config_leads_to_the_same_kernel_and_answers(site, files):
+def test_every_config_leads_to_the_same_kernel_and_answers(
+    site: Site, files: dict[str, Path]
+) -> None:
     publish(site, [guest(files, ip="192.0.2.91")])
     root = site.root
     by_mac = entry(root, "01-00-16-3e-10-20-30")
@@ -87,7 +94,7 @@ def test_every_config_leads_to_the_same_kernel_and_answers(site, files):
     assert script.args == by_mac.args + " initrd=initrd"
 
 
-def test_same_input_again_changes_nothing(site, files):
+def test_same_input_again_changes_nothing(site: Site, files: dict[str, Path]) -> None:
     publish(site, [guest(files)])
     before = snapshot(site.root)
     changes = publish(site, [guest(files)])
@@ -95,7 +102,9 @@ def test_same_input_again_changes_nothing(site, files):
     assert snapshot(site.root) == before
 
 
-def test_changed_mac_moves_the_configs_and_leaves_nothing(site, files):
+def test_changed_mac_moves_the_configs_and_leaves_nothing(
+    site: Site, files: dict[str, Path]
+) -> None:
     publish(site, [guest(files)])
     publish(site, [guest(files, mac="00:16:3e:10:20:31")])
     names = set(snapshot(site.root))
@@ -103,7 +112,7 @@ def test_changed_mac_moves_the_configs_and_leaves_nothing(site, files):
     assert [name for name in names if "10-20-31" in name]
 
 
-def test_other_guests_stay_unless_pruned(site, files):
+def test_other_guests_stay_unless_pruned(site: Site, files: dict[str, Path]) -> None:
     publish(site, [guest(files)])
     publish(site, [guest(files, "web2", "00:16:3e:10:20:31")])
     assert (site.root / "tftp/pxelinux.cfg/01-00-16-3e-10-20-30").exists()
@@ -113,7 +122,7 @@ def test_other_guests_stay_unless_pruned(site, files):
     assert set(snapshot(site.root)) == {"state.json"}
 
 
-def test_foreign_files_are_neither_replaced_nor_removed(site, files):
+def test_foreign_files_are_neither_replaced_nor_removed(site: Site, files: dict[str, Path]) -> None:
     publish(site, [guest(files)])
     foreign = site.root / "tftp/pxelinux.cfg/default"
     foreign.write_text("mine")
@@ -127,7 +136,7 @@ def test_foreign_files_are_neither_replaced_nor_removed(site, files):
     assert edited.read_text() == "edited"
 
 
-def test_foreign_file_in_the_way_stops_everything(site, files):
+def test_foreign_file_in_the_way_stops_everything(site: Site, files: dict[str, Path]) -> None:
     way = site.root / "tftp/pxelinux.cfg/01-00-16-3e-10-20-30"
     way.parent.mkdir(parents=True)
     way.symlink_to("/etc/passwd")
@@ -136,7 +145,9 @@ def test_foreign_file_in_the_way_stops_everything(site, files):
     assert [path for path in site.root.rglob("*") if path.is_file() and path != way] == []
 
 
-def test_crash_in_the_middle_is_mended_by_the_next_run(site, files, monkeypatch):
+def test_crash_in_the_middle_is_mended_by_the_next_run(
+    site: Site, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, count = tree.put, iter(range(100))
 
     def failing(path: Path, content: tree.Content) -> None:
@@ -154,7 +165,7 @@ def test_crash_in_the_middle_is_mended_by_the_next_run(site, files, monkeypatch)
     assert not list(site.root.rglob(".imagekit-*"))
 
 
-def test_flip_and_back(site, files):
+def test_flip_and_back(site: Site, files: dict[str, Path]) -> None:
     publish(site, [guest(files)])
     [first] = answers_of(site.root)
     flip(site.root, "web1", "local")
@@ -172,7 +183,9 @@ def test_flip_and_back(site, files):
         flip(site.root, "web9", "local")
 
 
-def test_used_answers_get_a_new_address_at_the_next_publish(site, files):
+def test_used_answers_get_a_new_address_at_the_next_publish(
+    site: Site, files: dict[str, Path]
+) -> None:
     publish(site, [guest(files)])
     [first] = answers_of(site.root)
     (site.root / "used").mkdir()
@@ -181,7 +194,7 @@ def test_used_answers_get_a_new_address_at_the_next_publish(site, files):
     assert first not in answers_of(site.root)
 
 
-def test_answers_may_be_rendered_with_their_own_urls(site, files):
+def test_answers_may_be_rendered_with_their_own_urls(site: Site, files: dict[str, Path]) -> None:
     seen = []
 
     def rendered(url: str, done: str) -> str:
@@ -197,7 +210,7 @@ def test_answers_may_be_rendered_with_their_own_urls(site, files):
     assert snapshot(site.root) == before
 
 
-def test_answers_without_secrets_have_a_plain_address(site, files):
+def test_answers_without_secrets_have_a_plain_address(site: Site, files: dict[str, Path]) -> None:
     publish(site, [guest(files, secret=False)])
     assert answers_of(site.root) == [site.root / "answers/web1/preseed.cfg"]
 
@@ -210,12 +223,14 @@ def test_answers_without_secrets_have_a_plain_address(site, files):
         {"answers_name": "../../x"}, {"answers": None}, {"args": "x" * 3000}, {"args": "é"},
     ],
 )  # fmt: skip
-def test_guests_that_cannot_be_published_are_refused(site, files, change):
+def test_guests_that_cannot_be_published_are_refused(
+    site: Site, files: dict[str, Path], change: dict[str, None] | dict[str, str]
+) -> None:
     with pytest.raises(SpecError):
         publish(site, [guest(files, **change)])
 
 
-def test_clashes_are_refused_and_change_nothing(site, files):
+def test_clashes_are_refused_and_change_nothing(site: Site, files: dict[str, Path]) -> None:
     publish(site, [guest(files)])
     before = snapshot(site.root)
     with pytest.raises(SpecError, match="same mac"):
@@ -225,7 +240,7 @@ def test_clashes_are_refused_and_change_nothing(site, files):
     assert snapshot(site.root) == before
 
 
-def test_images_are_verified(site, files):
+def test_images_are_verified(site: Site, files: dict[str, Path]) -> None:
     with pytest.raises(VerificationError):
         publish(site, [guest(files, kernel_sha256="0" * 64)])
     files["linux"].write_bytes(b"<html>no kernel here</html>" * 100)
@@ -234,20 +249,24 @@ def test_images_are_verified(site, files):
     assert not (site.root / "tftp").exists()
 
 
-def test_another_imagekit_at_work_is_waited_for_by_nobody(site, files):
+def test_another_imagekit_at_work_is_waited_for_by_nobody(
+    site: Site, files: dict[str, Path]
+) -> None:
     with tree.locked(site.root), pytest.raises(BusyError):
         publish(site, [guest(files)])
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"version": 9}', "null", '{"version":1,"guests":3}'])
-def test_damaged_state_is_an_error_and_not_a_crash(site, files, text):
+def test_damaged_state_is_an_error_and_not_a_crash(
+    site: Site, files: dict[str, Path], text: str
+) -> None:
     site.root.mkdir()
     (site.root / "state.json").write_text(text)
     with pytest.raises(SpecError):
         publish(site, [guest(files)])
 
 
-def test_tftp_prefix_stands_before_every_name(tmp_path, files):
+def test_tftp_prefix_stands_before_every_name(tmp_path: Path, files: dict[str, Path]) -> None:
     site = Site(tmp_path / "r", "pxe/site", HTTP)
     publish(site, [guest(files)])
     found = entry(site.root, "01-00-16-3e-10-20-30")
@@ -261,7 +280,7 @@ ARGS = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=6
 
 
 @given(ARGS)
-def test_arguments_reach_every_loader_unchanged_or_are_refused(args):
+def test_arguments_reach_every_loader_unchanged_or_are_refused(args: str) -> None:
     args = " ".join(args.split())
     try:
         NetbootGuest("a", MAC, Path("/k"), args=args)
@@ -271,14 +290,14 @@ def test_arguments_reach_every_loader_unchanged_or_are_refused(args):
         return
     assert isinstance(found, BootEntry)
     assert (found.args, found.initrds) == (args, ("images/i",))
-    script = ipxe.run(render.ipxe_script(facts), {}, {}.__getitem__, where="x")
+    script = ipxe.run(render.ipxe_script(facts), {}, _nothing, where="x")
     assert isinstance(script, BootEntry)
     assert script.args.removesuffix("initrd=i").strip() == args
     linux = render.grub_config(facts).splitlines()[1]
     assert shlex.split(linux)[2:] == args.split()
 
 
-def test_state_keeps_no_answers(site, files):
+def test_state_keeps_no_answers(site: Site, files: dict[str, Path]) -> None:
     publish(site, [guest(files, answers="d-i passwd/root-password string hunter2\n")])
     assert "hunter2" not in (site.root / "state.json").read_text()
     assert (site.root / "state.json").stat().st_mode & 0o777 == 0o600

@@ -56,7 +56,13 @@ def entry(text: str, label: str = "") -> BootEntry | LocalBoot:
     return pxelinux.choose(pxelinux.parse(text), label)
 
 
-def test_aii_config_with_blanks_in_its_label():
+def kernel_of(text: str) -> BootEntry:
+    found = entry(text)
+    assert isinstance(found, BootEntry)
+    return found
+
+
+def test_aii_config_with_blanks_in_its_label() -> None:
     found = entry(AII)
     assert isinstance(found, BootEntry)
     assert found.kernel == "sl450-x86_64_xen/vmlinuz"
@@ -68,11 +74,11 @@ def test_aii_config_with_blanks_in_its_label():
     )
 
 
-def test_aii_localboot_config():
+def test_aii_localboot_config() -> None:
     assert isinstance(entry(AII_LOCAL), LocalBoot)
 
 
-def test_cobbler_menu_goes_where_its_timeout_goes():
+def test_cobbler_menu_goes_where_its_timeout_goes() -> None:
     assert isinstance(entry(COBBLER.format(ontimeout="local")), LocalBoot)
     found = entry(COBBLER.format(ontimeout="sl6"))
     assert isinstance(found, BootEntry)
@@ -80,11 +86,11 @@ def test_cobbler_menu_goes_where_its_timeout_goes():
 
 
 @pytest.mark.parametrize("ending", ["\r\n", "\r", "\n"])
-def test_line_endings_do_not_matter(ending):
+def test_line_endings_do_not_matter(ending: str) -> None:
     assert entry(AII.replace("\n", ending)) == entry(AII)
 
 
-def test_global_append_is_for_labels_without_their_own():
+def test_global_append_is_for_labels_without_their_own() -> None:
     text = "default {}\nappend initrd=g quiet\nlabel a\nkernel k\nlabel b\nkernel k\nappend x\n"
     text += "label c\nkernel k\nappend -\n"
     assert entry(text.format("a")) == BootEntry("a", "k", ("g",), "quiet")
@@ -92,27 +98,27 @@ def test_global_append_is_for_labels_without_their_own():
     assert entry(text.format("c")) == BootEntry("c", "k", (), "")
 
 
-def test_arguments_keep_their_order_and_repetition():
+def test_arguments_keep_their_order_and_repetition() -> None:
     text = "default a\nlabel a\nkernel k\nappend console=tty0 initrd=i console=hvc0 a=b=c  d\n"
     found = entry(text)
     assert isinstance(found, BootEntry)
     assert found.args == "console=tty0 console=hvc0 a=b=c  d"
 
 
-def test_initrd_lists_and_the_initrd_keyword():
-    assert entry("label a\nkernel k\nappend initrd=a,b/c").initrds == ("a", "b/c")
-    assert entry("label a\nlinux k\ninitrd a,b\nappend x").initrds == ("a", "b")
-    assert entry("label a\nkernel k\nappend initrd=a initrd=b x").args == "x"
-    assert entry("label a\nkernel k\nappend rd.initrd=a").initrds == ()
+def test_initrd_lists_and_the_initrd_keyword() -> None:
+    assert kernel_of("label a\nkernel k\nappend initrd=a,b/c").initrds == ("a", "b/c")
+    assert kernel_of("label a\nlinux k\ninitrd a,b\nappend x").initrds == ("a", "b")
+    assert kernel_of("label a\nkernel k\nappend initrd=a initrd=b x").args == "x"
+    assert kernel_of("label a\nkernel k\nappend rd.initrd=a").initrds == ()
 
 
-def test_default_may_carry_more_arguments():
+def test_default_may_carry_more_arguments() -> None:
     found = entry("default a b single\nlabel a b\nkernel k\nappend x\n")
     assert isinstance(found, BootEntry)
     assert found.args == "x single"
 
 
-def test_unknown_label_is_an_error_and_never_another_label():
+def test_unknown_label_is_an_error_and_never_another_label() -> None:
     with pytest.raises(SpecError, match="'gone' is not there"):
         entry("default gone\nlabel a\nkernel k\n")
     with pytest.raises(SpecError, match="no label 'x'"):
@@ -121,23 +127,23 @@ def test_unknown_label_is_an_error_and_never_another_label():
         entry("label a\nkernel k\nlabel b\nkernel k\n")
 
 
-def test_asked_label_wins_over_the_default():
+def test_asked_label_wins_over_the_default() -> None:
     text = "default a\nlabel a\nkernel k\nlabel b\nlocalboot 0\n"
     assert isinstance(entry(text, "b"), LocalBoot)
 
 
 @pytest.mark.parametrize("kernel", ["chain.c32", "/boot/chain.c32"])
-def test_chaining_to_a_disk_is_localboot(kernel):
+def test_chaining_to_a_disk_is_localboot(kernel: str) -> None:
     assert isinstance(entry(f"label a\nkernel {kernel}\nappend hd0 0\n"), LocalBoot)
 
 
 @pytest.mark.parametrize("line", ["kernel mboot.c32", "com32 foo", "kernel pxelinux.0", "pxe x"])
-def test_what_is_no_linux_kernel_is_named(line):
+def test_what_is_no_linux_kernel_is_named(line: str) -> None:
     with pytest.raises(SpecError, match="no Linux kernel"):
         entry(f"label a\n{line}\nappend x\n")
 
 
-def test_includes_are_followed_and_bounded():
+def test_includes_are_followed_and_bounded() -> None:
     files = {"a": "default x\ninclude b\n", "b": "label x\nkernel k\nappend y\n"}
     config = pxelinux.parse("menu include a Title\n", files.__getitem__)
     assert pxelinux.choose(config) == BootEntry("x", "k", (), "y")
@@ -162,13 +168,13 @@ def test_includes_are_followed_and_bounded():
         "<html>\n",
     ],
 )
-def test_hostile_configs_are_refused_with_a_place(text):
+def test_hostile_configs_are_refused_with_a_place(text: str) -> None:
     with pytest.raises(SpecError) as caught:
         pxelinux.parse(text)
     assert caught.value.where
 
 
-def test_search_order_is_pxelinux_order():
+def test_search_order_is_pxelinux_order() -> None:
     uuid = UUID("6F1CD2A8-3C1B-4F6E-9D55-0A4E5D2C7B10")
     assert pxelinux.search_order(MAC, "192.0.2.91", uuid, "first.cfg") == [
         "first.cfg",
@@ -186,7 +192,7 @@ def test_search_order_is_pxelinux_order():
     ]
 
 
-def test_ipappend_adds_addresses_interface_and_uuid():
+def test_ipappend_adds_addresses_interface_and_uuid() -> None:
     uuid = UUID("6f1cd2a8-3c1b-4f6e-9d55-0a4e5d2c7b10")
     base = BootEntry("a", "k", (), "x", ipappend=7)
     whole = pxelinux.with_system_appends(
@@ -233,7 +239,7 @@ LINES = st.lists(st.lists(WORDS | st.text(max_size=12), max_size=5).map(" ".join
 
 
 @given(LINES, st.sampled_from(["\n", "\r\n", "\r"]))
-def test_any_config_gives_an_entry_or_a_clear_error(lines, ending):
+def test_any_config_gives_an_entry_or_a_clear_error(lines: list[str], ending: str) -> None:
     text = ending.join(lines)
     try:
         found = pxelinux.choose(pxelinux.parse(text, lambda _: "label z\nkernel q\n"))
@@ -244,7 +250,7 @@ def test_any_config_gives_an_entry_or_a_clear_error(lines, ending):
 
 
 @given(st.lists(st.text("abc=,./:?&", min_size=1, max_size=8), max_size=12))
-def test_only_initrd_leaves_the_arguments(words):
+def test_only_initrd_leaves_the_arguments(words: list[str]) -> None:
     rest, initrd = pxelinux.split_append(" ".join(words))
     assert rest.split() == [word for word in words if not word.startswith("initrd=")]
     named = [word[7:] for word in words if word.startswith("initrd=")]

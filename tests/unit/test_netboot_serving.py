@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,18 +34,24 @@ def root(tmp_path: Path) -> Path:
     return site.root
 
 
+class Server(AnswerServer):
+    """One that keeps what it logs in ``lines``."""
+
+    def __init__(self, root: Path) -> None:
+        self.lines: list[str] = []
+        super().__init__(root, ("127.0.0.1", 0), self.lines.append)
+
+
 @pytest.fixture
-def server(root: Path) -> Iterator[AnswerServer]:
-    made = AnswerServer(root, ("127.0.0.1", 0), lambda line: logged.append(line))
-    logged: list[str] = []
-    made.lines = logged  # type: ignore[attr-defined]
+def server(root: Path) -> Iterator[Server]:
+    made = Server(root)
     threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     yield made
     made.shutdown()
     made.server_close()
 
 
-def get(server: AnswerServer, path: str, method: str = "GET") -> tuple[int, bytes]:
+def get(server: Server, path: str, method: str = "GET") -> tuple[int, bytes]:
     line = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=5)
     line.request(method, path)
     answer = line.getresponse()
@@ -57,7 +64,7 @@ def record(root: Path, name: str = "web1") -> tree.GuestRecord:
     return tree.load(root).guests[name]
 
 
-def test_secret_answers_are_served_once(server, root):
+def test_secret_answers_are_served_once(server: Server, root: Path) -> None:
     path = "/" + record(root).answers
     assert get(server, path, "HEAD") == (200, b"")
     assert get(server, path) == (200, b"secret text\n")
@@ -65,7 +72,7 @@ def test_secret_answers_are_served_once(server, root):
     assert get(server, path)[0] == 410
 
 
-def test_two_clients_at_once_do_not_both_get_them(server, root):
+def test_two_clients_at_once_do_not_both_get_them(server: Server, root: Path) -> None:
     path = "/" + record(root).answers
     results: list[int] = []
     threads = [
@@ -78,12 +85,12 @@ def test_two_clients_at_once_do_not_both_get_them(server, root):
     assert sorted(results) == [200] + [410] * 11
 
 
-def test_answers_without_secrets_are_served_again_and_again(server, root):
+def test_answers_without_secrets_are_served_again_and_again(server: Server, root: Path) -> None:
     path = "/" + record(root, "web2").answers
     assert [get(server, path) for _ in range(3)] == [(200, b"plain\n")] * 3
 
 
-def test_done_flips_to_the_own_disk_and_closes_the_answers(server, root):
+def test_done_flips_to_the_own_disk_and_closes_the_answers(server: Server, root: Path) -> None:
     found = record(root)
     assert get(server, f"/done/{found.done_token}", "HEAD")[0] == 200
     assert record(root).mode == "install"
@@ -94,13 +101,13 @@ def test_done_flips_to_the_own_disk_and_closes_the_answers(server, root):
     assert get(server, "/" + found.answers)[0] == 403
 
 
-def test_kernels_and_scripts_are_served(server, root):
+def test_kernels_and_scripts_are_served(server: Server, root: Path) -> None:
     kernel = record(root).kernel
     assert get(server, "/" + kernel)[1] == (root / "tftp" / kernel).read_bytes()
     assert get(server, "/boot.ipxe")[1].startswith(b"#!ipxe")
 
 
-def test_nothing_else_is_served(server):
+def test_nothing_else_is_served(server: Server) -> None:
     paths = [
         "/", "/state.json", "/../state.json", "/tftp/boot.ipxe", "/answers/", "/answers/web1",
         "/done/", "/done/x", "/%2e%2e/state.json", "//etc/passwd", "/" + "a" * 5000, "/used/x",
@@ -109,12 +116,12 @@ def test_nothing_else_is_served(server):
     assert {path: get(server, path)[0] for path in paths} == dict.fromkeys(paths, 404)
 
 
-def test_files_that_are_not_ours_are_not_served(server, root):
+def test_files_that_are_not_ours_are_not_served(server: Server, root: Path) -> None:
     (root / "tftp/private").write_text("x")
     assert get(server, "/private")[0] == 404
 
 
-def test_tokens_do_not_reach_the_log(server, root):
+def test_tokens_do_not_reach_the_log(server: Server, root: Path) -> None:
     found = record(root)
     get(server, "/" + found.answers)
     get(server, f"/done/{found.done_token}")
@@ -124,7 +131,9 @@ def test_tokens_do_not_reach_the_log(server, root):
     assert found.done_token not in told
 
 
-def test_silent_and_numerous_clients_are_bounded(server, root, monkeypatch):
+def test_silent_and_numerous_clients_are_bounded(
+    server: Server, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("imagekit.netboot.answer_server._Handler.timeout", 0.4)
     server._free = threading.BoundedSemaphore(4)
     idle = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(12)]
@@ -136,7 +145,7 @@ def test_silent_and_numerous_clients_are_bounded(server, root, monkeypatch):
     assert get(server, "/boot.ipxe")[0] == 200
 
 
-def service(root: Path, **more) -> serve_config.Service:
+def service(root: Path, **more: Any) -> serve_config.Service:
     values = {"address": "192.0.2.1", "network": "192.0.2.1/24", **more}
     return serve_config.Service(root, "eth0", **values)
 
@@ -146,7 +155,7 @@ FULL = {"dhcp": "full", "first": "192.0.2.100", "last": "192.0.2.200", "router":
 
 @pytest.mark.skipif(not shutil.which("dnsmasq"), reason="dnsmasq is not installed")
 @pytest.mark.parametrize("more", [{}, FULL, {"dhcp": "none"}])
-def test_dnsmasq_takes_its_config(root, tmp_path, more):
+def test_dnsmasq_takes_its_config(root: Path, tmp_path: Path, more: dict[str, str]) -> None:
     config, hosts = tmp_path / "c", tmp_path / "h"
     hosts.write_text(serve_config.dnsmasq_hosts(tree.load(root)))
     config.write_text(serve_config.dnsmasq_config(service(root, **more), hosts))
@@ -157,7 +166,7 @@ def test_dnsmasq_takes_its_config(root, tmp_path, more):
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is missing")
-def test_systemd_takes_the_unit(root, tmp_path):
+def test_systemd_takes_the_unit(root: Path, tmp_path: Path) -> None:
     unit = tmp_path / "imagekit-netboot.service"
     words = ["netboot", "serve", "--root=/srv/a b%c", "--interface=eth0"]
     unit.write_text(serve_config.systemd_unit(Path("/bin/true"), words, service(root)))
@@ -168,7 +177,7 @@ def test_systemd_takes_the_unit(root, tmp_path):
     assert mine == []
 
 
-def test_dhcpd_config_names_every_guest(root):
+def test_dhcpd_config_names_every_guest(root: Path) -> None:
     text = serve_config.dhcpd_config(service(root), tree.load(root))
     assert f"host web1 {{ hardware ethernet {MAC}; fixed-address 192.0.2.30; }}" in text
     assert "host web2 { hardware ethernet 00:16:3e:10:20:31; }" in text
@@ -182,7 +191,9 @@ def test_dhcpd_config_names_every_guest(root):
         {"http_port": 99999}, {"address": "127.0.0.1"},
     ],
 )  # fmt: skip
-def test_services_that_cannot_be_are_refused(root, more):
+def test_services_that_cannot_be_are_refused(
+    root: Path, more: dict[str, int] | dict[str, str]
+) -> None:
     with pytest.raises(SpecError):
         service(root, **more)
     with pytest.raises(SpecError):

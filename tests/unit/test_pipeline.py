@@ -256,7 +256,7 @@ def test_prune_leaves_what_a_running_build_uses() -> None:
 
 def test_secrets_are_masked_in_every_event() -> None:
     seen: list[Event] = []
-    events = Events([seen.append])
+    events = Events([lambda event: seen.append(event)])
     events.hide("hunter22")
     events.emit("note", text="the proxy is http://u:hunter22@p")
     assert "hunter22" not in seen[0].to_json()

@@ -26,7 +26,7 @@ def file_system(path: Path, *, full: bool, kind: str = "ext4") -> Path:
     if full:
         filler = path.with_suffix(".filler")
         filler.write_bytes(b"x" * 9 * MIB)
-        argv = ["debugfs", "-w", "-R", f"write {filler} filler", path]
+        argv: list[str | Path] = ["debugfs", "-w", "-R", f"write {filler} filler", path]
         subprocess.run(argv, capture_output=True, check=True)
     return path
 
@@ -73,13 +73,15 @@ def test_xfs_and_btrfs() -> None:
     struct.pack_into(">Q", xfs, 8, 65536)
     struct.pack_into(">I", xfs, 88, 4)
     struct.pack_into(">Q", xfs, 144, 12)
-    assert "XFS on partition 3 of the image: 12 of 65536 blocks" in str(full_file_system(xfs, 3))
+    assert "XFS on partition 3 of the image: 12 of 65536 blocks" in str(
+        full_file_system(bytes(xfs), 3)
+    )
     struct.pack_into(">Q", xfs, 144, 30000)
     assert full_file_system(bytes(xfs), 3) is None
     btrfs = bytearray(66 << 10)
     btrfs[65536 + 64 : 65536 + 72] = b"_BHRfS_M"
     struct.pack_into("<QQ", btrfs, 65536 + 112, 1 << 30, (1 << 30) - 4096)
-    assert "Btrfs on the disk of the image: 4096 of" in str(full_file_system(btrfs, 0))
+    assert "Btrfs on the disk of the image: 4096 of" in str(full_file_system(bytes(btrfs), 0))
     struct.pack_into("<QQ", btrfs, 65536 + 112, 1 << 30, 1 << 29)
     assert full_file_system(bytes(btrfs), 0) is None
 

@@ -29,7 +29,9 @@ def root(tmp_path: Path) -> Path:
     return published(tmp_path / "tree", f"http://{SERVER}")
 
 
-def published(root: Path, http: str, answers: str | None = "d-i passwd/root-login boolean true\n"):
+def published(
+    root: Path, http: str, answers: str | None = "d-i passwd/root-login boolean true\n"
+) -> Path:
     root.mkdir()
     kernel = root.parent / "linux"
     kernel.write_bytes(bytes(0x202) + b"HdrS" + bytes(100))
@@ -40,7 +42,9 @@ def published(root: Path, http: str, answers: str | None = "d-i passwd/root-logi
     return root
 
 
-def test_every_file_for_clients_is_shipped_readable_and_nothing_else(root, tmp_path):
+def test_every_file_for_clients_is_shipped_readable_and_nothing_else(
+    root: Path, tmp_path: Path
+) -> None:
     (root / "tftp/stranger").symlink_to("/etc/hostname")
     target = tmp_path / "www"
     ship_tree(root, target)
@@ -53,19 +57,19 @@ def test_every_file_for_clients_is_shipped_readable_and_nothing_else(root, tmp_p
     assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o644}
 
 
-def test_a_tree_whose_files_are_said_to_be_elsewhere_is_refused(tmp_path):
+def test_a_tree_whose_files_are_said_to_be_elsewhere_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         check_tree(published(tmp_path / "tree", "http://192.0.2.1:8080"))
     assert SERVER in str(caught.value.hint)
 
 
-def test_a_tree_without_http_is_fine_and_an_empty_folder_is_not(tmp_path):
+def test_a_tree_without_http_is_fine_and_an_empty_folder_is_not(tmp_path: Path) -> None:
     check_tree(published(tmp_path / "tree", "", None))
     with pytest.raises(SpecError):
         check_tree(tmp_path)
 
 
-def test_a_config_with_pypxeboot_is_refused_without_a_tree(tmp_path):
+def test_a_config_with_pypxeboot_is_refused_without_a_tree(tmp_path: Path) -> None:
     path = tmp_path / "web1.cfg"
     path.write_text(CONFIG)
     (tmp_path / "disk").write_bytes(bytes(1 << 20))
@@ -84,11 +88,13 @@ def test_a_config_with_pypxeboot_is_refused_without_a_tree(tmp_path):
         (None, None),
     ],
 )
-def test_the_program_is_put_where_the_config_looks_for_it(bootloader, place):
+def test_the_program_is_put_where_the_config_looks_for_it(
+    bootloader: str | None, place: str | None
+) -> None:
     assert program_path(bootloader) == place
 
 
-def test_the_one_file_is_the_whole_program_with_python_alone(tmp_path):
+def test_the_one_file_is_the_whole_program_with_python_alone(tmp_path: Path) -> None:
     program = tmp_path / "there/pypxeboot"
     program.parent.mkdir()
     write_program(program)
@@ -107,7 +113,7 @@ def test_the_one_file_is_the_whole_program_with_python_alone(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_the_program_is_the_same_bytes_each_time(tmp_path):
+def test_the_program_is_the_same_bytes_each_time(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_program(tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

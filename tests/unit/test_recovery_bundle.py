@@ -169,7 +169,17 @@ def test_an_openssh_signature_is_what_ssh_keygen_itself_accepts(
     subprocess.run(["tar", "-xf", signed, "-C", tmp_path], check=True)
     signers = tmp_path / "signers"
     signers.write_text(f"me {key.with_suffix('.pub').read_text()}")
-    argv = ["ssh-keygen", "-Y", "verify", "-f", signers, "-I", "me", "-n", "imagekit-bundle"]
+    argv: list[str | Path] = [
+        "ssh-keygen",
+        "-Y",
+        "verify",
+        "-f",
+        signers,
+        "-I",
+        "me",
+        "-n",
+        "imagekit-bundle",
+    ]
     with (tmp_path / "SHA256SUMS").open("rb") as sums:
         subprocess.run([*argv, "-s", tmp_path / "SHA256SUMS.sig"], stdin=sums, check=True)
 
@@ -177,7 +187,15 @@ def test_an_openssh_signature_is_what_ssh_keygen_itself_accepts(
 def test_a_minisign_signature_is_what_minisign_itself_accepts(tmp_path: Path) -> None:
     keys = [tmp_path / name for name in ("a", "b")]
     for path in keys:
-        argv = ["minisign", "-G", "-W", "-s", path, "-p", path.with_suffix(".pub")]
+        argv: list[str | Path] = [
+            "minisign",
+            "-G",
+            "-W",
+            "-s",
+            path,
+            "-p",
+            path.with_suffix(".pub"),
+        ]
         subprocess.run(argv, check=True, capture_output=True)
     target, key, public = tmp_path / "web01.bundle", keys[0], keys[0].with_suffix(".pub")
     write_container(
@@ -194,14 +212,22 @@ def test_a_minisign_signature_is_what_minisign_itself_accepts(tmp_path: Path) ->
             check_signature(sums, checked.signature, trust, tmp_path)
     (tmp_path / "out").mkdir()
     subprocess.run(["tar", "-xf", target, "-C", tmp_path / "out"], check=True)
-    argv = ["minisign", "-V", "-Q", "-p", public, "-m", tmp_path / "out/SHA256SUMS"]
+    argv = [
+        "minisign",
+        "-V",
+        "-Q",
+        "-p",
+        public,
+        "-m",
+        tmp_path / "out/SHA256SUMS",
+    ]
     said = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     assert said.strip() == "imagekit-bundle"
 
 
 def test_a_minisign_key_that_wants_a_password_is_refused_at_once(tmp_path: Path) -> None:
     key = tmp_path / "key"
-    argv = ["minisign", "-G", "-W", "-s", key, "-p", tmp_path / "key.pub"]
+    argv: list[str | Path] = ["minisign", "-G", "-W", "-s", key, "-p", tmp_path / "key.pub"]
     subprocess.run(argv, check=True, capture_output=True)
     lines = key.read_text().splitlines()
     raw = bytearray(base64.b64decode(lines[1]))

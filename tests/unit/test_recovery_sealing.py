@@ -60,7 +60,7 @@ def test_a_passphrase_opens_what_it_sealed_and_another_does_not(
 
 def age_key(directory: Path) -> tuple[Path, str]:
     """The file of a new secret key, and the recipient it is for."""
-    argv = ["age-keygen", "-o", directory / "age.key"]
+    argv: list[str | Path] = ["age-keygen", "-o", directory / "age.key"]
     subprocess.run(argv, check=True, capture_output=True)
     argv = ["age-keygen", "-y", directory / "age.key"]
     done = subprocess.run(argv, check=True, capture_output=True, text=True)
