@@ -63,7 +63,15 @@ def uploading(domain: model.Domain, tmp_path: Path) -> subprocess.Popen[str]:
     build = tmp_path / "build"
     build.mkdir(exist_ok=True)
     (build / "manifest.json").write_text(json.dumps({"facts": facts_for(domain).to_json()}))
-    words = ["-m", "imagekit", "config", build, "--toolstack", "glance", "--upload"]
+    words: list[str | Path] = [
+        "-m",
+        "imagekit",
+        "config",
+        build,
+        "--toolstack",
+        "glance",
+        "--upload",
+    ]
     return subprocess.Popen(
         [sys.executable, *words, "--cloud", "test"],
         stdout=subprocess.PIPE,
