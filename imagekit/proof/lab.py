@@ -38,6 +38,7 @@ from imagekit.proof.xens import LabXen
 from imagekit.spec.load import SpecFile, load_spec
 
 INSIDE = Path(__file__).parent / "dom0"
+COPIED = tuple(p for p in sorted(INSIDE.glob("*.*")) if p.name != "__init__.py")
 BOOT_DRIVERS = ("virtio_pci", "virtio_blk", "ext4")
 DRIVERS = (
     *("virtio_scsi", "sd_mod", "9p", "9pnet_virtio", "xenfs", "xen-privcmd", "xen-evtchn"),
@@ -92,7 +93,7 @@ class LabImage(Stage):
     def key(self) -> Mapping[str, Any]:
         return {
             "code": 4,
-            "inside": {p.name: digest_file(p) for p in sorted(INSIDE.glob("*.*"))},
+            "inside": {p.name: digest_file(p) for p in COPIED},
             "size": self._size,
             "drivers": [*DRIVERS],
             "firmware": self._firmware.sha256,
@@ -299,8 +300,9 @@ def _install(tree: Path, unpack: Path) -> None:
     package.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(INSIDE / "init.sh", home / "init")
     (home / "init").chmod(0o755)
-    for source in sorted(INSIDE.glob("*.py")):
-        shutil.copyfile(source, package / source.name)
+    for source in COPIED:
+        if source.suffix == ".py":
+            shutil.copyfile(source, package / source.name)
     shutil.copyfile(unpack, home / LIBRARY)
 
 

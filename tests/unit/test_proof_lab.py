@@ -8,9 +8,9 @@ from pathlib import Path
 from oracles.labs import lab_tools
 
 from imagekit.pipeline.plan import Plan
+from imagekit.proof.checkprograms import Programs
 from imagekit.proof.lab import lab_plan
 from imagekit.proof.machine import Shape
-from imagekit.proof.selfcheck.programs import Programs
 from imagekit.proof.tools import LabTools
 from imagekit.proof.xens import XENS
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from imagekit.errors import HostError, ImageError, LabError
+from imagekit.proof import checkprograms
 from imagekit.proof.boots import Trial
 from imagekit.proof.busy import Allotment
-from imagekit.proof.selfcheck import programs, verdict
+from imagekit.proof.checkprograms import pattern, pattern_sum
+from imagekit.proof.selfcheck import verdict
 from imagekit.proof.selfcheck.guests import HOME
-from imagekit.proof.selfcheck.programs import pattern, pattern_sum
 from imagekit.proof.selfcheck.verdict import SAID, LabCheck
 from imagekit.proof.session import Seen
 from imagekit.proof.xlcfg import parse_config
@@ -105,19 +106,19 @@ def test_a_damaged_result_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_the_boot_sector_reads_all_of_the_pattern() -> None:
-    source = (programs.SOURCES / programs.DISK).read_text()
+    source = (checkprograms.SOURCES / checkprograms.DISK).read_text()
     found = re.search(r"^\.set BLOCKS, (\d+)$", source, re.MULTILINE)
     assert found is not None
-    assert int(found[1]) * 64 * programs.SECTOR == len(pattern())
+    assert int(found[1]) * 64 * checkprograms.SECTOR == len(pattern())
     sectors = {pattern()[n : n + 512] for n in range(0, len(pattern()), 512)}
     assert len(sectors) == len(pattern()) // 512
 
 
 def test_the_sum_depends_on_the_order_of_sectors(monkeypatch: pytest.MonkeyPatch) -> None:
     right, data = pattern_sum(), pattern()
-    monkeypatch.setattr(programs, "pattern", lambda: data[512:] + data[:512])
+    monkeypatch.setattr(checkprograms, "pattern", lambda: data[512:] + data[:512])
     assert pattern_sum() != right
-    monkeypatch.setattr(programs, "pattern", lambda: struct.pack("<II", 0x80000001, 2))
+    monkeypatch.setattr(checkprograms, "pattern", lambda: struct.pack("<II", 0x80000001, 2))
     assert pattern_sum() == 5
 
 

@@ -15,7 +15,7 @@ from imagekit.host.chroot import chroot
 from imagekit.installs.stages.trees import open_tree
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 
-SOURCES = Path(__file__).parent
+SOURCES = Path(__file__).parent / "selfcheck"
 REGISTERS = "registers.c"
 DISK = "disk.s"
 SECTOR = 512
