@@ -11,7 +11,7 @@ from imagekit.host.run import Completed, run
 CHROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def chroot(
+def chroot(  # noqa: PLR0913 - they are those of run(), handed on
     tree: Path,
     argv: Sequence[str],
     *,

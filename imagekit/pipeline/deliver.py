@@ -38,6 +38,7 @@ class BuildDirectory:
         return _json(self.path / MANIFEST)
 
     def state(self) -> dict[str, Any]:
+        """What the last delivery left here (paths, sizes, times), empty when nothing is known."""
         return _json(self.path / STATE) or {}
 
     def refuse_strangers(self, name: str, *, force: bool) -> None:
