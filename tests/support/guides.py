@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from oracles.builds import ROOT
+
 _BLOCK = re.compile(r"(?ms)^(?P<indent> *)```(?P<kind>\w+)\n(?P<text>.*?)^(?P=indent)```$")
 _PATH = re.compile(r"`([\w./-]+/[\w.-]+\.\w+)`")
 COPIED = ("imagekit", "elements", "preseed", "kickstart", "autoinstall", "docs", "tests/oracles")

@@ -11,13 +11,14 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from oracles.builds import ROOT
 
 from imagekit.disk import image_info
 from imagekit.disk.vhd import Subformat, read_vhd, virtual_size_of, write_vhd
 from imagekit.disk.vhd_format import geometry
 from imagekit.errors import ExistsError, ImageError, SpecError
 
-ORACLE = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "vhd_check.py"))
+ORACLE = runpy.run_path(str(ROOT / "tests/oracles/vhd_check.py"))
 complaints, disk_bytes = ORACLE["complaints"], ORACLE["disk_bytes"]
 largest_geometry = ORACLE["largest_geometry"]
 
