@@ -20,7 +20,10 @@ from oracles.builds import ROOT
 
 _BLOCK = re.compile(r"(?ms)^(?P<indent> *)```(?P<kind>\w+)\n(?P<text>.*?)^(?P=indent)```$")
 _PATH = re.compile(r"`([\w./-]+/[\w.-]+\.\w+)`")
-COPIED = ("imagekit", "elements", "preseed", "kickstart", "autoinstall", "docs", "tests/oracles")
+COPIED = (
+    *("imagekit", "elements", "preseed", "kickstart", "autoinstall", "docs"),
+    *("tests/oracles", "tests/support"),
+)
 
 
 @dataclass(frozen=True)
