@@ -114,21 +114,9 @@ def domain_for(
     )
 
 
-OTHER_MACS = {
-    "glance": "nova gives the guest other MAC addresses than the spec's",
-    "xva": "XAPI gives an imported VM other MAC addresses, unless it restores it (preserve=true)",
-}
-"""Platforms that choose the MAC addresses of a guest themselves."""
-
-
-def notes(domain: Domain, toolstack: str | None = None) -> list[str]:
+def notes(domain: Domain) -> list[str]:
     """What dom0 must have or do for ``domain``, one sentence each; nothing is wrong with it."""
     found = []
-    if toolstack in OTHER_MACS and domain.nics:
-        found.append(
-            f"{OTHER_MACS[toolstack]}; systems that imagekit installed know their VIFs by their "
-            "order then, others may have no network"
-        )
     first = domain.disks[0] if domain.disks else None
     if isinstance(domain.boot, model.Pygrub | model.Netboot) and first and first.format != "raw":
         found.append(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Literal
 
+from imagekit.domain import factsjson
 from imagekit.domain.model import Action, Arch, Cpu, DiskFormat, Mode, Nic, RawValue, Vnc
 
 
@@ -124,14 +125,10 @@ class BuildFacts:
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON values; :meth:`from_json` gives the facts back, but for a VNC password."""
-        from imagekit.domain.factsjson import dump
-
         needed = self.graphics is not None and self.graphics.password is not None
-        return dump(replace(self, graphics_password=self.graphics_password or needed))
+        return factsjson.dump(replace(self, graphics_password=self.graphics_password or needed))
 
     @classmethod
     def from_json(cls, value: object, where: str = "facts") -> BuildFacts:
         """Read what :meth:`to_json` wrote; raises SpecError naming the key that is wrong."""
-        from imagekit.domain.factsjson import load
-
-        return load(value, where)
+        return factsjson.load(value, cls, where)

@@ -1,4 +1,4 @@
-"""BuildFacts to JSON and back, checked key by key.
+"""Facts to JSON and back, checked key by key.
 
 A manifest can come from another version or from a person, so nothing in it is trusted: unknown and
 missing keys, wrong types and absurd sizes are refused with the key's name.
@@ -11,10 +11,10 @@ import types
 import typing
 from collections.abc import Mapping
 
-from imagekit.domain.facts import BuildFacts
 from imagekit.domain.text import MAX_TEXT_BYTES, refuse
 
 MAX_ITEMS = 4096
+Kind = typing.TypeVar("Kind")
 
 
 def dump(value: object) -> dict[str, object]:
@@ -22,9 +22,9 @@ def dump(value: object) -> dict[str, object]:
     return typing.cast(dict[str, object], _plain(value))
 
 
-def load(value: object, where: str = "facts") -> BuildFacts:
-    """The facts in ``value`` (parsed JSON); raises SpecError."""
-    return typing.cast(BuildFacts, _typed(value, BuildFacts, where))
+def load(value: object, kind: type[Kind], where: str) -> Kind:
+    """``value`` (parsed JSON) as the dataclass ``kind``; raises SpecError."""
+    return typing.cast(Kind, _typed(value, kind, where))
 
 
 def _plain(value: object) -> object:

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
-from imagekit.domain import model
+from imagekit.domain.parts import Mode, Nic, NicType
 from imagekit.domain.text import choice, number, one_line, refuse
-
-if TYPE_CHECKING:
-    from imagekit.domain.model import Mode, Nic
 
 BRIDGE_SCRIPTS = ("vif-bridge", "vif-openvswitch")
 ROUTED_SCRIPTS = ("vif-route", "vif-nat")
@@ -64,7 +61,7 @@ def _check_nic(nic: Nic, mode: Mode, where: str) -> None:
 
 def _check_kind(nic: Nic, mode: Mode, where: str) -> None:
     if nic.type is not None:
-        choice(nic.type, get_args(model.NicType), f"{where}.type")
+        choice(nic.type, get_args(NicType), f"{where}.type")
         if nic.type == "ioemu" and mode != "hvm":
             refuse(f"ioemu is an emulated card; {mode} has none", f"{where}.type", "leave it out")
     if nic.model is None:

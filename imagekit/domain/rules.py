@@ -10,15 +10,13 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
-from imagekit.domain import model
+from imagekit.domain import parts
 from imagekit.domain.nicrules import check_ip, check_nics
+from imagekit.domain.parts import Boot, Cpu, Disk, Fields, Vnc
 from imagekit.domain.text import absolute_path, choice, number, one_line, refuse
 from imagekit.domain.vdev import parse_vdev
-
-if TYPE_CHECKING:
-    from imagekit.domain.model import Boot, Cpu, Disk, Domain, Vnc
 
 MAX_CMDLINE_BYTES = 1023
 """MAX_GUEST_CMDLINE is 1024 with its NUL, cut silently (``xen/include/public/xen.h``)."""
@@ -35,15 +33,15 @@ _KEYMAP = re.compile(r"[a-z]{2,3}(-[a-z]{2,8})?")
 _RAW_KEY = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
-def validate(domain: Domain) -> None:
+def validate(domain: Fields) -> None:
     """Raise SpecError with the field as ``where`` unless ``domain`` can exist under Xen."""
     check_name(domain.name)
     _check_uuid(domain.uuid)
-    choice(domain.mode, model.MODES, "mode")
-    choice(domain.arch, get_args(model.Arch), "arch")
+    choice(domain.mode, parts.MODES, "mode")
+    choice(domain.arch, get_args(parts.Arch), "arch")
     _check_size(domain)
     for field in ("on_poweroff", "on_reboot", "on_crash"):
-        choice(getattr(domain, field), get_args(model.Action), field)
+        choice(getattr(domain, field), get_args(parts.Action), field)
     _check_boot(domain.boot, domain)
     _check_disks(domain)
     check_nics(domain.nics, domain.mode)
@@ -84,7 +82,7 @@ def _check_uuid(text: str) -> None:
         refuse("the UUID of zeros is dom0's", "uuid")
 
 
-def _check_size(domain: Domain) -> None:
+def _check_size(domain: Fields) -> None:
     number(domain.memory_mib, 1, MAX_MEMORY_MIB, "memory_mib")
     if domain.maxmem_mib is not None:
         number(domain.maxmem_mib, 1, MAX_MEMORY_MIB, "maxmem_mib")
@@ -101,16 +99,16 @@ def _check_size(domain: Domain) -> None:
             refuse(f"maxvcpus {domain.maxvcpus} is less than vcpus {domain.vcpus}", "maxvcpus")
 
 
-def _check_boot(boot: Boot, domain: Domain) -> None:
-    if isinstance(boot, model.Firmware):
-        choice(boot.kind, get_args(model.FirmwareKind), "boot.kind")
+def _check_boot(boot: Boot, domain: Fields) -> None:
+    if isinstance(boot, parts.Firmware):
+        choice(boot.kind, get_args(parts.FirmwareKind), "boot.kind")
         order = boot.boot_order
         if not order or set(order) - set("cdna") or len(set(order)) != len(order):
             refuse(f"{order!r} is not a boot order", "boot.boot_order", "letters of c, d, n, a")
         if domain.mode != "hvm":
             refuse(f"firmware boots HVM only, not {domain.mode}", "boot")
         return
-    if isinstance(boot, model.DirectKernel):
+    if isinstance(boot, parts.DirectKernel):
         absolute_path(boot.kernel, "boot.kernel")
         if boot.initrd is not None:
             absolute_path(boot.initrd, "boot.initrd")
@@ -118,12 +116,12 @@ def _check_boot(boot: Boot, domain: Domain) -> None:
         return
     if domain.mode == "hvm":
         refuse("HVM boots through firmware or a direct kernel; libxl skips bootloaders", "boot")
-    if isinstance(boot, model.Pvgrub):
+    if isinstance(boot, parts.Pvgrub):
         absolute_path(boot.image_path, "boot.image_path")
         return
     for index, item in enumerate(boot.args):
         one_line(item, f"boot.args[{index}]")
-    if isinstance(boot, model.Netboot) and _PROGRAM.fullmatch(boot.program) is None:
+    if isinstance(boot, parts.Netboot) and _PROGRAM.fullmatch(boot.program) is None:
         absolute_path(boot.program, "boot.program")
     if not domain.disks or domain.disks[0].target is None:
         refuse(
@@ -145,7 +143,7 @@ def check_cmdline(cmdline: str, where: str = "boot.cmdline") -> None:
         )
 
 
-def _check_disks(domain: Domain) -> None:
+def _check_disks(domain: Fields) -> None:
     taken: dict[int, dict[int | None, str]] = {}
     hvm = domain.mode == "hvm"
     for position, disk in enumerate(domain.disks):
@@ -169,7 +167,7 @@ def _check_disks(domain: Domain) -> None:
 
 
 def _check_disk(disk: Disk, where: str) -> None:
-    choice(disk.format, get_args(model.DiskFormat), f"{where}.format")
+    choice(disk.format, get_args(parts.DiskFormat), f"{where}.format")
     if disk.target is not None:
         absolute_path(disk.target, f"{where}.target")
     elif not disk.cdrom:
@@ -180,7 +178,7 @@ def _check_disk(disk: Disk, where: str) -> None:
         refuse("a CD-ROM is a raw image", f"{where}.format")
     if disk.backend is None:
         return
-    choice(disk.backend, get_args(model.Backend), f"{where}.backend")
+    choice(disk.backend, get_args(parts.Backend), f"{where}.backend")
     if disk.backend == "phy" and disk.format != "raw":
         refuse(
             f"the phy back-end hands out raw blocks, not {disk.format}",
@@ -237,7 +235,7 @@ def _check_vnc(vnc: Vnc) -> None:
         refuse(f"{vnc.keymap!r} is not a keymap", "graphics.keymap", "as in en-us, de, fr-ch")
 
 
-def _check_raw(raw: tuple[tuple[str, model.RawValue], ...]) -> None:
+def _check_raw(raw: tuple[tuple[str, parts.RawValue], ...]) -> None:
     seen: set[str] = set()
     for key, value in raw:
         where = f"raw.{key}" if _RAW_KEY.fullmatch(key) else "raw"
@@ -253,7 +251,7 @@ def _check_raw(raw: tuple[tuple[str, model.RawValue], ...]) -> None:
                 number(item, 0, 2**31 - 1, where)
 
 
-def _raw_items(value: model.RawValue) -> Iterator[model.RawItem]:
+def _raw_items(value: parts.RawValue) -> Iterator[parts.RawItem]:
     if not isinstance(value, tuple):
         yield value
         return

@@ -17,15 +17,14 @@ from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView
 from imagekit.domain.model import Boot, DirectKernel, Disk, Domain, Firmware, Mode
 from imagekit.domain.model import Netboot as NetbootProgram
 from imagekit.domain.text import refuse
-from imagekit.installs.stages.configs import _trial_image, facts_for
+from imagekit.installs.build_facts import facts_for, trial_image
 from imagekit.installs.stages.image import effective_disk
 from imagekit.kernel.capability import examine, require_mode
 from imagekit.spec.model import Spec
+from imagekit.toolstacks.declaration import Toolstack
 from imagekit.toolstacks.registry import emitter_for
 
 PYPXEBOOT = "/usr/bin/pypxeboot"
-NETBOOT_TOOLSTACKS = ("xl", "xm", "libvirt", "quattor")
-"""Those that run a bootloader program of dom0's; the others cannot netboot a PV guest."""
 _ISOLINUX = re.compile(r"(isolinux|syslinux|extlinux)\.cfg$")
 
 
@@ -53,7 +52,7 @@ def expected_facts(spec: Spec, kernel: Mapping[str, Any], *, uefi: bool, out: Pa
 
     The boot paths follow from how our answers partition the disk, not from an image.
     """
-    facts = facts_for(spec, kernel, _trial_image(spec))
+    facts = facts_for(spec, kernel, trial_image(spec))
     readable = facts.boot_filesystem.startswith("ext")
     facts = replace(
         facts,
@@ -104,22 +103,22 @@ def iso_domain(
     )
 
 
-def netboot_domain(facts: BuildFacts, mode: Mode, toolstack: str) -> Domain:
+def netboot_domain(facts: BuildFacts, mode: Mode, toolstack: Toolstack[Any]) -> Domain:
     """The guest that asks the boot server at every start; the server flips it, not its config.
 
     PV and PVH run pypxeboot in dom0, HVM has the PXE ROM of its first card. Raises SpecError for a
     NIC that cannot.
     """
-    domain = domain_for(facts, mode=mode, toolstack=toolstack)
+    domain = domain_for(facts, mode=mode, toolstack=toolstack.name)
     nic = domain.nics[0]
     if mode == "hvm":
         if nic.type == "vif":
             refuse("only an emulated card has a PXE ROM", "nics.0.type", "leave type out")
         return replace(domain, boot=Firmware("bios", "n"))
-    if toolstack == "libvirt":
+    if toolstack.netboots == "profile":
         args: tuple[str, ...] = (f"--profile={domain.name}",)
-    elif toolstack == "quattor":
-        args = ()  # ncm-xen's own convention then hands over the text of the first NIC
+    elif toolstack.netboots == "convention":
+        args = ()  # ncm-xen, for one, then hands over the text of the first NIC
     else:
         args = (f"--mac={nic.mac}",)
         args += (f"--interface={nic.bridge}",) if nic.bridge else ()

@@ -19,15 +19,12 @@ from imagekit.errors import CapabilityError, SpecError
 from imagekit.proof import libvirtxml, xlcfg
 from imagekit.proof.guestconfig import TOOLSTACKS, GuestConfig, GuestDisk, read_bytes
 from imagekit.spec.model import ProofToolstack
-from imagekit.toolstacks.registry import emitter_for
+from imagekit.toolstacks import registry
 
 MAX_MANIFEST_BYTES = 64 << 20
 ProofBoot = Literal["pygrub", "pvgrub", "direct", "firmware", "uefi"]
 BOOTS: tuple[ProofBoot, ...] = ("pygrub", "pvgrub", "direct", "firmware", "uefi")
 """firmware is the config's own, BIOS where the image has boot code for both; uefi insists."""
-
-SUFFIXES: dict[ProofToolstack, str] = {"xl": ".xl.cfg", "libvirt": ".xml"}
-"""How a config's file ends."""
 
 LAB_PATHS = ("/usr/lib/grub-xen/", "/usr/lib/xen-4.", "/usr/lib/xen/", "/usr/share/")
 """Files below these are the dom0's own (pvgrub, firmware): the lab has them."""
@@ -201,7 +198,7 @@ def _parse(toolstack: ProofToolstack, data: bytes, path: Path) -> GuestConfig:
 def _build_configs(
     build: Path, manifest: dict[str, Any], toolstack: ProofToolstack
 ) -> list[GuestConfig]:
-    found, suffix = [], SUFFIXES[toolstack]
+    found, suffix = [], f".{registry.toolstack(toolstack).suffix}"
     for artefact in manifest.get("artefacts", []):
         if not isinstance(artefact, dict) or artefact.get("role") != "domain-config":
             continue
@@ -245,10 +242,10 @@ class _Missing:
             firmware="uefi" if self.boot == "uefi" else None,
             toolstack=self.toolstack,
         )
-        text = emitter_for(self.toolstack).text(domain, facts).encode()
+        text = registry.emitter_for(self.toolstack).text(domain, facts).encode()
         config = _parse(self.toolstack, text, out / "new")
-        disk_format, suffix = domain.disks[0].format, SUFFIXES[self.toolstack]
-        name = f"{_word(config.name)}-{self.mode}-{config.boot}-{disk_format}{suffix}"
+        disk_format, suffix = domain.disks[0].format, registry.toolstack(self.toolstack).suffix
+        name = f"{_word(config.name)}-{self.mode}-{config.boot}-{disk_format}.{suffix}"
         out.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(text)
         return replace(config, path=out / name)

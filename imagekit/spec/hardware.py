@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from imagekit.spec.toolstack_names import ToolstackName
 from imagekit.spec.values import (
     Address,
     Bridge,
@@ -117,6 +118,6 @@ class Machine(Model):
     on_poweroff: Action = "destroy"
     on_reboot: Action = "restart"
     on_crash: Action = "destroy"
-    raw: dict[str, dict[str, RawValue]] = Field(
+    raw: dict[ToolstackName, dict[str, RawValue]] = Field(
         default_factory=dict, description="Toolstack to its own keys and values."
     )

@@ -198,7 +198,7 @@ def _real_loc(loc: tuple[int | str, ...], tree: Any) -> Loc:
         try:
             node = node[part]
         except (KeyError, IndexError, TypeError):
-            if index == len(loc) - 1 and isinstance(node, CommentedMap):
+            if index == len(loc) - 1 and isinstance(node, CommentedMap) and part != "[key]":
                 real.append(part)
             continue
         real.append(part)

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from imagekit.spec.hardware import Machine, Model, Network, Nic, Secret, StaticNetwork
 from imagekit.spec.install import Debootstrap, Install
+from imagekit.spec.toolstack_names import ToolstackName
 from imagekit.spec.values import (
     DnsName,
     FileMode,
@@ -30,7 +31,6 @@ ImageFormat = Literal["raw", "qcow2", "vhd"]
 Filesystem = Literal["ext4", "xfs", "btrfs"]
 XenVersion = Literal["4.14", "4.17", "4.20"]
 ProofToolstack = Literal["xl", "libvirt"]
-Toolstack = Literal["xl", "xm", "libvirt", "opennebula", "glance", "xapi", "xva", "quattor"]
 
 
 class Os(Model):
@@ -280,7 +280,7 @@ class Spec(Model):
     scripts: list[HostPath] = Field(
         default_factory=list, description="Run as root in the chroot, in this order."
     )
-    toolstacks: list[Toolstack] = Field(["xl"])
+    toolstacks: list[ToolstackName] = Field(["xl"])
     proof: Proof = Proof()
 
     @model_validator(mode="after")

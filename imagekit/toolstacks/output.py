@@ -1,17 +1,17 @@
-"""What every emitter gives back, and the shape of an emitter.
-
-An emitter is a module with an ``EMITTER`` object of the protocol below, entered in
-:mod:`imagekit.toolstacks.registry`. Emitters import neither each other nor that registry.
-"""
+"""What every emitter gives back, the shape of an emitter, and its files written out."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Protocol
 
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import Domain
+from imagekit.errors import ExistsError, SpecError
 
 PUBLIC = 0o644
 SECRET = 0o600
@@ -67,3 +67,41 @@ def joined(lines: list[Line]) -> str:
 def permissions(domain: Domain) -> int:
     """The permission bits of a file that words the whole domain."""
     return SECRET if domain.secret else PUBLIC
+
+
+def write_files(files: dict[str, OutputFile], directory: Path, *, force: bool) -> list[Path]:
+    """Write ``files`` into ``directory``, each beside its place and then renamed; their paths.
+
+    Raises ExistsError, with nothing written, when one exists and ``force`` is false.
+    """
+    for name in files:
+        if name.startswith("/") or ".." in Path(name).parts:
+            raise SpecError(f"{name!r} is not a name within the directory", where="-o")
+        path = directory / name
+        if not force and (path.is_symlink() or path.exists()):
+            raise ExistsError("the file exists", where=str(path), hint="--force overwrites it")
+    return [_write(directory / name, file) for name, file in files.items()]
+
+
+def _write(path: Path, file: OutputFile) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # mkstemp makes it 0600, so that a secret is never readable for a moment.
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            _fill(stream, file)
+            os.fchmod(stream.fileno(), file.mode)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _fill(stream: IO[bytes], file: OutputFile) -> None:
+    if isinstance(file.content, str):
+        stream.write(file.content.encode())
+    elif isinstance(file.content, bytes):
+        stream.write(file.content)
+    else:
+        file.content(stream)

@@ -12,9 +12,9 @@ from oracles import libvirt_reader, xl_model, xl_reader, xm_reader
 
 from imagekit.domain import model
 from imagekit.errors import ImagekitError
+from imagekit.toolstacks import xlkeys
 from imagekit.toolstacks.libvirt import emitter as libvirt
 from imagekit.toolstacks.xl import emitter as xl
-from imagekit.toolstacks.xl import keys as xl_keys
 from imagekit.toolstacks.xm import emitter as xm
 
 pytestmark = [
@@ -92,9 +92,9 @@ def test_xl_has_every_key_that_raw_may_set() -> None:
     program = xl_reader.xl_program()
     assert program is not None
     binary = Path(program).read_bytes()
-    keys = xl_keys.OTHERS | set(xl_keys.OURS)
+    keys = xlkeys.OTHERS | set(xlkeys.OURS)
     assert {key for key in keys if f"{key}\0".encode() not in binary} == set()
-    assert {key for key in xl_keys.NEWER if f"\0{key}\0".encode() in binary} == set()
+    assert {key for key in xlkeys.NEWER if f"\0{key}\0".encode() in binary} == set()
 
 
 def test_a_raw_setting_reaches_xl() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from imagekit.domain import model
@@ -52,3 +55,18 @@ FACTS = BuildFacts(
     bootloader_bios=True,
 )
 """An image that boots in every mode and by every path but UEFI."""
+
+RELATIVE = replace(
+    FACTS,
+    kernel="vmlinuz",
+    initrd="initrd.img",
+    disks=(DiskFacts({"raw": "web1.raw", "qcow2": "web1.qcow2"}, 2 << 30),),
+)
+"""The same with paths in its build directory, as a manifest has them."""
+
+
+def make_build(directory: Path, facts: BuildFacts) -> Path:
+    """A build directory of which nothing is there but facts in the manifest."""
+    directory.mkdir()
+    (directory / "manifest.json").write_text(json.dumps({"facts": facts.to_json()}))
+    return directory

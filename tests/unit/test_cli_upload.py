@@ -10,9 +10,12 @@ import pytest
 from oracles import fake_xapi
 from oracles.domain_facts import facts_for
 
-from imagekit.cli.upload import import_domain, network_choices, xapi_pool
 from imagekit.domain import model
 from imagekit.errors import SpecError
+from imagekit.toolstacks.declaration import Import
+from imagekit.toolstacks.registry import toolstack
+from imagekit.toolstacks.wording import Worded, deliver
+from imagekit.toolstacks.xapi.import_option import network_choices, pool
 
 needs_xenapi = pytest.mark.skipif(
     find_spec("XenAPI") is None, reason="the Python package XenAPI is not installed"
@@ -32,21 +35,26 @@ def guest(disk: Path) -> model.Domain:
     )
 
 
+def worded(name: str, domain: model.Domain) -> Worded:
+    found = toolstack(name)
+    return Worded(found, found.options(), domain, facts_for(domain))
+
+
 def test_the_password_comes_from_a_file_or_the_environment_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("IMAGEKIT_XAPI_PASSWORD", raising=False)
     with pytest.raises(SpecError, match="no password"):
-        xapi_pool("https://xen1")
+        pool(Import("https://xen1"))
     monkeypatch.setenv("IMAGEKIT_XAPI_PASSWORD", "from the environment")
-    assert xapi_pool("https://xen1").password == "from the environment"
+    assert pool(Import("https://xen1")).password == "from the environment"
     path = tmp_path / "password"
     path.write_bytes("gehéim\r\nrest\n".encode())
-    assert xapi_pool("https://xen1", password_file=path).password == "gehéim"
+    assert pool(Import("https://xen1", password_file=path)).password == "gehéim"
     path.write_bytes(b"\xff")
     for wrong in (path, tmp_path / "none"):
         with pytest.raises(SpecError) as caught:
-            xapi_pool("https://xen1", password_file=wrong)
+            pool(Import("https://xen1", password_file=wrong))
         assert caught.value.where == str(wrong)
 
 
@@ -67,12 +75,12 @@ def test_both_ways_of_import_reach_the_pool(
     disk.write_bytes(b"x" * 4096)
     domain = guest(disk)
     with fake_xapi.running() as fake:
-        pool = xapi_pool(fake.url)
-        (one,) = import_domain("xapi", domain, facts_for(domain), pool, networks=["xenbr0=DMZ"])
-        (two,) = import_domain("xva", domain, facts_for(domain), pool)
-        for toolstack, networks in (("xl", []), ("xva", ["xenbr0=DMZ"])):
+        lan = Import(fake.url, networks=("xenbr0=DMZ",))
+        (one,) = deliver(worded("xapi", domain), lan).made
+        (two,) = deliver(worded("xva", domain), Import(fake.url)).made
+        for name, asked in (("xl", Import(fake.url)), ("xva", lan)):
             with pytest.raises(SpecError):
-                import_domain(toolstack, domain, facts_for(domain), pool, networks=networks)
+                deliver(worded(name, domain), asked)
     assert one != two
     assert fake.of("VIF")[0]["network"] == "OpaqueRef:net2"
     assert fake.uploads["xva"][1] > 1 << 20

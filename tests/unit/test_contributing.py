@@ -8,7 +8,7 @@ import pytest
 from support.guides import follow, run_tests
 
 
-@pytest.mark.parametrize("title", ["Add a check"])
+@pytest.mark.parametrize("title", ["Add a check", "Add a toolstack"])
 def test_what_the_guide_makes_passes_the_tests_that_it_has_one_write(
     tmp_path: Path, title: str
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import types
 from dataclasses import replace
@@ -12,36 +11,23 @@ from typing import Any
 import pytest
 import typer
 from oracles import libvirt_reader, xl_cfg, xm_reader
-from support.domains import FACTS
+from support.domains import FACTS, RELATIVE, make_build
 from typer.testing import CliRunner
 
-from imagekit.cli.config import config, write_files
+from imagekit.cli.config import config
 from imagekit.domain import model
 from imagekit.domain.bootpath import domain_for
-from imagekit.domain.facts import BuildFacts, DiskFacts
 from imagekit.errors import CapabilityError, ExistsError, HostError, SpecError, ToolError
 from imagekit.toolstacks import explain
-from imagekit.toolstacks.output import OutputFile
-from imagekit.toolstacks.registry import EMITTERS
+from imagekit.toolstacks.output import OutputFile, write_files
+from imagekit.toolstacks.registry import emitter_for
 
-RELATIVE = replace(
-    FACTS,
-    kernel="vmlinuz",
-    initrd="initrd.img",
-    disks=(DiskFacts({"raw": "web1.raw", "qcow2": "web1.qcow2"}, 2 << 30),),
-)
 TOOLSTACKS = ("xl", "xm", "libvirt")
 
 
 @pytest.fixture
 def build(tmp_path: Path) -> Path:
     return make_build(tmp_path / "build", RELATIVE)
-
-
-def make_build(directory: Path, facts: BuildFacts) -> Path:
-    directory.mkdir()
-    (directory / "manifest.json").write_text(json.dumps({"facts": facts.to_json()}))
-    return directory
 
 
 def run(*arguments: str | Path) -> tuple[str, str]:
@@ -182,7 +168,7 @@ def test_a_broken_manifest_is_refused(manifest: bytes | None, tmp_path: Path) ->
 def test_every_line_that_words_a_field_is_explained(toolstack: str, mode: model.Mode) -> None:
     facts = replace(FACTS, origins={"memory_mib": "web1.yaml:3 memory"})
     domain = domain_for(facts, mode=mode)
-    emitter = EMITTERS[toolstack]
+    emitter = emitter_for(toolstack)
     lines = emitter.lines(domain, facts)
     assert "".join(f"{line.text}\n" for line in lines) == emitter.text(domain, facts)
     rows = explain.rows(lines, domain, facts)

@@ -14,7 +14,7 @@ from imagekit.domain.model import Cpu, Disk, Domain, Nic, Rate, Vnc
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
 from imagekit.toolstacks.libvirt import emitter as libvirt
 from imagekit.toolstacks.output import Emitter
-from imagekit.toolstacks.registry import EMITTERS, emitter_for
+from imagekit.toolstacks.registry import emitter_for
 from imagekit.toolstacks.xl import emitter as xl
 from imagekit.toolstacks.xm import emitter as xm
 
@@ -173,9 +173,9 @@ def test_a_secret_makes_every_file_private() -> None:
         return {file.mode for file in emitter.files(domain, facts).values()}
 
     for name in ("xl", "xm", "libvirt"):
-        assert modes(EMITTERS[name], open_) == {0o644}
-        assert modes(EMITTERS[name], secret) == {0o600}
-        assert "hunter2" in EMITTERS[name].text(secret, facts)
+        assert modes(emitter_for(name), open_) == {0o644}
+        assert modes(emitter_for(name), secret) == {0o600}
+        assert "hunter2" in emitter_for(name).text(secret, facts)
 
 
 def test_an_unknown_toolstack_is_refused_with_those_there_are() -> None:

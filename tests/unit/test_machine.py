@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from imagekit.cli.toolstack_options import configured, glance_options
 from imagekit.domain.bootpath import domain_for
 from imagekit.domain.model import Cpu, Rate, Vnc
 from imagekit.errors import CapabilityError, SpecError
-from imagekit.installs.stages.configs import _ABLE, Configs, _trial_image, facts_for
+from imagekit.installs.build_facts import ABLE_KERNEL, facts_for, trial_image
+from imagekit.installs.stages.configs import Configs
 from imagekit.spec.load import SpecFile, load_spec
-from imagekit.toolstacks.registry import emitter_for
+from imagekit.toolstacks.options import choices, chosen
+from imagekit.toolstacks.registry import toolstack
 
 SPEC = """\
 name: web01
@@ -36,7 +37,7 @@ def load(tmp_path: Path, text: str) -> SpecFile:
 
 def test_machine_and_nics_of_a_spec_reach_the_domain(tmp_path: Path) -> None:
     spec = load(tmp_path, SPEC).spec
-    facts = facts_for(spec, _ABLE, _trial_image(spec)).located("/srv")
+    facts = facts_for(spec, ABLE_KERNEL, trial_image(spec)).located("/srv")
     domain = domain_for(facts, mode="hvm", toolstack="xl")
     assert domain.graphics == Vnc("192.0.2.1", 3)
     assert domain.cpu == Cpu(512, 50, (0, 2))
@@ -77,12 +78,15 @@ def test_a_screen_with_a_password_is_worded_by_config_alone(tmp_path: Path) -> N
 
 
 def test_options_of_a_toolstack_are_checked() -> None:
-    emitter = configured(emitter_for("glance"), ["target=nova-xenapi", "ami=false"])
-    assert glance_options(emitter).target == "nova-xenapi"
+    glance = toolstack("glance")
+    options = chosen(glance, choices(["target=nova-xenapi", "ami=false"]))
+    assert (options.target, options.ami) == ("nova-xenapi", False)
     for pairs in (["target=nowhere"], ["nothing=1"], ["ami=maybe"], ["target"]):
         with pytest.raises(SpecError, match="option"):
-            configured(emitter_for("glance"), pairs)
+            chosen(glance, choices(pairs))
     with pytest.raises(SpecError, match="no options"):
-        configured(emitter_for("xl"), ["a=b"])
-    with pytest.raises(SpecError, match="uploads nothing"):
-        glance_options(emitter_for("xl"))
+        chosen(toolstack("xl"), choices(["a=b"]))
+    assert chosen(toolstack("xapi"), choices(["handlers=direct_vhd,vdi_local_dev"])).handlers == (
+        "direct_vhd",
+        "vdi_local_dev",
+    )

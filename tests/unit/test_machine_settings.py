@@ -10,10 +10,10 @@ from pydantic import BaseModel, ValidationError
 
 from imagekit.domain.bootpath import domain_for
 from imagekit.errors import SpecError
-from imagekit.installs.stages import configs
+from imagekit.installs.build_facts import ABLE_KERNEL, facts_for, trial_image
 from imagekit.spec.model import Spec
+from imagekit.toolstacks import xlkeys
 from imagekit.toolstacks.xl import emitter as xl
-from imagekit.toolstacks.xl import keys as xl_keys
 
 TWO_NODES = [["pnode=0", "size=512", "vcpus=0"], ["pnode=1", "size=512", "vcpus=1"]]
 
@@ -30,7 +30,7 @@ def spec_of(**changes: Any) -> Spec:
 def xl_settings(**changes: Any) -> dict[str, xl_cfg.Value]:
     """The settings of the xl config that a build of such a spec would have."""
     spec = spec_of(**changes)
-    facts = configs.facts_for(spec, configs._ABLE, configs._trial_image(spec))
+    facts = facts_for(spec, ABLE_KERNEL, trial_image(spec))
     return xl_cfg.read(xl.emit(domain_for(facts.located("/b"), mode="pv", toolstack="xl")))
 
 
@@ -62,24 +62,24 @@ def test_raw_takes_a_list_of_lists_as_vnuma_wants_it() -> None:
 
 def facts_with(raw: dict[str, Any]) -> Any:
     spec = spec_of(machine={"raw": {"xl": raw}})
-    return configs.facts_for(spec, configs._ABLE, configs._trial_image(spec)).located("/b")
+    return facts_for(spec, ABLE_KERNEL, trial_image(spec)).located("/b")
 
 
-@pytest.mark.parametrize("key", sorted(xl_keys.NEWER))
+@pytest.mark.parametrize("key", sorted(xlkeys.NEWER))
 def test_keys_that_xl_4_17_lacks_are_refused_with_their_version(key: str) -> None:
     with pytest.raises(SpecError, match=r"Xen 4\.17") as caught:
         xl.emit(domain_for(facts_with({key: 1}), mode="pv", toolstack="xl"))
     assert caught.value.where == f"raw.{key}" and "4.18" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("path", sorted(set(xl_keys.OURS.values())))
+@pytest.mark.parametrize("path", sorted(set(xlkeys.OURS.values())))
 def test_the_hint_for_a_key_of_ours_names_a_field_that_a_spec_has(path: str) -> None:
     model: Any = Spec
     for part in path.split("."):
         assert part in model.model_fields, path
         inner = model.model_fields[part].annotation
         model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
-    key = next(key for key, field in xl_keys.OURS.items() if field == path)
+    key = next(key for key, field in xlkeys.OURS.items() if field == path)
     with pytest.raises(SpecError) as caught:
-        xl_keys.check_raw_key(key)
+        xlkeys.check_raw_key(key)
     assert f"the spec's {path} " in str(caught.value.hint)

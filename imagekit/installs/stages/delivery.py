@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from imagekit.installs.build_facts import disk_path
 from imagekit.installs.stages.capability import KernelCheck
-from imagekit.installs.stages.configs import Configs, disk_path
+from imagekit.installs.stages.configs import Configs
 from imagekit.installs.stages.formats import Qcow2, Vhd
 from imagekit.installs.stages.image import Image, effective_disk
 from imagekit.installs.stages.sbom import Sbom, sbom_target

@@ -17,18 +17,13 @@ from imagekit.guest.files import GuestFiles
 from imagekit.guest.inspect import survey
 from imagekit.guest.inspection import DefaultEntry, Inspection
 from imagekit.guest.kernels import MAX_INITRD, MAX_KERNEL, GuestKernel
-from imagekit.installs.stages.configs import (
-    Configs,
-    _trial_image,
-    _word,
-    disk_path,
-    facts_for,
-    origins,
-)
+from imagekit.installs.build_facts import disk_path, facts_for, origins, trial_image
+from imagekit.installs.stages.configs import Configs
 from imagekit.kernel.capability import require_mode
 from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec
+from imagekit.toolstacks.wording import config_text
 
 MAX_STATUS = 64 << 20
 
@@ -209,7 +204,7 @@ class HarvestedConfigs(Configs):
         (run.output / "facts.json").write_text(json.dumps(facts.to_json(), indent=1))
         located = facts.located(str(self._out))
         for name, toolstack, mode in self._texts():
-            (run.output / name).write_text(_word(located, toolstack, mode))
+            (run.output / name).write_text(config_text(located, toolstack, mode))
 
 
 def harvested(
@@ -218,7 +213,7 @@ def harvested(
     """The facts of a harvested image; ``size`` is the disk's in bytes."""
     # The machine is the spec's, as in every build; what boots it is what the installer made.
     return replace(
-        facts_for(spec, kernel, _trial_image(spec)),
+        facts_for(spec, kernel, trial_image(spec)),
         disks=(DiskFacts({f: disk_path(spec, f) for f in spec.disk.formats}, size),),
         pygrub=PygrubView(image["pygrub"]["ok"], image["pygrub"]["reason"]),
         cmdline=image["cmdline"],

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from imagekit.errors import SpecError
+from imagekit.installs.build_facts import disk_path
 from imagekit.installs.stages.answers import template_digests
-from imagekit.installs.stages.configs import disk_path
 from imagekit.installs.stages.formats import Qcow2, Vhd
 from imagekit.installs.stages.harvesting import Harvest, HarvestedConfigs
 from imagekit.installs.stages.image import effective_disk

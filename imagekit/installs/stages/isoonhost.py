@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 from imagekit.disk.extents import copy_sparse
 from imagekit.errors import CapabilityError
 from imagekit.installs import onhost
+from imagekit.installs.build_facts import ABLE_KERNEL
 from imagekit.installs.onhost_script import script
 from imagekit.installs.remaster.isoread import read_iso
-from imagekit.installs.stages.configs import _ABLE, checked_directory, config_path
+from imagekit.installs.stages.configs import checked_directory, config_path
 from imagekit.installs.stages.image import effective_disk
 from imagekit.installs.stages.overlay import secrets_of
 from imagekit.pipeline.stage import Stage, StageRun, Target
@@ -34,10 +35,10 @@ class IsoOnHost(Stage):
         self._out = checked_directory(out)
         self._secrets = list(secrets_of(file).values())
         # Tried before anything is fetched: a spec that xl has no words for fails at once.
-        names = list(self._texts(_ABLE, ""))
+        self._trial = self._texts(ABLE_KERNEL, "")
         self._kernel, self._initrd = onhost.kernel_files(self._spec)
         self._script = f"{self._spec.name}.on-host.sh"
-        self.makes = ("host.iso", self._kernel, self._initrd, self._script, *names)
+        self.makes = ("host.iso", self._kernel, self._initrd, self._script, *self._trial)
 
     def targets(self) -> list[Target]:
         """What is delivered: the ISO, the installer's kernel and initrd, configs and script."""
@@ -58,7 +59,7 @@ class IsoOnHost(Stage):
     def key(self) -> Mapping[str, Any]:
         return {
             "code": 1,
-            "texts": self._texts(_ABLE, ""),
+            "texts": self._trial,
             "script": self._script_text(),
         }
 

@@ -13,13 +13,15 @@ from ruamel.yaml import YAML
 from imagekit.domain.bootpath import CONSOLES
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
 from imagekit.installs import onhost
+from imagekit.installs.build_facts import ABLE_KERNEL
 from imagekit.installs.netboot_tree import ANSWERS_NAMES, arguments
-from imagekit.installs.stages.configs import _ABLE, checked_directory, config_path
+from imagekit.installs.stages.configs import checked_directory, config_path
 from imagekit.installs.stages.overlay import mac_of
 from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
 from imagekit.spec.install import Netboot
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec
+from imagekit.toolstacks import registry
 
 
 class NetbootOnHost(Stage):
@@ -37,7 +39,7 @@ class NetbootOnHost(Stage):
         self._spec = file.spec
         self._install = install
         self._out = checked_directory(out)
-        self._wording = list(self._texts(_ABLE))
+        self._wording = self._texts(ABLE_KERNEL)
         self._kernel, self._initrd = onhost.kernel_files(self._spec)
         self._request = f"{self._spec.name}.netboot.yaml"
         names = (name for name, _toolstack, _mode in self._wording)
@@ -58,7 +60,7 @@ class NetbootOnHost(Stage):
 
     def key(self) -> Mapping[str, Any]:
         request = request_text(self._spec, self._install, "", "")
-        texts = [[name, text] for (name, _t, _m), text in self._texts(_ABLE).items()]
+        texts = [[name, text] for (name, _t, _m), text in self._wording.items()]
         return {"code": 1, "texts": texts, "request": request}
 
     def run(self, run: StageRun) -> None:
@@ -81,27 +83,28 @@ class NetbootOnHost(Stage):
         spec = self._spec
         facts = onhost.expected_facts(spec, kernel, uefi=False, out=self._out)
         texts: dict[tuple[str, str, str], str] = {}
-        for toolstack in spec.toolstacks:
+        for toolstack in map(registry.toolstack, spec.toolstacks):
             refusals: list[ImagekitError] = []
-            if toolstack not in onhost.NETBOOT_TOOLSTACKS:
+            if toolstack.netboots is None:
+                able = [found.name for found in registry.toolstacks() if found.netboots]
                 raise SpecError(
-                    f"{toolstack} runs no bootloader program that could netboot a guest",
+                    f"{toolstack.name} runs no bootloader program that could netboot a guest",
                     where=self._file.where("toolstacks"),
-                    hint=f"those that do: {', '.join(onhost.NETBOOT_TOOLSTACKS)}",
+                    hint=f"those that do: {', '.join(able)}",
                 )
             for mode in spec.boot.modes:
                 try:
                     domain = onhost.netboot_domain(facts, mode, toolstack)
-                    name = config_path(spec, toolstack, mode)
-                    texts[name, toolstack, mode] = onhost.text(domain, facts, toolstack)
+                    name = config_path(spec, toolstack.name, mode)
+                    texts[name, toolstack.name, mode] = onhost.text(domain, facts, toolstack.name)
                 except (SpecError, CapabilityError) as error:
                     refusals.append(error)
                     continue
-                if toolstack == "libvirt" and mode != "hvm":
+                if toolstack.netboots == "profile" and mode != "hvm":
                     name = f"{spec.name}.pypxeboot.toml"
-                    texts[name, toolstack, ""] = onhost.profile(domain)
+                    texts[name, toolstack.name, ""] = onhost.profile(domain)
             if len(refusals) == len(spec.boot.modes):
-                refusals[0].where = f"{self._file.path}: {toolstack}, {refusals[0].where}"
+                refusals[0].where = f"{self._file.path}: {toolstack.name}, {refusals[0].where}"
                 raise refusals[0]
         return texts
 

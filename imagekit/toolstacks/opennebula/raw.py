@@ -12,7 +12,7 @@ from imagekit.domain import model
 from imagekit.domain.model import Domain, RawValue
 from imagekit.domain.text import refuse
 from imagekit.toolstacks.literals import literal
-from imagekit.toolstacks.xl.keys import check_raw_key
+from imagekit.toolstacks.xlkeys import check_raw_key
 
 Setting = tuple[str, str, RawValue]
 """The domain's field, the key and the value."""

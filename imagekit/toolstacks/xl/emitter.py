@@ -13,7 +13,7 @@ from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import Disk, Domain, Nic, Vnc
 from imagekit.toolstacks.literals import literal, spec_value, string
 from imagekit.toolstacks.output import Line, OutputFile, joined, permissions
-from imagekit.toolstacks.xl.keys import check_raw_key
+from imagekit.toolstacks.xlkeys import check_raw_key
 
 
 def emit(domain: Domain) -> str:

@@ -1,4 +1,4 @@
-"""The keys of xl.cfg that ``raw`` may set.
+"""The keys of xl.cfg that ``raw`` may set, for the toolstacks whose text xl reads in the end.
 
 xl ignores a key it does not know without a word, so that a typing error would survive; hence the
 list. It holds what ``tools/xl/xl_parse.c`` of Xen 4.17 reads and no Domain field words.

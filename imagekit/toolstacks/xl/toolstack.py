@@ -1,0 +1,16 @@
+"""The toolstack ``xl``, declared."""
+
+from __future__ import annotations
+
+from imagekit.toolstacks.declaration import NoOptions, Toolstack
+from imagekit.toolstacks.xl.emitter import EMITTER
+
+XL = Toolstack(
+    name="xl",
+    gives="xl.cfg for xl and libxl of Xen 4.17 to 4.20",
+    suffix="xl.cfg",
+    page="docs/toolstacks.md#xl",
+    options=NoOptions,
+    emitter=lambda _options: EMITTER,
+    netboots="arguments",
+)
