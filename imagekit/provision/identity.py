@@ -212,7 +212,7 @@ def _settle_one(batch: _Batch, device: str, target: Target) -> None:
         remove_identity(files, identity)
     set_hostname(files, target.request.hostname or target.request.name)
     _set_network(files, target)
-    guest = GuestRoot(place, (("/", place),), True)
+    guest = GuestRoot(place, (("/", place),), system=True)
     for change in target.keys:
         find_account(files, change.user)
         apply(change, files, guest, lambda _name, _output: None)
