@@ -51,6 +51,13 @@ def test_every_module_is_in_a_package_so_that_the_contracts_see_it() -> None:
     assert lost == []
 
 
+def test_the_unit_tests_mirror_the_packages() -> None:
+    here = Path(__file__).parent
+    packages = {p.parent.name for p in HOUSE.glob("*/__init__.py")} | {"bench"}
+    lost = [p for p in here.rglob("test_*.py") if p.parent.name not in packages]
+    assert {p.name for p in lost} == {"test_docs.py", "test_guides.py", "test_house.py"}
+
+
 def test_imports_are_seen_wherever_they_are() -> None:
     source = "import os.path\ndef f():\n    from imagekit.host import run\n    from . import x\n"
     assert imported(source) == {"os.path", "imagekit.host", "."}
