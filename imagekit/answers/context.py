@@ -69,7 +69,7 @@ class Volume:
 
 
 @dataclass(frozen=True)
-class Target:
+class InstallerRelease:
     """The installer's release: ``name`` as pykickstart spells it (RHEL9, F40) or a suite."""
 
     name: str
@@ -82,7 +82,7 @@ class Context:
     """The variables of a template; ``hashes`` are crypt hashes by account name."""
 
     spec: Spec
-    target: Target
+    target: InstallerRelease
     packages: tuple[str, ...] = ()
     hashes: Mapping[str, str] = field(default_factory=dict)
     mirror: Mirror | None = None
@@ -166,11 +166,11 @@ def mirror_of(url: str | None) -> Mirror | None:
     return Mirror(parts.scheme, f"{parts.hostname}{port}", parts.path.rstrip("/") or "/", url)
 
 
-def target_of(answers: str, release: str | None, suite: str, distribution: str) -> Target:
+def target_of(answers: str, release: str | None, suite: str, distribution: str) -> InstallerRelease:
     """The release the answers are for. Kickstart: RHEL5 to RHEL10, Fedora as F40."""
     name = release or suite
     if answers != "kickstart":
-        return Target(name, distribution, 0)
+        return InstallerRelease(name, distribution, 0)
     match = re.fullmatch(r"(?:(RHEL|EL|CentOS|F|Fedora|FC)-?)?(\d+)(?:\.\d+)?", name, re.IGNORECASE)
     if match is None:
         raise SpecError(f"{name!r} names no kickstart release", hint="for example RHEL9 or F40")
@@ -178,4 +178,4 @@ def target_of(answers: str, release: str | None, suite: str, distribution: str) 
     family = "fedora" if prefix.startswith("F") else "rhel"
     number = int(match[2])
     spelled = "RHEL" if family == "rhel" else ("FC" if number < 7 else "F")
-    return Target(f"{spelled}{number}", family, number)
+    return InstallerRelease(f"{spelled}{number}", family, number)

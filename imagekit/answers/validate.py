@@ -20,12 +20,13 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from imagekit.answers.context import Target
+from imagekit.answers.context import InstallerRelease
 from imagekit.answers.render import Kind
 from imagekit.errors import HostError, SpecError
 from imagekit.host import tools
 from imagekit.host.run import run
 
+SHIPS = ("questions.txt",)
 QUESTIONS = Path(__file__).parent / "questions.txt"
 AUTOINSTALL_KEYS = frozenset(
     {
@@ -82,7 +83,7 @@ class Place:
 
 
 def validate(
-    kind: Kind, text: str, *, target: Target, where: str, lines: Lines | None = None
+    kind: Kind, text: str, *, target: InstallerRelease, where: str, lines: Lines | None = None
 ) -> list[str]:
     """Raise SpecError for what the installer would refuse; returns what is merely doubtful.
 
@@ -198,7 +199,7 @@ def _debconf(text: str, place: Place) -> None:
         raise SpecError(f"debconf refuses the answers: {said[:300]}", where=place.named_in(said))
 
 
-def _kickstart(text: str, target: Target, place: Place) -> None:
+def _kickstart(text: str, target: InstallerRelease, place: Place) -> None:
     program = _ksvalidator()
     with tempfile.TemporaryDirectory(prefix="imagekit-ks-") as directory:
         path = Path(directory) / "answers.ks"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from imagekit.cli.signing_options import GpgKeyOption, MinisignKeyOption, SshKey
 from imagekit.host.signing import BUILD_NAMESPACE, sign_build
 from imagekit.installs.build import build as build_spec
 from imagekit.installs.build import outlook
+from imagekit.installs.context import context_for
 from imagekit.pipeline.store import Store
 from imagekit.pipeline.workspace import workspace
 from imagekit.spec.load import load_spec
@@ -70,16 +72,17 @@ def build(
                 sign_build(directory, sign, space.temporary("sign"))
     if json_output:
         return
-    cached = sum(stage["cached"] for stage in manifest["stages"])
-    seconds = sum(stage["seconds"] for stage in manifest["stages"])
-    total = len(manifest["stages"])
+    stages = manifest.stages or ()
+    cached = sum(stage.cached for stage in stages)
+    seconds = sum(stage.seconds for stage in stages)
+    total = len(stages)
     print(f"{file.spec.name}: {total} stages, {cached} cached, {seconds:.1f} s, in {directory}")
-    for artefact in manifest["artefacts"]:
-        if artefact["role"] != "log":
-            label = artefact.get("format") or artefact.get("mode") or ""
+    for artefact in manifest.artefacts:
+        if artefact.role != "log":
+            label = artefact.format or artefact.mode or ""
             print(
-                f"  {artefact['role']:<15} {label:<6} {artefact['path']}"
-                f"  ({console.size(artefact['bytes'])})"
+                f"  {artefact.role:<15} {label:<6} {artefact.path}"
+                f"  ({console.size(artefact.size_bytes)})"
             )
 
 
@@ -93,7 +96,8 @@ def plan(
 ) -> None:
     """Show the stages of a build, which results are stored, and why the others are not."""
     file = load_spec(spec, set_ or [])
-    stages = outlook(file, out or Path("build") / file.spec.name, Store())
+    context = context_for(file, out or Path("build") / file.spec.name, os.environ)
+    stages = outlook(context, Store())
     if json_output:
         print(json.dumps([vars(stage) for stage in stages], indent=2))
         return

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from imagekit.domain.facts import BuildFacts
+from imagekit.domain.facts import BuildFacts, facts_in
 from imagekit.domain.model import MODES
-from imagekit.errors import SpecError
 from imagekit.spec.toolstack_names import toolstack_names
 from imagekit.toolstacks.declaration import Define, Delivered, Delivery, Import, Upload
 from imagekit.toolstacks.options import Choice, choices
 from imagekit.toolstacks.output import write_files
 from imagekit.toolstacks.overview import option_keys
 from imagekit.toolstacks.wording import BOOTS, FIRMWARE, FORMATS, Wish, able_to, deliver, worded
-
-MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 
 Build = Annotated[Path, typer.Argument(metavar="BUILD", help="A directory made by build.")]
 Toolstack = Annotated[
@@ -152,24 +148,4 @@ def _tell(delivered: Delivered) -> None:
 
 def load_facts(build: Path) -> BuildFacts:
     """The facts in ``build``'s manifest, with absolute paths; raises SpecError."""
-    path = build / "manifest.json"
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as error:
-        raise SpecError(
-            f"cannot read the build's manifest: {error.strerror}",
-            where=str(path),
-            hint="name a directory that imagekit build made",
-        ) from error
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise SpecError("the manifest is over 16 MiB", where=str(path))
-    try:
-        manifest: Any = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"the manifest is not JSON: {error}", where=str(path)) from error
-    if not isinstance(manifest, dict) or "facts" not in manifest:
-        raise SpecError(
-            "the manifest has no facts about an image", where=str(path), hint="build it again"
-        )
-    return BuildFacts.from_json(manifest["facts"], f"{path}: facts").located(str(build.absolute()))
+    return facts_in(build)

@@ -13,6 +13,7 @@ import typer
 from imagekit.host import tools, userns
 from imagekit.host.kvm import kvm_works
 from imagekit.pipeline.workspace import cache_root
+from imagekit.vm import uefi
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "debootstrap": (
@@ -32,7 +33,6 @@ FILES: dict[str, tuple[tuple[str, str], ...]] = {
         ("/usr/lib/grub/x86_64-efi/kernel.img", "grub-efi-amd64-bin"),
         ("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"),
     ),
-    "prove": (("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),),
 }
 
 
@@ -64,11 +64,18 @@ def checks() -> list[Check]:
             path = tools.find(name)
             detail = str(path) if path else f"apt-get install {tools.PACKAGES[name]}"
             found.append(Check(pipeline, name, path is not None, detail, required=False))
+    found += [_uefi("prove"), _uefi("iso", required=False)]
     found.append(_guestfs())
     found.append(_namespaces())
     verdict = kvm_works()
     found.append(Check("speed", "KVM", verdict.works, verdict.reason, required=False))
     return found
+
+
+def _uefi(pipeline: str, *, required: bool = True) -> Check:
+    there = uefi.find_uefi()
+    detail = str(there.code) if there else f"apt-get install {uefi.PACKAGE}"
+    return Check(pipeline, uefi.PACKAGE, there is not None, detail, required)
 
 
 def _guestfs() -> Check:

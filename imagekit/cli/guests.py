@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from imagekit.netboot import guests as db
+from imagekit.domain import guestdb
 
 app = typer.Typer(help="The guest database, guests.yaml.", no_args_is_help=True)
 File = Annotated[Path, typer.Option("--file", "-f", metavar="FILE", help="The database.")]
@@ -23,7 +23,7 @@ def list_guests(
     form: Annotated[str, typer.Option("--format", help="text, json or pan (XEN_DB).")] = "text",
 ) -> None:
     """List guests, host by host."""
-    found = db.load(file)
+    found = guestdb.load(file)
     if form == "pan":
         typer.echo(found.xen_db(), nl=False)
         return
@@ -43,7 +43,7 @@ def list_guests(
 @app.command()
 def show(name: str, file: File = Path("guests.yaml")) -> None:
     """Show one guest."""
-    typer.echo(json.dumps(db.load(file).get(name).model_dump(), indent=2))
+    typer.echo(json.dumps(guestdb.load(file).get(name).model_dump(), indent=2))
 
 
 @app.command()
@@ -53,5 +53,5 @@ def assign(
     file: File = Path("guests.yaml"),
 ) -> None:
     """Put a guest on a host, and nowhere else."""
-    guest = db.assign(file, name, host)
+    guest = guestdb.assign(file, name, host)
     typer.echo(f"{guest.name} is on {guest.host}" if guest.host else f"{guest.name} is on no host")

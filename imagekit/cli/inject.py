@@ -9,7 +9,8 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from imagekit.guest import changes as change
+from imagekit.guest import change_options as options
+from imagekit.guest.changes import Change
 from imagekit.guest.inject import inject as guest_inject
 from imagekit.guest.working import named_format
 from imagekit.pipeline.events import Event, Events
@@ -69,14 +70,14 @@ def inject(
     Order: --mkdir, --copy, --write, --delete, --hostname, --ssh-key, --script; each in the order
     given. Without any of them a change that a crash interrupted is finished.
     """
-    wanted: list[change.Change] = [
-        *_parsed(change.parse_mkdir, mkdir),
-        *_parsed(change.parse_copy, copy),
-        *_parsed(change.parse_write, write),
-        *_parsed(change.parse_remove, delete),
-        *_parsed(change.parse_hostname, [hostname] if hostname is not None else None),
-        *_parsed(change.parse_ssh_key, ssh_key),
-        *_parsed(change.parse_script, script),
+    wanted: list[Change] = [
+        *_parsed(options.parse_mkdir, mkdir),
+        *_parsed(options.parse_copy, copy),
+        *_parsed(options.parse_write, write),
+        *_parsed(options.parse_remove, delete),
+        *_parsed(options.parse_hostname, [hostname] if hostname is not None else None),
+        *_parsed(options.parse_ssh_key, ssh_key),
+        *_parsed(options.parse_script, script),
     ]
     image_format = named_format(image, format_)
     with workspace(Events([_show])) as space:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, cast
@@ -12,6 +13,7 @@ from imagekit.answers.context import target_of
 from imagekit.answers.render import Kind
 from imagekit.answers.validate import validate
 from imagekit.errors import SpecError
+from imagekit.installs.context import read_secrets
 from imagekit.installs.remaster.remaster import remaster as remaster_iso
 from imagekit.installs.stages.answers import render_answers
 from imagekit.installs.stages.isosource import check_digest
@@ -56,7 +58,7 @@ def remaster(
     if spec is not None:
         file = load_spec(spec)
         install = _install(file)
-        text, warnings = render_answers(file, install)
+        text, warnings = render_answers(file, install, read_secrets(file, os.environ))
         chosen: Kind = install.answers
         release = release or install.release or file.spec.os.suite
     else:
@@ -86,7 +88,8 @@ def answers(
 ) -> None:
     """Print the checked answers file of a spec; it holds the accounts' password hashes."""
     file = load_spec(spec)
-    text, warnings = render_answers(file, _install(file))
+    secrets = read_secrets(file, os.environ)
+    text, warnings = render_answers(file, _install(file), secrets)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     typer.echo(text, nl=False)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from imagekit.kernel.capability import examine
-from imagekit.kernel.table import as_text
+from imagekit.kernel.report_text import as_text
 
 
 def kernel(

@@ -18,6 +18,7 @@ from imagekit.locks.changes import changes
 from imagekit.locks.reproduce import verify_reproducible as verify
 from imagekit.locks.update import update_lock
 from imagekit.pipeline.workspace import workspace
+from imagekit.spec.derived import source_date_epoch
 from imagekit.spec.load import load_spec
 from imagekit.spec.lock import lock_text, read_lock
 
@@ -45,11 +46,10 @@ def verify_reproducible(
 
     SOURCE_DATE_EPOCH is taken from the environment if it is set there.
     """
-    value = os.environ.get("SOURCE_DATE_EPOCH", str(DEFAULT_EPOCH))
-    if not value.isdigit():
-        raise SpecError("SOURCE_DATE_EPOCH is not a number of seconds", where="environment")
+    epoch = source_date_epoch(os.environ)
+    epoch = DEFAULT_EPOCH if epoch is None else epoch
     with console.events_for(False) as events, workspace(events) as space:
-        verdict = verify(spec, set_ or [], int(value), workspace=space)
+        verdict = verify(spec, set_ or [], epoch, workspace=space)
     if json_output:
         difference = vars(verdict.difference) if verdict.difference else None
         print(json.dumps({"digests": verdict.digests, "difference": difference}, indent=2))

@@ -13,7 +13,7 @@ from imagekit.errors import SpecError
 from imagekit.proof.boots import BOOTS, Wanted
 from imagekit.proof.guestconfig import TOOLSTACKS
 from imagekit.proof.outcome import require_up
-from imagekit.proof.prove import Options, prove_image
+from imagekit.proof.prove import ProofOptions, prove_image
 from imagekit.proof.prove import prove as prove_directory
 from imagekit.proof.report import table
 from imagekit.proof.xens import XENS, named
@@ -129,7 +129,7 @@ def prove(
         raise SpecError("--xen needs a Xen to boot under", where="--under")
     if toolstack and under != "xen":
         raise SpecError("--toolstack needs a Xen to boot under", where="--under")
-    options = Options(
+    options = ProofOptions(
         wanted=Wanted.checked(mode or [], boot or [], format_ or [], toolstack or []),
         under=under,
         timeout=timeout,

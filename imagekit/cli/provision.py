@@ -14,7 +14,7 @@ from imagekit.errors import ImagekitError, SpecError
 from imagekit.pipeline.workspace import workspace
 from imagekit.provision.golden import open_golden, sweep
 from imagekit.provision.journal import recorded, state_root
-from imagekit.provision.provision import Options, Outcome
+from imagekit.provision.provision import Outcome, ProvisionOptions
 from imagekit.provision.provision import destroy as undo_guest
 from imagekit.provision.provision import provision as make_guests
 from imagekit.provision.request import Clone, GuestRequest, make_request, read_guests
@@ -94,7 +94,7 @@ def provision(
     if copy and chain:
         raise SpecError("--copy and --chain are two kinds of clones", where="--chain")
     clone: Clone = "copy" if copy else "chain" if chain else "overlay"
-    options = Options(
+    options = ProvisionOptions(
         directory or state_root() / "instances",
         clone,
         toolstack,
@@ -171,14 +171,14 @@ def destroy(
     guests = recorded()
     if list_ or name is None:
         if json_output:
-            print(json.dumps(guests, indent=2))
+            print(json.dumps({n: record.to_json() for n, record in guests.items()}, indent=2))
             return
-        for found, value in guests.items():
-            print(f"{found}  {value.get('files', {}).get('config', '')}")
+        for found, guest in guests.items():
+            print(f"{found}  {guest.files.get('config', '')}")
         return
     record = guests.get(name)
     if record is not None and not yes:
-        files = ", ".join(str(f) for f in record.get("files", {}).values())
+        files = ", ".join(record.files.values())
         typer.confirm(f"Remove {name} and its data ({files})?", abort=True)
     undo_guest(name)
     print(f"{name} is gone")

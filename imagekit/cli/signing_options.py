@@ -1,4 +1,4 @@
-"""Options of every command that signs: an ssh key, an OpenPGP key or a minisign key."""
+"""Options of every command that signs, verifies or encrypts: which keys it uses."""
 
 from __future__ import annotations
 
@@ -18,6 +18,20 @@ GpgKeyOption = Annotated[
 ]
 MinisignKeyOption = Annotated[
     Path | None, typer.Option("--minisign", metavar="KEY", help="Sign with this minisign key.")
+]
+TrustOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust",
+        metavar="FILE",
+        help="Public ssh keys, an OpenPGP keyring, or a minisign public key.",
+    ),
+]
+PassphraseOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--passphrase-file", metavar="FILE", help="Encrypt or decrypt with its first line."
+    ),
 ]
 
 

@@ -21,6 +21,7 @@ from imagekit.disk.layout import MIB, SECTOR, Layout
 from imagekit.errors import HostError, SpecError
 from imagekit.host.run import run
 
+SHIPS = ("templates",)
 GRUB_LIB = Path("/usr/lib/grub")
 KERNEL_SECTOR = 0x5C
 DRIVE_CHECK = 0x66

@@ -5,6 +5,7 @@ GPT type GUIDs: UEFI specification 2.10, 5.3.3, and the Discoverable Partitions 
 
 from __future__ import annotations
 
+import json
 import random
 import uuid
 from dataclasses import dataclass, replace
@@ -69,13 +70,38 @@ class Layout:
         return part
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON, for the manifest."""
+        """As plain JSON, for layout.json; :meth:`from_json` gives it back."""
         return {
             "table": self.table,
             "size": self.size,
             "disk_id": self.disk_id,
             "partitions": [vars(p) for p in self.parts],
         }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Layout:
+        """The layout that :meth:`to_json` wrote."""
+        parts = tuple(Part(**part) for part in value["partitions"])
+        return cls(value["table"], value["size"], value["disk_id"], parts)
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """What boots a finished disk: its layout, and the kernel's command line without consoles."""
+
+    layout: Layout
+    cmdline: str
+
+
+def write_assembled(made: Assembled, target: Path) -> None:
+    """Write layout.json, which :func:`read_assembled` reads."""
+    target.write_text(json.dumps({"layout": made.layout.to_json(), "cmdline": made.cmdline}))
+
+
+def read_assembled(path: Path) -> Assembled:
+    """What ``path``, a layout.json of our own, says."""
+    value = json.loads(path.read_text())
+    return Assembled(Layout.from_json(value["layout"]), value["cmdline"])
 
 
 class Ids:

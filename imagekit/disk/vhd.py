@@ -31,6 +31,7 @@ from imagekit.disk.extents import (
 from imagekit.disk.vhd_reader import VhdReader
 from imagekit.errors import SpecError
 from imagekit.host.outfile import replacing
+from imagekit.spec.derived import source_date_epoch, vhd_size
 
 Subformat = Literal["dynamic", "fixed"]
 
@@ -40,18 +41,8 @@ _FULL_BITMAP = b"\xff" * form.SECTOR
 
 
 def virtual_size_of(size_bytes: int) -> int:
-    """The disk size in bytes a VHD has that holds ``size_bytes``: whole 2 MiB, at least one.
-
-    XenServer's storage manager rounds to 2 MiB as well; Azure asks for whole MiB. Raises SpecError
-    above 2040 GiB, the limit of the format's users.
-    """
-    size = max(form.round_up(size_bytes, form.BLOCK_SIZE), form.BLOCK_SIZE)
-    if size > form.MAX_SIZE:
-        raise SpecError(
-            f"a disk of {size_bytes} bytes does not fit a VHD, which ends at 2040 GiB",
-            hint="use raw or qcow2, or a smaller disk",
-        )
-    return size
+    """The disk size in bytes a VHD has that holds ``size_bytes``; see :func:`vhd_size`."""
+    return vhd_size(size_bytes)
 
 
 def write_vhd(
@@ -151,10 +142,8 @@ def _write_dynamic(content: _Content, fd: int, size: int) -> int:
 def _vhd_time(timestamp: int | None) -> int:
     """Seconds since 2000 for the footer; a time before 2000 becomes 2000."""
     if timestamp is None:
-        epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-        if epoch and not (epoch.isascii() and epoch.isdigit()):
-            raise SpecError("SOURCE_DATE_EPOCH is not a number of seconds", where="environment")
-        timestamp = int(epoch) if epoch else int(time.time())
+        epoch = source_date_epoch(os.environ)
+        timestamp = int(time.time()) if epoch is None else epoch
     seconds = max(timestamp - form.EPOCH, 0)
     if seconds > 0xFFFFFFFF:
         raise SpecError(f"the time {timestamp} does not fit a VHD, which ends in 2136")

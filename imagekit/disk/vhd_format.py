@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from imagekit.errors import ImageError
+from imagekit.spec.derived import VHD_MAX_BYTES
 
 SECTOR = 512
 FOOTER_SIZE = 512
 HEADER_SIZE = 1024
 BLOCK_SIZE = 2 << 20
 """Bytes in a block of a VHD written here; what every Xen toolstack expects."""
-MAX_SIZE = 2040 << 30
+MAX_SIZE = VHD_MAX_BYTES
 """Bytes; the limit of Hyper-V, XenServer and QEMU (0xff000000 sectors)."""
 
 FIXED, DYNAMIC, DIFFERENCING = 2, 3, 4

@@ -1,18 +1,21 @@
 """What is known of a built image: everything a domain config follows from, as plain data.
 
-The build's manifest keeps it under the key ``facts``. Paths are absolute, or relative to the
-build's directory until :meth:`BuildFacts.located` makes them absolute.
+The build's manifest keeps it under the key ``facts``, and facts.json is the same. Paths are
+absolute, or relative to the build's directory until :meth:`BuildFacts.located` makes them absolute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from imagekit.domain import factsjson
 from imagekit.domain.model import Action, Arch, Cpu, DiskFormat, Mode, Nic, RawValue, Vnc
+from imagekit.errors import SpecError
+from imagekit.spec.manifest import MANIFEST, Artefact, Manifest, file_in, inside, read_manifest
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ class DiskFacts:
     """One disk of the image.
 
     ``paths`` has a path per format that was made; ``virtual_size`` is the size the guest sees and
-    ``sizes`` that of each file, in bytes; ``sha256`` of each file in hex. ``vdev`` is its name in
-    the guest (xvda).
+    ``sizes`` that of each file, in bytes; ``sha256`` of each file in hex. Both are filled when a
+    build is delivered (:meth:`BuildFacts.weighed`). ``vdev`` is its name in the guest (xvda).
     """
 
     paths: Mapping[DiskFormat, str]
@@ -123,6 +126,20 @@ class BuildFacts:
             ),
         )
 
+    def weighed(self, artefacts: Iterable[Artefact]) -> BuildFacts:
+        """The same facts with size and SHA-256 of every file of a disk that is in ``artefacts``."""
+        known = {artefact.path: artefact for artefact in artefacts}
+
+        def weigh(disk: DiskFacts) -> DiskFacts:
+            files = {f: known[path] for f, path in disk.paths.items() if path in known}
+            return replace(
+                disk,
+                sizes={f: file.size_bytes for f, file in files.items()},
+                sha256={f: file.sha256 for f, file in files.items()},
+            )
+
+        return replace(self, disks=tuple(weigh(disk) for disk in self.disks))
+
     def to_json(self) -> dict[str, object]:
         """Plain JSON values; :meth:`from_json` gives the facts back, but for a VNC password."""
         needed = self.graphics is not None and self.graphics.password is not None
@@ -132,3 +149,49 @@ class BuildFacts:
     def from_json(cls, value: object, where: str = "facts") -> BuildFacts:
         """Read what :meth:`to_json` wrote; raises SpecError naming the key that is wrong."""
         return factsjson.load(value, cls, where)
+
+
+def facts_text(facts: BuildFacts) -> str:
+    """``facts`` as facts.json has them."""
+    return json.dumps(facts.to_json(), indent=1)
+
+
+def read_facts(path: Path) -> BuildFacts:
+    """The facts in ``path``, a facts.json of our own; raises SpecError."""
+    return BuildFacts.from_json(json.loads(path.read_text()), str(path))
+
+
+def facts_of(manifest: Manifest, where: str) -> BuildFacts:
+    """The facts in ``manifest``, their paths relative to the build; ``where`` is its file.
+
+    Raises SpecError when there are none, when they are wrong, or name a file outside the build.
+    """
+    if manifest.facts is None:
+        raise SpecError(
+            "the manifest has no facts about an image", where=where, hint="build it again"
+        )
+    facts = BuildFacts.from_json(manifest.facts.root, f"{where}: facts")
+    for path in _paths(facts):
+        try:
+            inside(path)
+        except ValueError as error:
+            raise SpecError(str(error), where=f"{where}: facts") from None
+    return facts
+
+
+def facts_in(build: Path, manifest: Manifest | None = None) -> BuildFacts:
+    """The facts of the build in the directory ``build``, with absolute paths; raises SpecError.
+
+    ``manifest`` is the one of that directory, if it is read already. A file that a link puts
+    outside the directory is refused.
+    """
+    facts = facts_of(manifest or read_manifest(build), str(build / MANIFEST))
+    for path in _paths(facts):
+        file_in(build, path)
+    return facts.located(str(build.absolute()))
+
+
+def _paths(facts: BuildFacts) -> Iterator[str]:
+    yield from (path for path in (facts.kernel, facts.initrd) if path)
+    for disk in facts.disks:
+        yield from disk.paths.values()

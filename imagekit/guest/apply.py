@@ -1,53 +1,83 @@
-"""Carrying out changes on a mounted guest."""
+"""Carrying out changes on the files of a guest, in whatever back end they lie."""
 
 from __future__ import annotations
 
 import os
-import re
-import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
 from imagekit.errors import GuestError
-from imagekit.guest.accounts import find_account, find_owner
-from imagekit.guest.changes import Change, Copy, Hostname, Mkdir, Remove, RunScript, SshKey, Write
+from imagekit.guest.accounts import (
+    FIRST_UID,
+    add_account,
+    find_account,
+    find_owner,
+    join_groups,
+    set_hash,
+)
+from imagekit.guest.changes import (
+    AddUser,
+    Change,
+    Copy,
+    ForgetIdentity,
+    HostKeysAtBoot,
+    Hostname,
+    Link,
+    Mkdir,
+    Remove,
+    RunScript,
+    SetHash,
+    SetNetwork,
+    SshKey,
+    Write,
+)
 from imagekit.guest.files import GuestFiles
+from imagekit.guest.golden import IDENTITIES, remove_identity
+from imagekit.guest.hostkeys import make_at_first_boot
 from imagekit.guest.hostname import set_hostname
-from imagekit.guest.mounts import GuestRoot
+from imagekit.guest.network.setting import write_networkd
 from imagekit.guest.sshkeys import add_keys
 
-MAX_LOG = 1 << 20
-_RUNNABLE = ("x86_64", "i386")
-"""What an x86-64 appliance runs."""
+SKELETON = "/etc/skel"
 
-# The shell's own exit status would not reach us together with the output.
-_WRAPPER = (
-    "export SYSTEMD_OFFLINE=1 DEBIAN_FRONTEND=noninteractive HOME=/root LC_ALL=C.UTF-8; cd /; "
-    '"$0" >"$1" 2>&1 </dev/null; echo $? >"$2"'
-)
-
-Log = Callable[[str, str], None]
+Runner = Callable[[RunScript], None]
+"""Runs a program where the files are mounted; raises GuestError or ToolError."""
 
 
-def apply(change: Change, files: GuestFiles, root: GuestRoot, log: Log) -> None:
-    """Do ``change``; ``log`` receives (name, output) of programs run. Raises GuestError."""
+def apply(change: Change, files: GuestFiles, runner: Runner | None = None) -> None:
+    """Do ``change``; without ``runner`` no program can be run. Raises GuestError."""
     match change:
         case Copy():
             copy(change, files)
         case Write():
             owner = find_owner(files, change.owner) if change.owner else None
             files.write(change.target, change.content, mode=change.mode, owner=owner)
+        case Link():
+            files.link(change.path, change.target)
         case Mkdir():
             _mkdir(change, files)
         case Remove():
             files.remove(change.target)
+        case ForgetIdentity():
+            for identity in IDENTITIES:
+                remove_identity(files, identity)
         case Hostname():
             set_hostname(files, change.name)
+        case SetNetwork():
+            write_networkd(files, change.state)
+        case HostKeysAtBoot():
+            make_at_first_boot(files)
+        case AddUser():
+            _add_user(change, files)
+        case SetHash():
+            set_hash(files, change.user, change.value)
         case SshKey():
             _authorize(change, files)
         case RunScript():
-            run_script(change, files, root, log)
+            if runner is None:
+                raise GuestError(f"{change.name}: no program can be run here")
+            runner(change)
 
 
 def copy(change: Copy, files: GuestFiles) -> None:
@@ -74,8 +104,8 @@ def _copy_entry(source: Path, target: str, owner: tuple[int, int], files: GuestF
     elif stat.S_ISDIR(status.st_mode):
         if files.stat(target) is None:
             made = files.make_directory(target)
-            files.appliance.call("chown", *owner, made)
-            files.appliance.call("chmod", status.st_mode & 0o777, made)
+            files.chown(made, owner)
+            files.chmod(made, status.st_mode & 0o777)
     elif stat.S_ISREG(status.st_mode):
         files.write(target, source, mode=status.st_mode & 0o777, owner=owner)
     else:
@@ -86,8 +116,44 @@ def _mkdir(change: Mkdir, files: GuestFiles) -> None:
     made = files.make_directory(change.target)
     if made == "/":
         raise GuestError("is the root of the guest", where=change.target)
-    files.appliance.call("chown", *find_owner(files, change.owner), made)
-    files.appliance.call("chmod", change.mode, made)
+    files.chown(made, find_owner(files, change.owner))
+    files.chmod(made, change.mode)
+
+
+def _add_user(change: AddUser, files: GuestFiles) -> None:
+    added = add_account(files, change.name, change.gecos, change.shell)
+    join_groups(files, change.name, change.groups)
+    account = find_account(files, change.name)
+    owner = (account.uid, account.gid)
+    made = added or files.stat(account.home) is None
+    home = files.make_directory(account.home)
+    if home == "/" or (not made and account.uid < FIRST_UID):
+        return
+    if made and not files.names(home):
+        _copy_skeleton(files, home)
+    # A script may have put files there before the account was made.
+    for path in (home, *files.below(home)) if made else ():
+        files.chown(path, owner)
+    files.chmod(home, 0o700)
+
+
+def _copy_skeleton(files: GuestFiles, home: str) -> None:
+    """What skel holds; links in it are copied, and not followed."""
+    status = files.lstat(SKELETON)
+    if status is None or not status.is_directory:
+        return
+    for path in files.below(SKELETON):
+        target = home + path.removeprefix(SKELETON)
+        found = files.lstat(path)
+        if found is None:
+            continue
+        bits = stat.S_IMODE(found.mode)
+        if found.is_link:
+            files.link(target, files.readlink(path))
+        elif found.is_directory:
+            files.chmod(files.make_directory(target), bits)
+        elif found.is_file:
+            files.write(target, files.read(path) or b"", mode=bits)
 
 
 def _authorize(change: SshKey, files: GuestFiles) -> None:
@@ -107,48 +173,7 @@ def _authorize(change: SshKey, files: GuestFiles) -> None:
             raise GuestError("is a symbolic link; keys are not written through it", where=name)
     owner = (account.uid, account.gid)
     real = files.make_directory(directory)
-    files.appliance.call("chown", *owner, real)
-    files.appliance.call("chmod", 0o700, real)
+    files.chown(real, owner)
+    files.chmod(real, 0o700)
     text = add_keys(files.text(path) or "", change.keys)
     files.write(path, text.encode("utf-8", "surrogateescape"), mode=0o600, owner=owner)
-
-
-def run_script(change: RunScript, files: GuestFiles, root: GuestRoot, log: Log) -> str:
-    """Run a program in the guest as root and return what it printed, the last MiB of it.
-
-    Raises GuestError when the guest's processor is not ours, when it exits nonzero and when it
-    exceeds its timeout.
-    """
-    if root.arch not in _RUNNABLE and root.arch != "unknown":
-        raise GuestError(
-            f"{change.name} cannot run: the guest is for {root.arch}, this host is x86-64"
-        )
-    scratch = f"/.imagekit-{secrets.token_hex(6)}"
-    call = files.appliance.call
-    call("mkdir", scratch)
-    call("chmod", 0o700, scratch)
-    # Its own name is kept, for programs that look at $0.
-    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", change.name).lstrip(".-") or "script"
-    names = [f"{scratch}/{name}" for name in (safe, ".output", ".status")]
-    files.write(names[0], change.content, mode=0o700)
-    try:
-        call("command", ["/bin/sh", "-c", _WRAPPER, *names], timeout=change.timeout)
-        output = _tail(files, names[1])
-        status = (files.text(names[2], 64) or "?").strip()
-    except GuestError as error:
-        raise GuestError(f"{change.name} did not run in the guest: {error.what}") from error
-    call("rm_rf", scratch)
-    log(change.name, output)
-    if status != "0":
-        lines = "\n".join(f"  | {line}" for line in output.splitlines()[-15:])
-        raise GuestError(f"{change.name} failed in the guest (exit {status})\n{lines}".rstrip())
-    return output
-
-
-def _tail(files: GuestFiles, path: str) -> str:
-    status = files.lstat(path)
-    if status is None or not status.is_file:
-        return ""
-    start = max(0, status.size - MAX_LOG)
-    data = bytes(files.appliance.call("pread", path, min(status.size, MAX_LOG), start))
-    return data.decode("utf-8", "backslashreplace")

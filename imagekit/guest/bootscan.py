@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from imagekit.errors import GuestError, ImageError
 from imagekit.guest.appliance import Appliance, CallFailed
+from imagekit.guest.backends.appliance import ApplianceFiles
 from imagekit.guest.devices import partition_name
 from imagekit.guest.disks import Disk, FileSystem
 from imagekit.guest.files import GuestFiles
@@ -115,7 +116,7 @@ def grub_result(scans: tuple[BootScan, ...]) -> tuple[BootScan, BootEntry] | str
 
 
 def _scan_one(app: Appliance, disk: Disk, filesystem: FileSystem) -> BootScan:
-    files = GuestFiles(app)
+    files = ApplianceFiles(app)
     texts: dict[str, str] = {}
     for path in CONFIG_PATHS:
         data = files.head(path, MAX_CONFIG)

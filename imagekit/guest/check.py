@@ -9,8 +9,8 @@ from pathlib import Path
 from imagekit.disk.image_info import probe
 from imagekit.errors import SpecError
 from imagekit.guest.appliance import Appliance, Drive, appliance
+from imagekit.guest.backends.appliance import ApplianceFiles
 from imagekit.guest.checks import CHECKS, FIXES
-from imagekit.guest.files import GuestFiles
 from imagekit.guest.findings import ORDER, Finding, Subject
 from imagekit.guest.inject import relabel
 from imagekit.guest.inspect import survey
@@ -73,7 +73,7 @@ def check_and_fix(
                 return Fixed((), tuple(found))
             app.call("umount_all")
             root = mount_guest(app, None, readonly=False, disk=before.inspection.disk)
-            files = GuestFiles(app)
+            files = ApplianceFiles(app)
             subject = Subject(before.inspection, files, root, asked, golden)
             for code, fix in FIXES.items():
                 if code in codes:
@@ -110,6 +110,6 @@ def _examine(
         consequence = "whether the image boots cannot be told from inside"
         nothing = Finding("no-system", "error", "all", reason, consequence, "is --format right?")
         return None, [nothing]
-    subject = Subject(inspection, GuestFiles(app), inspection.root, asked, golden)
+    subject = Subject(inspection, ApplianceFiles(app), inspection.root, asked, golden)
     found = [finding for check_one in CHECKS for finding in check_one(subject)]
     return subject, sorted(found, key=lambda finding: ORDER[finding.severity])

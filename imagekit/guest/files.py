@@ -1,27 +1,28 @@
 """Files of a mounted guest: reading with bounds, writing without following surprises.
 
-Paths are absolute in the guest. libguestfs runs every file call in a chroot of the guest's root
-(daemon/daemon.h, CHROOT_IN), so a symbolic link can never reach the host; what is decided here is
-where inside the guest a name may lead.
+Paths are absolute in the guest. The back ends (:mod:`imagekit.guest.backends`) see to it that no
+name reaches the host; what is decided here is where inside the guest a name may lead.
 """
 
 from __future__ import annotations
 
-import errno
 import secrets
 import stat
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from imagekit.errors import GuestError
-from imagekit.guest.appliance import Appliance, CallFailed
 
 MAX_LINKS = 40
 """Symbolic links followed in one name, as in Linux (path_resolution(7))."""
 
 MAX_TEXT = 4 << 20
 """Bytes of a configuration file that are read."""
+
+MAX_BELOW = 100_000
+"""Names of one tree that are looked at; a home directory has fewer."""
 
 VOLATILE = ("dev", "proc", "run", "sys")
 """Mounted over at boot: what is written there in an image is never seen."""
@@ -49,21 +50,59 @@ class Status:
         return stat.S_ISLNK(self.mode)
 
 
-class GuestFiles:
-    """File operations on the guest mounted in ``appliance``; all raise GuestError."""
+class GuestFiles(ABC):
+    """File operations on one guest; all raise GuestError.
 
-    def __init__(self, appliance: Appliance) -> None:
-        self.appliance = appliance
+    What a name means is decided here, once; a back end only does what it is told to names without
+    links (``real``), and never follows one.
+    """
 
+    @abstractmethod
     def lstat(self, path: str) -> Status | None:
         """Status of the name itself, None when there is none."""
-        try:
-            found = self.appliance.call("lstatns", path)
-        except CallFailed as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                return None
-            raise
-        return _status(found)
+
+    @abstractmethod
+    def readlink(self, real: str) -> str:
+        """What the symbolic link at a real name says."""
+
+    @abstractmethod
+    def _names(self, real: str) -> list[str]:
+        """The names in a directory, in any order."""
+
+    @abstractmethod
+    def _read(self, real: str, count: int, offset: int) -> bytes:
+        """``count`` bytes of a regular file from ``offset`` on, less at its end."""
+
+    @abstractmethod
+    def _create(self, real: str, content: bytes | Path) -> None:
+        """Make a file that is not there yet from bytes, or from a file of the host."""
+
+    @abstractmethod
+    def _chown(self, real: str, uid: int, gid: int) -> None:
+        """Change the owner of the name itself."""
+
+    @abstractmethod
+    def _chmod(self, real: str, mode: int) -> None:
+        """Change the permission bits of what is no link."""
+
+    @abstractmethod
+    def _rename(self, real: str, target: str) -> None:
+        """Put a file in the place of another name."""
+
+    @abstractmethod
+    def _symlink(self, real: str, target: str) -> None:
+        """Make a symbolic link that is not there yet."""
+
+    @abstractmethod
+    def _mkdir(self, real: str) -> None:
+        """Make a directory, and those above it, where missing (0755, root)."""
+
+    @abstractmethod
+    def _remove(self, real: str) -> None:
+        """Remove a file, link or tree that is there."""
+
+    def _changed(self) -> None:  # noqa: B027 - most back ends have nothing to forget
+        """Called after each change, for back ends that remember."""
 
     def stat(self, path: str) -> Status | None:
         """Status of what ``path`` leads to, None for nothing and for a dangling or looping link."""
@@ -101,7 +140,7 @@ class GuestFiles:
                 links += 1
                 if links > MAX_LINKS:
                     raise GuestError("has too many symbolic links", where=path)
-                target = str(self.appliance.call("readlink", candidate))
+                target = self.readlink(candidate)
                 if target.startswith("/"):
                     current = []
                 pending = _parts(target) + pending
@@ -121,7 +160,7 @@ class GuestFiles:
             return None
         if status.size > limit:
             raise GuestError(f"has {status.size} bytes, more than the {limit} read", where=path)
-        return bytes(self.appliance.call("read_file", self.resolve(path)))
+        return self._read(self.resolve(path), status.size, 0) if status.size else b""
 
     def head(self, path: str, limit: int) -> bytes | None:
         """The first ``limit`` bytes of a regular file (at most 2 MiB); None when there is none."""
@@ -129,7 +168,7 @@ class GuestFiles:
         if status is None or not status.is_file:
             return None
         count = min(status.size, limit, 2 << 20)
-        return bytes(self.appliance.call("pread", self.resolve(path), count, 0)) if count else b""
+        return self._read(self.resolve(path), count, 0) if count else b""
 
     def peek(self, path: str, limit: int = 1 << 20) -> str:
         """The start of a text file; empty when there is none. For looking, not for changing."""
@@ -148,7 +187,11 @@ class GuestFiles:
         status = self.stat(path)
         if status is None or not status.is_file or status.size > limit:
             return False
-        self.appliance.call("download", self.resolve(path), str(target), timeout=600)
+        real, done = self.resolve(path), 0
+        with target.open("wb") as stream:
+            while piece := self._read(real, 1 << 20, done):
+                stream.write(piece)
+                done += len(piece)
         return True
 
     def names(self, directory: str) -> list[str]:
@@ -156,7 +199,7 @@ class GuestFiles:
         status = self.stat(directory)
         if status is None or not status.is_directory:
             return []
-        return sorted(self.appliance.call("ls", self.resolve(directory)))
+        return sorted(self._names(self.resolve(directory)))
 
     def destination(self, path: str) -> str:
         """The real name a write to ``path`` makes: links in its directories are followed inside the
@@ -201,15 +244,13 @@ class GuestFiles:
         directory, _, _name = real.rpartition("/")
         self.make_directory(directory or "/")
         part = f"{directory}/.imagekit-{secrets.token_hex(6)}"
-        if isinstance(content, bytes):
-            self.appliance.call("write", part, content)
-        else:
-            self.appliance.call("upload", str(content), part, timeout=1800)
+        self._create(part, content)
         uid, gid = owner if owner else (before.uid, before.gid) if before else (0, 0)
-        self.appliance.call("chown", uid, gid, part)
-        bits = mode if mode is not None else stat.S_IMODE(before.mode) if before else 0o644
-        self.appliance.call("chmod", bits, part)
-        self.appliance.call("rename", part, real)
+        self._chown(part, uid, gid)
+        # After the owner, whose change clears setuid and setgid.
+        self._chmod(part, mode if mode is not None else _mode_of(before))
+        self._rename(part, real)
+        self._changed()
         return real
 
     def write_text(self, path: str, text: str) -> str:
@@ -220,14 +261,18 @@ class GuestFiles:
         """Make ``path`` a symbolic link to ``target``, replacing a file or link."""
         real = self.destination(path)
         self.make_directory(real.rpartition("/")[0] or "/")
-        self.appliance.call("ln_sf", target, real)
+        if self.lstat(real) is not None:
+            self._remove(real)
+        self._symlink(real, target)
+        self._changed()
 
     def make_directory(self, path: str) -> str:
         """Make ``path`` and its parents (0755, root) where missing; returns its real name."""
         real = self.resolve(path)
         status = self.lstat(real)
         if status is None:
-            self.appliance.call("mkdir_p", real)
+            self._mkdir(real)
+            self._changed()
         elif not status.is_directory:
             raise GuestError("is not a directory in the guest", where=path)
         return real
@@ -239,15 +284,40 @@ class GuestFiles:
             raise GuestError("the root of the guest is not removed", where=path)
         if self.lstat(real) is None:
             return False
-        self.appliance.call("rm_rf", real)
+        self._remove(real)
+        self._changed()
         return True
+
+    def chown(self, real: str, owner: tuple[int, int]) -> None:
+        """Change the owner (uid, gid) of a real name, of a link itself if it is one."""
+        self._chown(real, *owner)
+        self._changed()
+
+    def chmod(self, real: str, mode: int) -> None:
+        """Change the permission bits of a real name that is no link."""
+        self._chmod(real, mode)
+        self._changed()
+
+    def below(self, real: str) -> Iterator[str]:
+        """Every name below a real directory, links not followed; a directory before its own."""
+        pending, found = [real], 0
+        while pending:
+            directory = pending.pop()
+            for name in sorted(self._names(directory)):
+                path = f"{directory.rstrip('/')}/{name}"
+                found += 1
+                if found > MAX_BELOW:
+                    raise GuestError(f"has more than {MAX_BELOW} files", where=real)
+                yield path
+                status = self.lstat(path)
+                if status is not None and status.is_directory:
+                    pending.append(path)
 
 
 def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
-def _status(found: Any) -> Status:
-    return Status(
-        int(found["st_mode"]), int(found["st_uid"]), int(found["st_gid"]), int(found["st_size"])
-    )
+def _mode_of(before: Status | None) -> int:
+    """The permission bits of a file that takes the place of ``before``."""
+    return stat.S_IMODE(before.mode) if before else 0o644

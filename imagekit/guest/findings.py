@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from imagekit.guest.files import GuestFiles
+from imagekit.guest.backends.appliance import ApplianceFiles
 from imagekit.guest.inspection import Inspection
 from imagekit.guest.mounts import GuestRoot
 
@@ -43,7 +43,7 @@ class Subject:
     """
 
     inspection: Inspection
-    files: GuestFiles
+    files: ApplianceFiles
     root: GuestRoot
     asked: tuple[str, ...] = ()
     golden: bool = False

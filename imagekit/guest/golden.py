@@ -12,6 +12,8 @@ from imagekit.guest.files import GuestFiles
 from imagekit.guest.hostkeys import make_at_first_boot
 
 MAX_MATCHES = 200
+MACHINE_ID_MODE = 0o444
+"""As systemd-machine-id-setup(1) writes it."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Identity:
 
     ``empty`` means that the file stays and is emptied (machine-id: its absence would start
     first-boot questions). ``fatal`` says whether clones harm each other, or it is only untidy.
+    ``trace`` says that it only tells of how the image was made; a clone of a clean image has none.
     """
 
     code: str
@@ -28,6 +31,7 @@ class Identity:
     patterns: tuple[str, ...]
     fatal: bool = False
     empty: bool = False
+    trace: bool = False
 
 
 IDENTITIES: tuple[Identity, ...] = (
@@ -43,7 +47,7 @@ IDENTITIES: tuple[Identity, ...] = (
         "baked-ssh-host-keys",
         "ssh host keys are in the image",
         "every clone has the same keys: whoever holds one guest can pose as all of them",
-        ("/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub"),
+        ("/etc/ssh/ssh_host_*",),
         fatal=True,
     ),
     Identity(
@@ -87,6 +91,19 @@ IDENTITIES: tuple[Identity, ...] = (
         "logs of the machine the image was made on travel with it",
         ("/var/log/journal/*",),
     ),
+    Identity(
+        "build-traces",
+        "backups, caches and logs of the machine's making are in the image",
+        "clones carry what was typed and changed before they were made, old passwords among it",
+        (
+            *("/etc/passwd-", "/etc/shadow-", "/etc/group-", "/etc/gshadow-", "/etc/.pwd.lock"),
+            *("/root/.bash_history", "/var/log/bootstrap.log", "/.imagekit-script*"),
+            *("/var/cache/debconf/*-old", "/var/cache/apt/*.bin", "/var/lib/apt/lists/*_dists_*"),
+            *("/var/lib/NetworkManager/timestamps", "/var/lib/NetworkManager/seen-bssids"),
+            "/etc/udev/rules.d/70-persistent-cd.rules",
+        ),
+        trace=True,
+    ),
 )
 
 
@@ -115,12 +132,16 @@ def _counts(files: GuestFiles, path: str, identity: Identity) -> bool:
 
 def remove_identity(files: GuestFiles, identity: Identity) -> list[str]:
     """Take away what :func:`found_in` finds; returns the paths."""
-    paths = found_in(files, identity)
-    for path in paths:
-        if identity.empty and path == "/etc/machine-id":
-            files.write(path, b"", mode=0o444)
-        else:
-            files.remove(path)
+    paths: list[str] = []
+    while found := found_in(files, identity):
+        for path in found:
+            if identity.empty and path == "/etc/machine-id":
+                files.write(path, b"", mode=MACHINE_ID_MODE)
+            else:
+                files.remove(path)
+        paths += found
+        if len(found) < MAX_MATCHES:
+            break
     if paths and identity.code == "baked-ssh-host-keys":
         make_at_first_boot(files)
     return paths

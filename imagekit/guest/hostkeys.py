@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from imagekit.guest.files import GuestFiles
+from imagekit.guest.units import enable_unit, unit_path
 
-UNIT_PATH = "/etc/systemd/system/imagekit-ssh-host-keys.service"
-WANTED_BY = "/etc/systemd/system/multi-user.target.wants/imagekit-ssh-host-keys.service"
+NAME = "imagekit-ssh-host-keys.service"
 UNIT = """\
 [Unit]
 Description=Make the SSH host keys that the image was delivered without
@@ -25,14 +25,17 @@ _OWN_MAKERS = (
     "/usr/lib/systemd/system/sshd-keygen.service",
     "/usr/lib/systemd/system/sshdgenkeys.service",
 )
+_NEEDED = ("/usr/sbin/sshd", "/usr/bin/ssh-keygen", "/usr/lib/systemd")
 
 
 def make_at_first_boot(files: GuestFiles) -> bool:
-    """Have a guest with systemd make host keys when it starts without; whether that was needed."""
-    if files.stat("/usr/bin/ssh-keygen") is None or files.stat("/usr/lib/systemd") is None:
+    """Have a guest with sshd and systemd make host keys when it starts without.
+
+    Whether that was needed.
+    """
+    if any(files.stat(path) is None for path in _NEEDED):
         return False
-    if any(files.stat(path) is not None for path in (*_OWN_MAKERS, UNIT_PATH)):
+    if any(files.stat(path) is not None for path in (*_OWN_MAKERS, unit_path(NAME))):
         return False
-    files.write_text(UNIT_PATH, UNIT)
-    files.link(WANTED_BY, UNIT_PATH)
+    enable_unit(files, NAME, UNIT, "multi-user.target")
     return True

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from imagekit.guest.appliance import Drive, appliance, sweep_sockets
 from imagekit.guest.apply import apply
-from imagekit.guest.changes import Change
+from imagekit.guest.backends.appliance import ApplianceFiles, run_in_appliance
+from imagekit.guest.changes import Change, RunScript
 from imagekit.guest.devices import partition_name
 from imagekit.guest.files import GuestFiles
 from imagekit.guest.mounts import mount_guest
@@ -51,10 +52,14 @@ def inject(
         notes = list(copy.notes)
         with appliance([drive], workspace=workspace, network=network) as app:
             root = mount_guest(app, partition, readonly=False)
-            files = GuestFiles(app)
+            files = ApplianceFiles(app)
+
+            def run(script: RunScript) -> None:
+                outputs.append((script.name, run_in_appliance(script, files, root.arch)))
+
             for change in changes:
                 workspace.events.emit("change", text=str(change))
-                apply(change, files, root, lambda name, text: outputs.append((name, text)))
+                apply(change, files, run)
             if relabel(files):
                 notes.append("SELinux labels are renewed at the next boot (/.autorelabel)")
             app.finish()

@@ -11,10 +11,10 @@ from pathlib import Path
 from imagekit.disk.image_info import probe
 from imagekit.errors import GuestError
 from imagekit.guest.appliance import Appliance, Drive, appliance
+from imagekit.guest.backends.appliance import ApplianceFiles
 from imagekit.guest.bootpaths import BootFacts, boot_paths
 from imagekit.guest.bootscan import BootScan, grub_result, pygrub_result, scan
 from imagekit.guest.disks import Disk, read_disk
-from imagekit.guest.files import GuestFiles
 from imagekit.guest.inspection import Inspection
 from imagekit.guest.kernels import GuestKernel, KernelReader
 from imagekit.guest.mounts import GuestRoot, mount_guest
@@ -49,7 +49,7 @@ def survey(app: Appliance, image_format: str, virtual_size: int, scratch: Path) 
     except GuestError as error:
         warnings.append(error.what)
         root = _mount_boot_only(app, scans)
-    files = GuestFiles(app)
+    files = ApplianceFiles(app)
     if root is None:
         facts = BootFacts(disk, scans, None, None, None)
         paths = boot_paths(facts)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from imagekit.errors import GuestError, ImageError
 from imagekit.guest.appliance import Appliance, CallFailed
+from imagekit.guest.backends.appliance import ApplianceFiles
 from imagekit.guest.devices import DISK, partition_name, partition_number
 from imagekit.guest.disks import NESTED, Disk, read_disk
-from imagekit.guest.files import GuestFiles
 from imagekit.guest.osfiles import parse_fstab
 
 ROOT_TYPES = ("ext2", "ext3", "ext4", "xfs", "f2fs", "jfs", "reiserfs")
@@ -105,7 +105,7 @@ def _systems(app: Appliance, disk: Disk) -> dict[str, dict[str, str]]:
         except CallFailed:
             continue
         try:
-            files = GuestFiles(app)
+            files = ApplianceFiles(app)
             release = any(files.stat(p) for p in ("/etc/os-release", "/usr/lib/os-release"))
             if release and any(files.stat(p) for p in ("/bin", "/usr/bin")):
                 points = _fstab_points(disk, files.peek("/etc/fstab"))

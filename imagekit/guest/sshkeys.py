@@ -67,7 +67,9 @@ def parse_keys(text: str) -> tuple[PublicKey, ...]:
 
 def add_keys(text: str, keys: tuple[PublicKey, ...]) -> str:
     """authorized_keys ``text`` with the ``keys`` it lacks added at its end."""
-    present = {key.blob for line in text.splitlines() if (key := parse_key(line))}
+    lines = text.splitlines()
+    present = {key.blob for line in lines if (key := parse_key(line))}
+    present |= {key.blob for key in keys if key.line in lines}
     if text and not text.endswith("\n"):
         text += "\n"
     for key in keys:

@@ -8,6 +8,7 @@ from pathlib import Path
 from imagekit.host import userns
 from imagekit.host.run import Completed, run
 
+SHIPS = ("chroot.sh",)
 CHROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

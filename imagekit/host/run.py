@@ -15,8 +15,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
 from imagekit.errors import HostError, ToolError
@@ -26,6 +28,8 @@ RUN_MARKER = "IMAGEKIT_RUN"
 
 _live: set[subprocess.Popen[bytes]] = set()
 _live_lock = threading.Lock()
+_SEEN: ContextVar[Mapping[str, str | None]] = ContextVar("_SEEN", default=MappingProxyType({}))
+"""Variables of :func:`children_see`."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,19 @@ class Completed:
         return self.stdout.decode("utf-8", "backslashreplace")
 
 
+@contextlib.contextmanager
+def children_see(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Give ``variables`` to every child of this thread for the length of a block; None hides one.
+
+    The environment of this process stays as it is.
+    """
+    token = _SEEN.set({**_SEEN.get(), **variables})
+    try:
+        yield
+    finally:
+        _SEEN.reset(token)
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The explicit environment of every child: a C.UTF-8 locale, a full PATH, and ``extra``."""
     env = {
@@ -55,6 +72,11 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     for name in ("TMPDIR", "USER", "LOGNAME", "SOURCE_DATE_EPOCH", RUN_MARKER):
         if name in os.environ:
             env[name] = os.environ[name]
+    for name, value in _SEEN.get().items():
+        if value is None:
+            env.pop(name, None)
+        else:
+            env[name] = value
     env.update(extra or {})
     return env
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from imagekit.host import userns
 from imagekit.host.run import Completed, run
 
+SHIPS = ("sandbox_child.py", "sudo.sh")
 CHILD = Path(__file__).parent / "sandbox_child.py"
 SUDO = Path(__file__).parent / "sudo.sh"
 """A sudo for those who are root already."""

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imagekit import __version__
 from imagekit.disk.extents import copy_sparse, sha256_sparse
-from imagekit.errors import SpecError
+from imagekit.domain.facts import BuildFacts, facts_text, read_facts
 from imagekit.host.apt_sources import os_release
 from imagekit.host.versions import tool_versions
-from imagekit.installs import debootstrap, diskimage_builder, iso, netboot
+from imagekit.installs.context import BuildContext, context_for
+from imagekit.installs.methods import method_called
 from imagekit.pipeline.deliver import BuildDirectory, deliver, plan_digest, rewrite_manifest
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import StageResult, execute, needed
-from imagekit.pipeline.plan import Plan, why
+from imagekit.pipeline.plan import Plan, Planned, why
 from imagekit.pipeline.store import Store
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock
+from imagekit.spec.manifest import MANIFEST, Artefact, Manifest, StageRecord, parse_manifest
 
-METHODS: dict[str, Callable[[SpecFile, Path, Lock | None], Plan]] = {
-    "debootstrap": debootstrap.plan,
-    "iso": iso.plan,
-    "netboot": netboot.plan,
-    "diskimage-builder": diskimage_builder.plan,
-}
-DESCRIBED = (("kernel", "kernel-report"), ("facts", "facts"), ("packages", "package-list"))
+FACTS = "facts.json"
+DESCRIBED = (("kernel", "kernel-report"), ("packages", "package-list"))
 """What a manifest says of the image, if one is made here, and the role of its artefact."""
 RECORDED_TOOLS = ["mmdebstrap", "mke2fs", "sfdisk", "grub-mkimage", "qemu-img", "tar"]
 
@@ -45,35 +42,16 @@ class PlannedStage:
     why: str
 
 
-def plan_for(file: SpecFile, out: Path, lock: Lock | None = None, debs: Path | None = None) -> Plan:
-    """The plan of ``file`` by its install method; with ``lock``, of exactly what that names.
-
-    A lock's SOURCE_DATE_EPOCH, which is part of the plan, becomes that of this process.
-    """
-    if lock is not None:
-        if lock.epoch_from != "packages":
-            os.environ["SOURCE_DATE_EPOCH"] = str(lock.source_date_epoch)
-        if lock.spec_sha256 != file.sha256:
-            raise SpecError(
-                "the spec is not the one the lock was made for",
-                where=str(file.path),
-                hint="build without --locked to make a new lock, and compare: imagekit lock diff",
-            )
-        if debs is not None:
-            return debootstrap.plan(file, out, lock, debs)
-    method = file.spec.install.method
-    if method not in METHODS:
-        raise SpecError(
-            f"imagekit build cannot run a {method} installation",
-            where=file.where("install", "method"),
-            hint=f"use {', '.join(METHODS)}; imagekit netboot publish serves network installations",
-        )
-    return METHODS[method](file, out, lock)
+def plan_for(context: BuildContext) -> Plan:
+    """The plan of ``context`` by its spec's install method. Pure; raises SpecError, HostError."""
+    file = context.file
+    method = method_called(file.spec.install.method, file.where("install", "method"))
+    return method.plan(context)
 
 
-def outlook(file: SpecFile, out: Path, store: Store) -> list[PlannedStage]:
+def outlook(context: BuildContext, store: Store) -> list[PlannedStage]:
     """What a build would do now. Writes nothing."""
-    plan = plan_for(file, out)
+    file, plan = context.file, plan_for(context)
     verdict = needed(plan, store, fresh=False)
     stages = []
     for planned in plan.stages:
@@ -89,7 +67,7 @@ def outlook(file: SpecFile, out: Path, store: Store) -> list[PlannedStage]:
     return stages
 
 
-def build(
+def build(  # noqa: PLR0913 - an option of "imagekit build" each
     file: SpecFile,
     out: Path,
     events: Events,
@@ -99,26 +77,34 @@ def build(
     lock: Lock | None = None,
     debs: Path | None = None,
     called: Path | None = None,
-) -> dict[str, Any]:
+    environment: Mapping[str, str] | None = None,
+) -> Manifest:
     """Build ``file`` into the directory ``out`` and return the manifest.
 
     ``called`` is where the configs say the files are, if that is not ``out``.
     ``fresh`` runs every stage again; ``force`` allows overwriting what no build of this guest
     made. With ``lock`` exactly its packages are installed, with its SOURCE_DATE_EPOCH; the
-    directory ``debs``, if given, holds them. Raises ImagekitError; then ``out`` is as it was.
+    directory ``debs``, if given, holds them. ``environment`` has the variables that the spec's
+    secrets name, and SOURCE_DATE_EPOCH; default is this process's. Raises ImagekitError; then
+    ``out`` is as it was.
     """
     name = file.spec.name
     directory = BuildDirectory(out.absolute())
-    plan = plan_for(file, called or out, lock, debs)
+    variables = os.environ if environment is None else environment
+    context = context_for(file, called or out, variables, lock=lock, debs=debs)
+    plan = plan_for(context)
     with directory.locked():
-        if not fresh and directory.intact(plan_digest(plan)):
-            return _untouched(plan, directory, file, events)
+        known = directory.manifest()
+        if known is not None and not fresh and directory.intact(plan_digest(plan)):
+            return _untouched(known, plan, directory, file, events)
         directory.refuse_strangers(name, force=force)
         events.emit("build-started", name=name, directory=str(out), stages=len(plan.stages))
         results = execute(plan, Store(), events, guest=name, fresh=fresh, digest=sha256_sparse)
-        manifest = _manifest(file, plan, results)
+        facts = _facts(plan, results)
+        manifest = _manifest(file, plan, results, facts)
         events.emit("stage-started", stage="deliver", title="writing the build directory", key="")
-        manifest = deliver(plan, results, directory, manifest, _copy)
+        instead = {FACTS: facts_text(facts)} if facts else {}
+        manifest = deliver(plan, results, directory, manifest, _copy, instead)
         seconds = sum(r.seconds for r in results.values())
         events.emit("build-finished", name=name, directory=str(out), seconds=round(seconds, 3))
         return manifest
@@ -129,50 +115,66 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _untouched(
-    plan: Plan, directory: BuildDirectory, file: SpecFile, events: Events
-) -> dict[str, Any]:
-    manifest = directory.manifest() or {}
-    if manifest.get("spec_sha256") != file.sha256:
-        manifest["spec_sha256"] = file.sha256
+    manifest: Manifest, plan: Plan, directory: BuildDirectory, file: SpecFile, events: Events
+) -> Manifest:
+    if manifest.spec_sha256 != file.sha256:
+        manifest = manifest.model_copy(update={"spec_sha256": file.sha256})
         rewrite_manifest(directory, manifest)
-    manifest["stages"] = [
-        {"name": p.stage.name, "key": p.key, "cached": True, "seconds": 0.0} for p in plan.stages
-    ]
     for planned in plan.stages:
         events.emit(
             "stage-finished", stage=planned.stage.name, cached=True, seconds=0.0, key=planned.key
         )
     events.emit("build-finished", name=file.spec.name, directory=str(directory.path), seconds=0.0)
-    return manifest
+    return manifest.model_copy(update={"stages": _stages(plan, {})})
 
 
-def _manifest(file: SpecFile, plan: Plan, results: Mapping[str, StageResult]) -> dict[str, Any]:
-    def artefact(name: str) -> Any:
-        result = results.get(plan.maker(name).stage.name)
-        return json.loads(result.entry.files[name].read_text()) if result else None
-
-    stages = []
-    for planned in plan.stages:
+def _stages(plan: Plan, results: Mapping[str, StageResult]) -> tuple[StageRecord, ...]:
+    def record(planned: Planned) -> StageRecord:
         result = results.get(planned.stage.name)
-        stages.append(
-            {
-                "name": planned.stage.name,
-                "key": planned.key,
-                "cached": result.cached if result else True,
-                "seconds": round(result.seconds, 3) if result else 0.0,
-            }
-        )
+        cached, seconds = (result.cached, round(result.seconds, 3)) if result else (True, 0.0)
+        return StageRecord(name=planned.stage.name, key=planned.key, cached=cached, seconds=seconds)
+
+    return tuple(record(planned) for planned in plan.stages)
+
+
+def _facts(plan: Plan, results: Mapping[str, StageResult]) -> BuildFacts | None:
+    """The facts, if there is an image, with the digests that its stages could not know.
+
+    They belong to no stage: a disk that is made again with the same key may have other bytes.
+    """
+    if FACTS not in {target.artefact for target in plan.targets}:
+        return None
+    disks = []
+    for target in plan.targets:
+        if target.role == "disk":
+            entry = results[plan.maker(target.artefact).stage.name].entry
+            file = entry.files[target.artefact]
+            # Not known if its stage was run for a build that does not deliver it.
+            digest = entry.sha256.get(target.artefact) or sha256_sparse(file)
+            size = file.stat().st_size
+            disks.append(Artefact(role="disk", path=target.path, sha256=digest, size_bytes=size))
+    return read_facts(results[plan.maker(FACTS).stage.name].entry.files[FACTS]).weighed(disks)
+
+
+def _manifest(
+    file: SpecFile, plan: Plan, results: Mapping[str, StageResult], facts: BuildFacts | None
+) -> Manifest:
+    def made(artefact: str) -> Any:
+        entry = results[plan.maker(artefact).stage.name].entry
+        return json.loads(entry.files[artefact].read_text())
+
     host = os_release()
-    made = {target.role: target.artefact for target in plan.targets}
-    return {
-        "manifest_version": 1,
+    artefacts = {target.role: target.artefact for target in plan.targets}
+    value = {
         "name": file.spec.name,
         "spec_sha256": file.sha256,
         "imagekit": __version__,
         "install_method": file.spec.install.method,
         "os": {"distribution": file.spec.os.distribution, "suite": file.spec.os.suite},
         "proof": file.spec.proof.model_dump(mode="json"),
-        **{key: artefact(made[role]) for key, role in DESCRIBED if role in made},
-        "stages": stages,
+        "facts": facts.to_json() if facts else None,
+        **{key: made(artefacts[role]) for key, role in DESCRIBED if role in artefacts},
+        "stages": [stage.model_dump() for stage in _stages(plan, results)],
         "tools": {"host": host.get("PRETTY_NAME", "unknown"), **tool_versions(RECORDED_TOOLS)},
     }
+    return parse_manifest(json.dumps(value).encode(), MANIFEST)

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 from imagekit.disk.bootloader import grub_prefix
-from imagekit.disk.layout import Ids, Layout, Part, plan_layout
+from imagekit.disk.layout import Assembled, Ids, plan_layout
 from imagekit.domain.bootpath import raw_settings
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Cpu, Nic, Rate, Vnc, parse_pins
-from imagekit.installs.stages.image import effective_disk
-from imagekit.installs.stages.overlay import mac_of, uuid_of
+from imagekit.kernel.report import Bootable, Capability
+from imagekit.spec.derived import effective_disk, mac_of, uuid_of
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec, StaticNetwork
 
-ABLE_KERNEL: dict[str, Any] = {
-    **{mode: {"capable": True, "evidence": []} for mode in ("pv", "pvh", "hvm")},
-    "release": "0",
-}
+ABLE_KERNEL = Bootable(Capability(True), Capability(True), Capability(True), "0")
 """A kernel that can do everything, for trying the words before there is a kernel."""
 
 
-def trial_image(spec: Spec) -> dict[str, Any]:
+def trial_image(spec: Spec) -> Assembled:
     """A disk as the spec wants it, for trying the words before there is one."""
     layout = plan_layout(effective_disk(spec.disk), Ids("trial"))
     cmdline = f"root=UUID={layout.parts[-1].fs_uuid} ro {spec.boot.cmdline}"
-    return {"layout": json.loads(json.dumps(layout.to_json())), "cmdline": cmdline.strip()}
+    return Assembled(layout, cmdline.strip())
 
 
 def disk_path(spec: Spec, image_format: str) -> str:
@@ -35,15 +30,9 @@ def disk_path(spec: Spec, image_format: str) -> str:
     return f"{spec.name}.{image_format}"
 
 
-def facts_for(spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any]) -> BuildFacts:
+def facts_for(spec: Spec, kernel: Bootable, image: Assembled) -> BuildFacts:
     """The facts of a build: what the spec wants, what the kernel can, how the disk is laid out."""
-    raw_layout = image["layout"]
-    layout = Layout(
-        raw_layout["table"],
-        raw_layout["size"],
-        raw_layout["disk_id"],
-        tuple(Part(**p) for p in raw_layout["partitions"]),
-    )
+    layout = image.layout
     grub = f"{grub_prefix(layout)}/grub.cfg"
     table = layout.table
     return BuildFacts(
@@ -58,9 +47,9 @@ def facts_for(spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any]) -
                 effective_disk(spec.disk).size,
             ),
         ),
-        pv=_verdict(kernel["pv"]),
-        pvh=_verdict(kernel["pvh"]),
-        hvm=_verdict(kernel["hvm"]),
+        pv=_verdict(kernel.pv),
+        pvh=_verdict(kernel.pvh),
+        hvm=_verdict(kernel.hvm),
         # /boot is an ext4 of ours without the features that pygrub's reader lacks, and grub.cfg
         # has the one form it understands.
         pygrub=PygrubView(True, f"pygrub reads {grub} on ext4"),
@@ -69,8 +58,8 @@ def facts_for(spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any]) -
         nics=tuple(_nic(spec, index) for index in range(len(spec.nics))),
         kernel=f"{spec.name}-vmlinuz",
         initrd=f"{spec.name}-initrd.img",
-        kernel_release=kernel["release"],
-        cmdline=image["cmdline"],
+        kernel_release=kernel.release,
+        cmdline=image.cmdline,
         partition_table=table,
         boot_filesystem=layout.boot_part.filesystem,
         grub_config=grub,
@@ -98,8 +87,8 @@ def _cpu(spec: Spec) -> Cpu:
     return Cpu(wanted.weight, wanted.cap or None, parse_pins(wanted.pins))
 
 
-def _verdict(value: Mapping[str, Any]) -> Verdict:
-    return Verdict(value["capable"], tuple(value["evidence"]))
+def _verdict(found: Capability) -> Verdict:
+    return Verdict(found.capable, found.evidence)
 
 
 def _screen(spec: Spec) -> Vnc | None:

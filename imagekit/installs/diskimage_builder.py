@@ -1,40 +1,36 @@
-"""The plan of a disk-image-create build: its tree, then system, kernel check, image, configs."""
+"""The plan of a disk-image-create build: its tree, then system, disk, and how every build ends."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from imagekit.errors import HostError, SpecError
+from imagekit.installs.context import BuildContext
 from imagekit.installs.elements.blockdevice import read_block_device
 from imagekit.installs.elements.locked import locked_elements, require_locked
 from imagekit.installs.elements.planning import NEEDED, plan_whole
+from imagekit.installs.finish import finish
+from imagekit.installs.mirrors import Mirrors, mirrors_for
 from imagekit.installs.stages.blockdevice import BlockDeviceImage
-from imagekit.installs.stages.configs import Configs
-from imagekit.installs.stages.delivery import delivery
 from imagekit.installs.stages.diskimage import DiskImageCreate
-from imagekit.installs.stages.harvesting import HarvestedConfigs
 from imagekit.installs.stages.image import Image
 from imagekit.installs.stages.lockfile import InstalledLock
-from imagekit.installs.stages.mirrors import Mirrors, mirrors_for
-from imagekit.installs.stages.packages import tree_install, wanted_packages
 from imagekit.installs.stages.rootfs import Rootfs
-from imagekit.pipeline.plan import Plan, make_plan
-from imagekit.pipeline.stage import Stage, Target
+from imagekit.installs.stages.system import System
+from imagekit.installs.tree_packages import tree_install, wanted_packages
+from imagekit.pipeline.plan import Plan
+from imagekit.pipeline.stage import Stage
 from imagekit.spec.install import DiskimageBuilder
-from imagekit.spec.load import SpecFile
-from imagekit.spec.lock import Lock
 
 
-def plan(file: SpecFile, out: Path, lock: Lock | None = None) -> Plan:
-    """The stages that build ``file`` into ``out``. Reads inputs, downloads and writes nothing.
+def plan(context: BuildContext) -> Plan:
+    """The stages that build a guest by disk-image-create. Reads inputs, writes nothing.
 
-    With ``lock`` the elements must be the lock's, and so must the packages when it is done.
-    Raises SpecError or HostError for what cannot be built here.
+    With a lock the elements must be the lock's, and so must the packages when it is done. Raises
+    SpecError or HostError for what cannot be built here.
     """
-    install = file.spec.install
+    file, install = context.file, context.spec.install
     if not isinstance(install, DiskimageBuilder):
         raise TypeError(f"install.method is {install.method}")
     if os.geteuid() != 0:
@@ -45,30 +41,31 @@ def plan(file: SpecFile, out: Path, lock: Lock | None = None) -> Plan:
     mirrors = mirrors_for(file)
     elements = plan_whole(file, install, mirrors)
     used = locked_elements(file, elements)
-    if lock is not None:
-        require_locked(file, lock, None, used)
+    if context.lock is not None:
+        require_locked(file, context.lock, None, used)
     parts = {"elements": [e.model_dump(mode="json") for e in used]}
-    create = DiskImageCreate(file, install, elements)
-    stages: list[Stage] = [create, InstalledLock(file, create.PACKAGES, parts, lock=lock)]
+    create = DiskImageCreate(context, install, elements)
+    stages: list[Stage] = [create, System(context, create.TREE)]
     if not elements.provided:
-        stages.insert(0, _seed(file, mirrors))
-    more, targets = delivery(file, out, create.TREE, create.PACKAGES)
-    targets.append(Target("lock.yaml", f"{file.spec.name}.lock", "lock"))
-    if install.block_device is not None:
-        more = _laid_out(file, out, install.block_device, more)
-    return make_plan([*stages, *more], targets)
+        stages.insert(0, _seed(context, mirrors))
+    name = install.block_device
+    disk = Image(context) if name is None else _block_device(context, name)
+    lock = InstalledLock(context, create.PACKAGES, parts)
+    return finish(context, stages, disk, lock, packages=create.PACKAGES)
 
 
-def _seed(file: SpecFile, mirrors: Mirrors) -> Rootfs:
+def _seed(context: BuildContext, mirrors: Mirrors) -> Rootfs:
     """imagekit's own tree, as debootstrap builds have it, for elements that bring none."""
-    spec = file.spec.model_copy(update={"install": tree_install(file.spec)})
-    packages = sorted({*wanted_packages(file.spec), *NEEDED})
-    return Rootfs(replace(file, spec=spec), mirrors, packages)
+    spec = context.spec.model_copy(update={"install": tree_install(context.spec)})
+    packages = sorted({*wanted_packages(context.spec), *NEEDED})
+    # The lock of such a build names no package files: what was installed is compared afterwards.
+    alone = replace(context, file=replace(context.file, spec=spec), lock=None)
+    return Rootfs(alone, mirrors, packages)
 
 
-def _laid_out(file: SpecFile, out: Path, name: str, stages: Sequence[Stage]) -> list[Stage]:
-    """``stages`` with a disk by the block-device configuration ``name`` in place of imagekit's."""
-    disk = file.spec.disk
+def _block_device(context: BuildContext, name: str) -> BlockDeviceImage:
+    """The stage that lays out the disk by the block-device configuration ``name``."""
+    file, disk = context.file, context.spec.disk
     for field in ("table", "boot_size", "swap", "lvm", "volume_group", "partitions"):
         if field in disk.model_fields_set:
             raise SpecError(
@@ -76,14 +73,10 @@ def _laid_out(file: SpecFile, out: Path, name: str, stages: Sequence[Stage]) -> 
                 where=file.where("disk", field),
                 hint="leave one of them out",
             )
-    if "hvm" in file.spec.boot.modes:
+    if "hvm" in context.spec.boot.modes:
         raise SpecError(
             "a disk of install.block_device gets no boot loader, which HVM guests need",
             where=file.where("boot", "modes"),
             hint="set boot: {modes: [pv, pvh]}, or leave install.block_device out",
         )
-    image = BlockDeviceImage(file, read_block_device(file, name))
-    image.require_host()
-    configs = HarvestedConfigs(file, out)
-    others = [s for s in stages if not isinstance(s, Image | Configs)]
-    return [*others, image, configs]
+    return BlockDeviceImage(context, read_block_device(file, name))

@@ -10,38 +10,28 @@ import contextlib
 import ipaddress
 import re
 import selectors
-import shutil
 import socket
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from imagekit.answers.context import Static
-from imagekit.errors import HostError, SpecError
-from imagekit.host.qmp import Messages, request
-from imagekit.host.run import spawn
-from imagekit.host.sockets import roomy_pair
+from imagekit.errors import SpecError
+from imagekit.vm.card import Bus, Card, NetworkBoot, Subnet
+from imagekit.vm.launch import QEMU, Line, start
+from imagekit.vm.options import Board, Processor, option
+from imagekit.vm.qmp import Messages, request
+from imagekit.vm.uefi import require_uefi
 
-QEMU = "qemu-system-x86_64"
-OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE.fd")
-OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS.fd")
-SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+LINES = (Line("console"), Line("syslog"), Line("monitor", "qmp"))
 MAX_LOG = 32 << 20
 MAX_LINE = 8 << 20
 STATISTICS_SECONDS = 5.0
 RECENT_LINES = 200
-
-
-@dataclass(frozen=True)
-class Network:
-    """What the PXE ROM of the first card boots: ``program``, a file name below ``tftp``."""
-
-    tftp: Path
-    program: str
 
 
 @dataclass(frozen=True)
@@ -52,45 +42,55 @@ class Hardware:
     network the one that the guest's fixed address is in.
     """
 
-    media: Path | Network
+    media: Path | NetworkBoot
     disk: Path
     memory: int
     kvm: bool
     firmware: str = "bios"
     mac: str = "52:54:00:12:34:56"
-    bus: str = "virtio"
+    bus: Bus = "virtio"
     static: Static | None = None
 
-    def argv(self, fds: dict[str, int], firmware_state: Path) -> list[str]:
-        """QEMU's command line; ``fds`` are the sockets of console, syslog and monitor."""
-        argv = [QEMU, "-accel", "kvm" if self.kvm else "tcg,tb-size=512"]
-        argv += ["-cpu", "host" if self.kvm else "max", "-smp", "1", "-m", str(self.memory)]
-        argv += ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
-        argv += ["-sandbox", SANDBOX, "-device", "VGA", "-device", "virtio-rng-pci"]
-        boot, card_options = "", ",romfile="
-        if isinstance(self.media, Network):
-            # SeaBIOS then says on the serial port too what it and the PXE ROM say on the screen.
-            argv += ["-machine", "pc,graphics=off"]
-            boot = f",tftp={_value(self.media.tftp)},bootfile={self.media.program}"
-            card_options = ",bootindex=1"
-        else:
-            argv += ["-drive", f"file={_value(self.media)},format=raw,if=none,id=cd,readonly=on"]
-            argv += ["-device", "ide-cd,drive=cd,bus=ide.1,bootindex=1"]
-        disk = f"file={_value(self.disk)},format=raw,if=none,id=disk,cache=unsafe"
-        argv += ["-drive", f"{disk},discard=unmap,detect-zeroes=unmap,werror=stop,rerror=stop"]
-        device = "virtio-blk-pci" if self.bus == "virtio" else "ide-hd,bus=ide.0"
-        argv += ["-device", f"{device},drive=disk,bootindex=2"]
-        argv += ["-netdev", f"user,id=net{_network(self.static)}{boot}"]
-        card = "virtio-net-pci" if self.bus == "virtio" else "e1000"
-        argv += ["-device", f"{card},netdev=net,mac={self.mac}{card_options}"]
-        if self.firmware == "uefi":
-            code = f"if=pflash,format=raw,readonly=on,file={_value(OVMF_CODE)}"
-            argv += ["-drive", code]
-            argv += ["-drive", f"if=pflash,format=raw,file={_value(firmware_state)}"]
-        for name in ("console", "syslog", "monitor"):
-            argv += ["-chardev", f"socket,id={name},fd={fds[name]}"]
-        argv += ["-serial", "chardev:console", "-serial", "chardev:syslog"]
-        return [*argv, "-mon", "chardev=monitor,mode=control"]
+    def argv(self) -> list[str]:
+        """QEMU's command line, but for the firmware's flash and the lines to this process."""
+        boot = self.media if isinstance(self.media, NetworkBoot) else None
+        processor = Processor.best(kvm=self.kvm, translated_mib=512)
+        # SeaBIOS then says on the serial port too what it and the PXE ROM say on the screen.
+        board = Board(processor, self.memory, "pc" if boot else "", graphics=not boot)
+        argv = [QEMU, *board.argv(), "-device", "VGA", "-device", "virtio-rng-pci"]
+        if not isinstance(self.media, NetworkBoot):
+            argv += option(
+                "-drive", file=self.media, format="raw", if_="none", id="cd", readonly=True
+            )
+            argv += option("-device", "ide-cd", drive="cd", bus="ide.1", bootindex=1)
+        argv += _disk(self.disk, self.bus)
+        card = Card(
+            self.bus,
+            self.mac,
+            subnet=_subnet(self.static),
+            boot=boot,
+            rom=boot is not None,
+            bootindex=1 if boot else None,
+        )
+        return [*argv, *card.argv()]
+
+
+def _disk(disk: Path, bus: Bus) -> list[str]:
+    drive = option(
+        "-drive",
+        file=disk,
+        format="raw",
+        if_="none",
+        id="disk",
+        cache="unsafe",
+        discard="unmap",
+        **{"detect-zeroes": "unmap"},
+        werror="stop",
+        rerror="stop",
+    )
+    if bus == "virtio":
+        return [*drive, *option("-device", "virtio-blk-pci", drive="disk", bootindex=2)]
+    return [*drive, *option("-device", "ide-hd", bus="ide.0", drive="disk", bootindex=2)]
 
 
 @dataclass
@@ -122,7 +122,7 @@ class Machine:
     def __init__(
         self,
         running: Running,
-        lines: dict[str, socket.socket],
+        lines: Mapping[str, socket.socket],
         logs: Path,
         listener: Listener,
         mask: Mask,
@@ -255,32 +255,17 @@ def machine(
     ``logs`` receives console.log and syslog.log, at most 32 MiB each, what ``mask`` leaves of them.
     Raises HostError.
     """
-    state = scratch / "firmware-state"
+    argv = hardware.argv()
     if hardware.firmware == "uefi":
-        if not OVMF_CODE.is_file():
-            raise HostError("UEFI firmware for QEMU is not here", hint="apt-get install ovmf")
-        shutil.copyfile(OVMF_VARS, state)
-    with contextlib.ExitStack() as stack:
-        ours: dict[str, socket.socket] = {}
-        theirs: dict[str, socket.socket] = {}
-        for name in ("console", "syslog", "monitor"):
-            ours[name], theirs[name] = roomy_pair()
-            stack.callback(ours[name].close)
-            stack.callback(theirs[name].close)
-        fds = {name: end.fileno() for name, end in theirs.items()}
-        child = stack.enter_context(
-            spawn(
-                hardware.argv(fds, state),
-                env={"TMPDIR": str(scratch)},
-                pass_fds=list(fds.values()),
-                stdout=subprocess.DEVNULL,
-            )
-        )
-        for end in theirs.values():
-            end.close()
-        running = Machine(Running(child), ours, logs, listener, mask)
-        stack.callback(running.flush)
-        yield running
+        firmware, own = require_uefi(), scratch / "firmware-state"
+        firmware.new_variables(own)
+        argv += firmware.argv(own)
+    with start(argv, LINES, scratch=scratch) as started:
+        running = Machine(Running(started.process), started.lines, logs, listener, mask)
+        try:
+            yield running
+        finally:
+            running.flush()
 
 
 def clean(text: str) -> str:
@@ -297,19 +282,12 @@ def readable(data: bytes, lines: int) -> str:
     return "\n".join([line for line in found if line.strip()][-lines:])
 
 
-def _network(static: Static | None) -> str:
-    """Options of QEMU's user network so that a fixed address has its gateway and name server."""
+def _subnet(static: Static | None) -> Subnet | None:
+    """QEMU's network so that a fixed address has its gateway and name server."""
     if static is None or not static.gateway:
-        return ""
+        return None
     network = ipaddress.ip_interface(f"{static.address}/{static.prefix}").network
     if ipaddress.ip_address(static.gateway) not in network:
         raise SpecError("the gateway is outside the address's network", where="nics.0.network")
-    if static.version == 6:
-        return f",ipv6-net={network},ipv6-host={static.gateway}"
     inside = [d for d in static.dns if ipaddress.ip_address(d) in network and d != static.gateway]
-    options = f",net={network},host={static.gateway},dhcpstart={static.address}"
-    return options + (f",dns={inside[0]}" if inside else "")
-
-
-def _value(path: Path) -> str:
-    return str(path).replace(",", ",,")
+    return Subnet(network, static.gateway, static.address, inside[0] if inside else "")

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from imagekit.errors import SpecError
-from imagekit.installs.stages.answers import Answers
-from imagekit.installs.stages.harvestplan import (
-    after_install,
+from imagekit.installs.context import BuildContext
+from imagekit.installs.finish import finish
+from imagekit.installs.installers import (
     answers_target,
+    installed_lock,
     refuse_lock,
     refuse_unused,
 )
+from imagekit.installs.stages.answers import Answers
+from imagekit.installs.stages.harvesting import Harvest
 from imagekit.installs.stages.netinstalling import InstallFromNetwork
 from imagekit.installs.stages.netonhost import NetbootOnHost
 from imagekit.installs.stages.netsource import NetbootSource
 from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Stage, Target
 from imagekit.spec.install import Netboot
-from imagekit.spec.load import SpecFile
-from imagekit.spec.lock import Lock
 
 
-def plan(file: SpecFile, out: Path, lock: Lock | None = None) -> Plan:
-    """The stages that install ``file`` over the network. Downloads and writes nothing.
+def plan(context: BuildContext) -> Plan:
+    """The stages that install a guest over the network. Downloads and writes nothing.
 
-    With ``on_host`` they make what a boot server and a Xen host need instead. With ``lock`` the
+    With ``on_host`` they make what a boot server and a Xen host need instead. With a lock the
     template must be the lock's, and so must the packages when it is done. Raises SpecError or
     HostError for inputs that are not there.
     """
-    install = file.spec.install
+    file, install = context.file, context.spec.install
     if not isinstance(install, Netboot):
         raise TypeError(f"install.method is {install.method}")
     refuse_unused(file)
@@ -41,11 +40,19 @@ def plan(file: SpecFile, out: Path, lock: Lock | None = None) -> Plan:
         )
     if not file.spec.nics:
         raise SpecError("a guest without a NIC cannot boot over the network", where=str(file.path))
-    stages: list[Stage] = [NetbootSource(file, install), Answers(file, install)]
+    stages: list[Stage] = [NetbootSource(context, install), Answers(context, install)]
     if install.on_host:
-        refuse_lock(file, lock)
-        emitted = NetbootOnHost(file, install, out)
-        return make_plan([*stages, emitted], [*emitted.targets(), answers_target(file)])
-    more, targets = after_install(file, out, install, lock)
-    report = Target("netboot.json", "netboot.json", "netboot-report")
-    return make_plan([*stages, InstallFromNetwork(file, install), *more], [*targets, report])
+        refuse_lock(context)
+        emitted = NetbootOnHost(context, install)
+        targets = [*emitted.targets(), answers_target(file)]
+        return make_plan([*stages, emitted], targets, context.environment)
+    return finish(
+        context,
+        [*stages, InstallFromNetwork(context, install)],
+        Harvest(context, golden=install.golden),
+        installed_lock(context, install),
+        targets=[
+            answers_target(file),
+            Target("netboot.json", "netboot.json", "netboot-report"),
+        ],
+    )

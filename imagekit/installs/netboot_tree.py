@@ -13,9 +13,9 @@ from pathlib import Path
 
 from imagekit.answers.context import Static, static_network, target_of
 from imagekit.errors import HostError, SpecError
-from imagekit.installs.stages.overlay import mac_of
 from imagekit.netboot.answer_server import AnswerServer
 from imagekit.netboot.netguest import NetbootGuest, check_arguments
+from imagekit.spec.derived import mac_of
 from imagekit.spec.install import Netboot
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec

@@ -160,11 +160,6 @@ def module_name(path: str) -> str:
     return normalise(found.group(1) if found else path.strip())
 
 
-def load_initrd(path: Path) -> Initrd:
-    """The same as :func:`read_initrd`."""
-    return read_initrd(path)
-
-
 def read_initrd(path: Path) -> Initrd:
     """Read the file ``path`` (at most 1 GiB); raises SpecError, ImageError."""
     return parse_initrd(read_file(path, MAX_FILE, "initrd"), name=path.name)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from imagekit.errors import SpecError
 from imagekit.kernel.initrd import Driver, Initrd
+from imagekit.spec.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -110,3 +114,59 @@ class KernelReport:
             "initrd": self.initrd.to_json() if self.initrd else None,
             "config": dict(self.config),
         }
+
+
+@dataclass(frozen=True)
+class Bootable:
+    """What a build keeps of a kernel's report: the verdict on each mode, and its release."""
+
+    pv: Capability
+    pvh: Capability
+    hvm: Capability
+    release: str
+
+    def capability(self, mode: str) -> Capability:
+        """The verdict on one mode."""
+        return {"pv": self.pv, "pvh": self.pvh, "hvm": self.hvm}[mode]
+
+
+def bootable(report: KernelReport, release: str | None = None) -> Bootable:
+    """The same of ``report``; ``release`` comes first, if the kernel package tells it."""
+    return Bootable(report.pv, report.pvh, report.hvm, release or report.release or "")
+
+
+def write_report(report: KernelReport, target: Path, release: str | None = None) -> None:
+    """Write kernel.json, which :func:`read_report` reads; ``release`` as for :func:`bootable`."""
+    value = {**report.to_json(), "release": bootable(report, release).release}
+    target.write_text(json.dumps(value, indent=1))
+
+
+def read_report(path: Path) -> Bootable:
+    """What ``path``, a kernel.json of our own, says; raises SpecError."""
+    return _bootable(json.loads(path.read_text()), str(path))
+
+
+def kernel_of(manifest: Manifest, where: str) -> Bootable:
+    """What ``manifest`` says of the build's kernel; raises SpecError naming ``where``."""
+    report = manifest.kernel_report
+    return _bootable(report.root if report else None, f"{where}: kernel")
+
+
+def _bootable(value: object, where: str) -> Bootable:
+    if not isinstance(value, dict):
+        raise SpecError("is no report on a kernel", where=where)
+    release = value.get("release")
+    if not isinstance(release, str):
+        raise SpecError("is not text", where=f"{where}.release")
+    pv, pvh, hvm = (_capability(value.get(m), f"{where}.{m}") for m in ("pv", "pvh", "hvm"))
+    return Bootable(pv, pvh, hvm, release)
+
+
+def _capability(value: object, where: str) -> Capability:
+    given = value if isinstance(value, dict) else {}
+    capable, evidence = given.get("capable"), given.get("evidence")
+    if not isinstance(capable, bool) or not isinstance(evidence, list):
+        raise SpecError("is no verdict with its evidence", where=where)
+    if not all(isinstance(line, str) for line in evidence):
+        raise SpecError("has evidence that is not text", where=where)
+    return Capability(capable, tuple(evidence))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from imagekit.disk.extents import BLOCK, data_extents, opened, read_exactly, size_of
+from imagekit.disk.layout import Part
 from imagekit.errors import ImageError
 from imagekit.host.run import run
 
@@ -143,30 +144,22 @@ def differing_blocks(first: Path, second: Path) -> Iterator[int]:
                         yield start + at
 
 
-def disk_difference(
-    first: Path, second: Path, partitions: list[dict[str, object]]
-) -> Difference | None:
-    """The first difference of two raw images, None when equal.
-
-    ``partitions`` are those of layout.json: start, size in bytes, role, filesystem.
-    """
+def disk_difference(first: Path, second: Path, partitions: Sequence[Part]) -> Difference | None:
+    """The first difference of two raw images with ``partitions``, None when equal."""
     blocks = differing_blocks(first, second)
     offset = next(blocks, None)
     if offset is None:
         return None
     for part in partitions:
-        start, size = part["start"], part["size"]
-        if not isinstance(start, int) or not isinstance(size, int):
-            continue
+        start, size = part.start, part.size
         if start <= offset < start + size:
-            role = str(part.get("role", "partition"))
-            if part.get("filesystem") == "ext4":
+            if part.filesystem == "ext4":
                 # Bitmaps and checksums come first and only follow from some file's difference.
                 inside = [offset, *itertools.islice(blocks, MAX_BLOCKS)]
                 wanted = [(x - start) // SHOWN for x in inside if x < start + size]
-                return _in_ext4(first, second, start, wanted, role)
+                return _in_ext4(first, second, start, wanted, part.role)
             return Difference(
-                first.name, f"the {role} partition", f"differs at byte {offset - start}"
+                first.name, f"the {part.role} partition", f"differs at byte {offset - start}"
             )
     return Difference(first.name, "the disk outside its partitions", f"differs at byte {offset}")
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from imagekit.disk.layout import read_assembled
 from imagekit.errors import ImagekitError, ToolError
 from imagekit.host.run import run
 from imagekit.locks.difference import Difference, disk_difference, tar_differences
 from imagekit.pipeline.workspace import Workspace
 from imagekit.spec.load import load_spec
+from imagekit.spec.manifest import read_manifest
 
 BUILD_SECONDS = 7200.0
 _CHILD = 'umask "$1"; hostname "$2"; shift 2; exec "$@"'
@@ -104,8 +104,7 @@ def _build(
 
 
 def _disks(build: Path) -> dict[str, str]:
-    manifest: dict[str, Any] = json.loads((build / "manifest.json").read_text())
-    return {a["path"]: a["sha256"] for a in manifest["artefacts"] if a["role"] == "disk"}
+    return read_manifest(build).disk_digests
 
 
 def _explain(
@@ -121,8 +120,8 @@ def _explain(
     raws = [_stored(cache, "disk.raw") for cache in caches]
     layout = _stored(caches[0], "layout.json")
     if raws[0] is not None and raws[1] is not None and layout is not None:
-        partitions = json.loads(layout.read_text())["layout"]["partitions"]
-        on_disk = disk_difference(raws[0], raws[1], partitions)
+        parts = read_assembled(layout).layout.parts
+        on_disk = disk_difference(raws[0], raws[1], parts)
         if on_disk is not None:
             return on_disk
     odd = next(path for path in digests[0] if digests[0][path] != digests[1].get(path))

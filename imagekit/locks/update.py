@@ -17,12 +17,12 @@ from imagekit.errors import DownloadError, SpecError, ToolError
 from imagekit.host.run import run
 from imagekit.installs.elements.locked import locked_elements
 from imagekit.installs.elements.planning import plan_elements
+from imagekit.installs.mirrors import Mirrors, mirrors_for
 from imagekit.installs.stages.archive import collect
 from imagekit.installs.stages.lockfile import input_digests, lock_tools
-from imagekit.installs.stages.mirrors import Mirrors, mirrors_for
-from imagekit.installs.stages.packages import wanted_packages
 from imagekit.installs.stages.provenance import MAX_LIST_BYTES, fields, provenance, stanzas
 from imagekit.installs.stages.rootfs import explain
+from imagekit.installs.tree_packages import wanted_packages
 from imagekit.pipeline.stage import digest_file
 from imagekit.pipeline.workspace import Workspace
 from imagekit.spec.load import SpecFile

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from imagekit.errors import SpecError
-from imagekit.pypxeboot.dhcp import is_server_address
-from imagekit.pypxeboot.profile import parse_mac
+from imagekit.host.addresses import is_server_address
+from imagekit.pypxeboot.profile import mac_to_bytes
 
 Mode = Literal["install", "local"]
 MODES: tuple[Mode, ...] = ("install", "local")
@@ -45,7 +45,7 @@ class NetbootGuest:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise SpecError(f"{self.name!r} is no guest name", hint="letters, digits, _ . + -")
-        parse_mac(self.mac)
+        mac_to_bytes(self.mac)
         if self.ip and not is_server_address(self.ip):
             raise SpecError(f"{self.ip!r} is not an IPv4 address", where=self.name)
         if not NAME.fullmatch(self.answers_name):
@@ -55,7 +55,7 @@ class NetbootGuest:
     @property
     def mac_dashes(self) -> str:
         """The MAC as boot loaders put it in file names: lower case, with dashes."""
-        return parse_mac(self.mac).hex("-")
+        return mac_to_bytes(self.mac).hex("-")
 
 
 def check_arguments(args: str, where: str) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagekit.errors import ImageError, SpecError, VerificationError
+from imagekit.host.exclusive import exclusive
 from imagekit.netboot import render, tree
 from imagekit.netboot.netguest import MODES, Mode, NetbootGuest
 from imagekit.pypxeboot.location import from_url, normalise
@@ -58,7 +59,7 @@ def publish(site: Site, guests: Sequence[NetbootGuest], *, prune: bool = False) 
     for a digest that does not match, ImageError for a kernel that is none, ExistsError for foreign
     files in the way; then nothing has changed.
     """
-    with tree.locked(site.root):
+    with exclusive(site.root):
         old = tree.load(site.root)
         new = tree.State(site.tftp_prefix, site.http)
         sources: dict[str, tree.Content] = {}
@@ -82,7 +83,7 @@ def flip(root: Path, name: str, mode: Mode) -> tree.Changes:
     """
     if mode not in MODES:
         raise SpecError(f"{mode!r} is neither install nor local")
-    with tree.locked(root):
+    with exclusive(root):
         old = tree.load(root)
         if name not in old.guests:
             known = ", ".join(sorted(old.guests)[:10]) or "none"
@@ -101,15 +102,6 @@ def flip(root: Path, name: str, mode: Mode) -> tree.Changes:
             sources[record.answers] = replace(content, source=None, data=text, digest="")
         record.mode = mode
         return tree.apply(root, old, new, sources | _configs(new))
-
-
-def unpublish(root: Path, names: Sequence[str]) -> tree.Changes:
-    """Take guests out of the tree with all that only they needed."""
-    with tree.locked(root):
-        old = tree.load(root)
-        left = {name: record for name, record in old.guests.items() if name not in names}
-        new = tree.State(old.prefix, old.http, deepcopy(left))
-        return tree.apply(root, old, new, _carried(root, new) | _configs(new))
 
 
 def _record(

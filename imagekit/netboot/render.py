@@ -12,10 +12,9 @@ from ipaddress import IPv4Address
 from imagekit.errors import SpecError
 from imagekit.netboot.netguest import Mode
 from imagekit.pypxeboot import pxelinux
-from imagekit.pypxeboot.entry import BootEntry, LocalBoot
+from imagekit.pypxeboot.entry import LocalBoot
 
 HEADER = "# Written by imagekit; a change made here is lost.\n"
-NAMED_BY_MAC = "01-{mac}"
 
 
 @dataclass(frozen=True)
@@ -103,9 +102,3 @@ def quote_grub(word: str) -> str:
     if word and all(char.isalnum() or char in "/._-=:,+@%" for char in word):
         return word
     return "'" + word.replace("'", "'\\''") + "'"
-
-
-def entry_of(facts: BootFacts) -> BootEntry:
-    """What a client shall understand from the configs, to compare with."""
-    initrds = (facts.prefix + facts.initrd,) if facts.initrd else ()
-    return BootEntry("install", facts.prefix + facts.kernel, initrds, facts.args, 2)

@@ -19,36 +19,35 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from imagekit.domain import guestdb
+from imagekit.domain.guestdb import Address, Guest
 from imagekit.errors import SpecError
-from imagekit.netboot import guests, sources
-from imagekit.netboot.guests import Address, Guest, Mac
+from imagekit.netboot import sources
 from imagekit.netboot.netguest import NetbootGuest
+from imagekit.spec.base import Model
+from imagekit.spec.values import Mac
 
 MAX_REQUEST = 1 << 20
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Package(_Model):
+class Package(Model):
     """A Debian package that apt fetches and verifies."""
 
     package: str
 
 
-class Deb(_Model):
+class Deb(Model):
     """A package file."""
 
     deb: Path
     sha256: str
 
 
-class Iso(_Model):
+class Iso(Model):
     """Two files in an ISO image."""
 
     iso: Path
@@ -57,7 +56,7 @@ class Iso(_Model):
     initrd: str = "/install.amd/initrd.gz"
 
 
-class Mirror(_Model):
+class Mirror(Model):
     """An installer on a signed Debian mirror."""
 
     mirror: str
@@ -66,7 +65,7 @@ class Mirror(_Model):
     keyring: Path = sources.DEBIAN_KEYRING
 
 
-class Files(_Model):
+class Files(Model):
     """Two files on this host."""
 
     kernel: Path
@@ -75,7 +74,7 @@ class Files(_Model):
     initrd_sha256: str = ""
 
 
-class Request(_Model):
+class Request(Model):
     """One guest to publish."""
 
     name: str
@@ -129,7 +128,7 @@ def of_database(path: Path, host: str = "") -> list[tuple[Path, Request]]:
     the database's folder.
     """
     found = []
-    for guest in guests.load(path).guests:
+    for guest in guestdb.load(path).guests:
         if guest.method != "netboot" or (host and guest.host != host):
             continue
         if not guest.spec:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from imagekit.errors import SpecError
+from imagekit.host.addresses import is_server_address
 from imagekit.netboot.tree import State
-from imagekit.pypxeboot.dhcp import is_server_address
 
 DhcpMode = Literal["full", "proxy", "none"]
 LEASE = "1h"

@@ -6,18 +6,17 @@ and removes what is ours and touches nothing else.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagekit.errors import BusyError, ExistsError, HostError, SpecError
+from imagekit.errors import ExistsError, HostError, SpecError
 
 STATE = "state.json"
 VERSION = 1
@@ -87,24 +86,6 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise SpecError(f"cannot read it: {error.strerror}", where=str(path)) from error
-
-
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the tree for one change; raises BusyError when another imagekit holds it."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise HostError(f"cannot write there: {error.strerror}", where=str(root)) from error
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError("another imagekit is changing this tree", where=str(root)) from None
-        yield
-    finally:
-        os.close(fd)
 
 
 def load(root: Path) -> State:

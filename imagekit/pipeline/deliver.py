@@ -8,21 +8,21 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagekit.errors import BusyError, ExistsError, HostError, ImagekitError
+from imagekit.errors import BusyError, ExistsError, HostError, ImagekitError, SpecError
 from imagekit.host.signing import SIGNATURES, SUMS
 from imagekit.pipeline.execute import StageResult
 from imagekit.pipeline.plan import Plan
 from imagekit.pipeline.stage import Target, digest_file, digest_json
 from imagekit.pipeline.store import fingerprint
 from imagekit.pipeline.workspace import cache_root
+from imagekit.spec.manifest import MANIFEST, Artefact, Manifest, manifest_text, read_manifest
 
-MANIFEST = "manifest.json"
 STATE = ".imagekit-state.json"
 Copy = Callable[[Path, Path], None]
 
@@ -33,9 +33,12 @@ class BuildDirectory:
 
     path: Path
 
-    def manifest(self) -> dict[str, Any] | None:
+    def manifest(self) -> Manifest | None:
         """The manifest, or None when there is none that can be read."""
-        return _json(self.path / MANIFEST)
+        try:
+            return read_manifest(self.path)
+        except SpecError:
+            return None
 
     def state(self) -> dict[str, Any]:
         """What the last delivery left here (paths, sizes, times), empty when nothing is known."""
@@ -51,7 +54,7 @@ class BuildDirectory:
         if not contents:
             return
         manifest, state = self.manifest(), self.state()
-        owner = (manifest or {}).get("name", state.get("name"))
+        owner = manifest.name if manifest else state.get("name")
         if owner is None:
             raise ExistsError(
                 f"{self.path} is not empty and is not a build directory",
@@ -114,10 +117,14 @@ def deliver(
     plan: Plan,
     results: Mapping[str, StageResult],
     directory: BuildDirectory,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     copy: Copy,
-) -> dict[str, Any]:
+    instead: Mapping[str, str] | None = None,
+) -> Manifest:
     """Copy the targets and logs into ``directory`` and write the manifest; returns it.
+
+    ``manifest`` is all of it but the artefacts. ``instead`` has texts to deliver in place of stored
+    artefacts, by name: what can be said of a build only once all of it is made.
 
     Files are copied beside their names first; only when all are whole they are renamed, then
     files of an earlier build that are no longer made are removed, and the manifest comes last.
@@ -128,23 +135,23 @@ def deliver(
     parts: list[tuple[Path, Path]] = []
     try:
         root.mkdir(parents=True, exist_ok=True)
-        artefacts = _copy_all(plan, results, root, copy, parts)
-        text = json.dumps({**manifest, "artefacts": artefacts}, indent=2, sort_keys=False)
-        _write(root / STATE, {"name": manifest["name"], "delivering": True, "fingerprints": {}})
+        artefacts = _copy_all(plan, results, root, copy, parts, instead or {})
+        manifest = manifest.model_copy(update={"artefacts": artefacts})
+        _write(root / STATE, {"name": manifest.name, "delivering": True, "fingerprints": {}})
         for part, final in parts:
             part.replace(final)
-        final_names = {a["path"] for a in artefacts}
+        final_names = {a.path for a in artefacts}
         for name in set(old) - final_names - {MANIFEST, SUMS}:
             with contextlib.suppress(OSError):
                 (root / name).unlink()
-        _put_manifest(root, text + "\n", artefacts)
+        _put_manifest(root, manifest)
         names = (*sorted(final_names), MANIFEST, SUMS)
         prints = {name: fingerprint(root / name) for name in names}
         _write(
             root / STATE,
-            {"name": manifest["name"], "plan": plan_digest(plan), "fingerprints": prints},
+            {"name": manifest.name, "plan": plan_digest(plan), "fingerprints": prints},
         )
-        return {**manifest, "artefacts": artefacts}
+        return manifest
     except BaseException as error:
         for part, _final in parts:
             with contextlib.suppress(OSError):
@@ -162,9 +169,9 @@ def deliver(
         raise
 
 
-def rewrite_manifest(directory: BuildDirectory, manifest: Mapping[str, Any]) -> None:
+def rewrite_manifest(directory: BuildDirectory, manifest: Manifest) -> None:
     """Replace the manifest of a build whose artefacts stay as they are."""
-    _put_manifest(directory.path, json.dumps(manifest, indent=2) + "\n", manifest["artefacts"])
+    _put_manifest(directory.path, manifest)
     state = directory.state()
     if "fingerprints" in state:
         for name in (MANIFEST, SUMS):
@@ -172,9 +179,10 @@ def rewrite_manifest(directory: BuildDirectory, manifest: Mapping[str, Any]) -> 
         _write(directory.path / STATE, state)
 
 
-def _put_manifest(root: Path, text: str, artefacts: Sequence[Mapping[str, Any]]) -> None:
+def _put_manifest(root: Path, manifest: Manifest) -> None:
     """Write manifest and SHA256SUMS; a signature of what SHA256SUMS was goes."""
-    rows = {a["path"]: a["sha256"] for a in artefacts}
+    text = manifest_text(manifest)
+    rows = {a.path: a.sha256 for a in manifest.artefacts}
     rows[MANIFEST] = hashlib.sha256(text.encode()).hexdigest()
     sums = "".join(f"{rows[name]}  {name}\n" for name in sorted(rows))
     for name in SIGNATURES:
@@ -191,12 +199,14 @@ def _copy_all(
     root: Path,
     copy: Copy,
     parts: list[tuple[Path, Path]],
-) -> list[dict[str, Any]]:
+    instead: Mapping[str, str],
+) -> tuple[Artefact, ...]:
     jobs: list[tuple[Target, Path, str | None]] = []
     for target in plan.targets:
         result = results[plan.maker(target.artefact).stage.name]
         source = result.entry.files[target.artefact]
-        jobs.append((target, source, result.entry.info["sha256"].get(target.artefact)))
+        known = None if target.artefact in instead else result.entry.sha256.get(target.artefact)
+        jobs.append((target, source, known))
     for name, result in results.items():
         for log in sorted((result.entry.directory / "logs").glob("*")):
             path = f"logs/{name}-{log.name}"
@@ -208,23 +218,22 @@ def _copy_all(
         final.parent.mkdir(parents=True, exist_ok=True)
         parts.append((final.with_name(f".imagekit-{final.name}.part"), final))
 
-    def one(index: int) -> dict[str, Any]:
+    def one(index: int) -> Artefact:
         target, source, sha256 = jobs[index]
         part = parts[index][0]
         part.unlink(missing_ok=True)
-        if not (target.role == "disk" and _linked(source, part)):
+        if target.artefact in instead:
+            part.write_text(instead[target.artefact])
+        elif not (target.role == "disk" and _linked(source, part)):
             copy(source, part)
         part.chmod(target.mode)
-        return {
-            "role": target.role,
-            "path": target.path,
-            **target.fields,
-            "sha256": sha256 or digest_file(part),
-            "bytes": part.stat().st_size,
-        }
+        made = {"sha256": sha256 or digest_file(part), "bytes": part.stat().st_size}
+        return Artefact.model_validate(
+            {"role": target.role, "path": target.path, **target.fields, **made}
+        )
 
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(one, range(len(jobs))))
+        return tuple(pool.map(one, range(len(jobs))))
 
 
 def _linked(source: Path, part: Path) -> bool:

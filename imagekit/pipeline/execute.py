@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.errors import HostError, ImagekitError
+from imagekit.host import run as host_run
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.plan import Plan, Planned
 from imagekit.pipeline.stage import StageRun
@@ -60,6 +61,7 @@ def execute(
     wanted = {t.artefact for t in plan.targets}
     results: dict[str, StageResult] = {}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(host_run.children_see(plan.environment))
         space: Workspace | None = None
         if any(verdict.values()):
             store.sweep()
@@ -132,7 +134,7 @@ def _run(
     try:
         stage.run(StageRun(space, _inputs(planned, plan, store, results), output, logs, progress))
         digests = {n: digest(output / n) for n in stage.makes if n in wanted}
-        return store.put(planned.key, output, list(stage.makes), {"sha256": digests})
+        return store.put(planned.key, output, list(stage.makes), digests)
     except BaseException as error:
         kept = _keep_logs(logs, guest, stage.name)
         space.events.emit("stage-failed", stage=stage.name, error=str(error), logs=str(kept or ""))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from imagekit import __version__
 from imagekit.errors import ImagekitError
+from imagekit.pipeline.source import code_digest
 from imagekit.pipeline.stage import Stage, Target, digest_json
 
 
@@ -22,10 +23,14 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """Stages in the order in which they run, and what is delivered."""
+    """Stages in the order in which they run, what is delivered, and what tools see meanwhile.
+
+    ``environment`` has variables for the programs that stages run; None hides one from them.
+    """
 
     stages: tuple[Planned, ...]
     targets: tuple[Target, ...]
+    environment: Mapping[str, str | None] = field(default_factory=dict)
 
     def maker(self, artefact: str) -> Planned:
         """The stage that makes ``artefact``."""
@@ -35,13 +40,22 @@ class Plan:
         raise ImagekitError(f"no stage makes {artefact}")
 
 
-def make_plan(stages: Iterable[Stage], targets: Sequence[Target]) -> Plan:
-    """Order ``stages`` by what they need and key them.
+def make_plan(
+    stages: Iterable[Stage],
+    targets: Sequence[Target],
+    environment: Mapping[str, str | None] | None = None,
+) -> Plan:
+    """Check ``stages``, order them by what they need and key them.
 
-    A key digests the stage's own key, imagekit's version and the keys of the stages that make what
-    it needs. Raises ImagekitError for artefacts that nobody makes, that two make, and for cycles.
+    A key digests the stage's own key, its code, imagekit's version and the keys of the stages that
+    make what it needs. ``environment`` is what the plan's tools see.
+
+    Raises what checks raise, ImagekitError for artefacts that nobody makes, that two make, and
+    for cycles.
     """
     pending = list(stages)
+    for stage in pending:
+        stage.check()
     made: dict[str, str] = {}
     makers: dict[str, str] = {}
     for stage in pending:
@@ -62,12 +76,13 @@ def make_plan(stages: Iterable[Stage], targets: Sequence[Target]) -> Plan:
     for target in targets:
         if target.artefact not in made:
             raise ImagekitError(f"no stage makes {target.artefact}")
-    return Plan(tuple(ordered), tuple(targets))
+    return Plan(tuple(ordered), tuple(targets), dict(environment or {}))
 
 
 def _keyed(stage: Stage, made: Mapping[str, str]) -> Planned:
     own: Mapping[str, Any] = stage.key()
     parts = {f"{name}": digest_json(value)[:16] for name, value in own.items()}
+    parts["code"] = code_digest(type(stage), stage.loads)[:16]
     parts["imagekit"] = __version__
     parts.update({f"input {name}": made[name][:16] for name in stage.needs})
     return Planned(stage, digest_json({"stage": stage.name, **parts}), parts)

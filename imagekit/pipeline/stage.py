@@ -48,7 +48,7 @@ class StageRun:
 
 
 class Stage(ABC):
-    """One step of a plan. Subclasses set the three class attributes and implement the two methods.
+    """One step of a plan. Subclasses set the class attributes and implement the methods.
 
     ``needs`` and ``makes`` are artefact names. A stage must write nothing outside ``run.output``
     and ``run.workspace``.
@@ -58,13 +58,21 @@ class Stage(ABC):
     title: ClassVar[str]
     needs: Sequence[str] = ()
     makes: Sequence[str] = ()
+    loads: Sequence[str] = ()
+    """Modules that it imports by a name found at run time; they belong to its code."""
+
+    def check(self) -> None:  # noqa: B027 - most stages have nothing to check
+        """Raise SpecError for inputs that are not there, or HostError; called when it is planned.
+
+        The constructor reads no files and no variables of the environment.
+        """
 
     @abstractmethod
     def key(self) -> Mapping[str, Any]:
         """Everything that can change the result, apart from the needed artefacts, as plain JSON.
 
-        Include a ``code`` number that is raised when the stage's own code changes its result.
-        Secrets go in as digests only.
+        The stage's code is digested by the engine (:mod:`imagekit.pipeline.source`), with files
+        that its modules name in ``SHIPS``. Secrets go in as digests only.
         """
 
     @abstractmethod

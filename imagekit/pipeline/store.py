@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from imagekit.errors import BusyError, HostError
 from imagekit.pipeline.workspace import cache_root
@@ -28,12 +27,12 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Entry:
-    """A stored result: artefact name to file, and what the stage reported of itself."""
+    """A stored result: artefact name to file, and the SHA-256 of those that were delivered."""
 
     key: str
     directory: Path
     files: Mapping[str, Path]
-    info: Mapping[str, Any]
+    sha256: Mapping[str, str]
 
 
 def fingerprint(path: Path) -> list[int]:
@@ -78,7 +77,7 @@ class Store:
             return None
         with contextlib.suppress(OSError):
             os.utime(directory / "object.json")
-        return Entry(key, directory, files, info.get("info", {}))
+        return Entry(key, directory, files, info.get("info", {}).get("sha256", {}))
 
     def _hold(self, key: str) -> None:
         if key not in self._held:
@@ -119,14 +118,17 @@ class Store:
         path.mkdir(mode=0o700)
         return path
 
-    def put(self, key: str, output: Path, makes: list[str], info: Mapping[str, Any]) -> Entry:
-        """Store ``output`` (a directory from :meth:`new_output`) under ``key``, atomically."""
+    def put(self, key: str, output: Path, makes: list[str], sha256: Mapping[str, str]) -> Entry:
+        """Store ``output`` (a directory from :meth:`new_output`) under ``key``, atomically.
+
+        ``sha256`` has the digests of artefacts that are known.
+        """
         files = {}
         for name in makes:
             path = output / name
             path.chmod(0o600)
             files[name] = {"file": name, "fingerprint": fingerprint(path)}
-        record = json.dumps({"files": files, "info": dict(info)}, sort_keys=True)
+        record = json.dumps({"files": files, "info": {"sha256": dict(sha256)}}, sort_keys=True)
         (output / "object.json").write_text(record)
         target = self.root / "objects" / key
         if target.exists():

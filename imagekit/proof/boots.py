@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from imagekit.disk import qemu_img
 from imagekit.disk.image_info import probe
 from imagekit.domain.bootpath import ORDER, domain_for
-from imagekit.domain.facts import BuildFacts
+from imagekit.domain.facts import facts_of
 from imagekit.domain.model import MODES, DiskFormat, Mode
 from imagekit.errors import CapabilityError, SpecError
 from imagekit.proof import libvirtxml, xlcfg
 from imagekit.proof.guestconfig import TOOLSTACKS, GuestConfig, GuestDisk, read_bytes
+from imagekit.spec.manifest import MANIFEST, Manifest, file_in, read_manifest
 from imagekit.spec.model import ProofToolstack
 from imagekit.toolstacks import registry
 
-MAX_MANIFEST_BYTES = 64 << 20
 ProofBoot = Literal["pygrub", "pvgrub", "direct", "firmware", "uefi"]
 BOOTS: tuple[ProofBoot, ...] = ("pygrub", "pvgrub", "direct", "firmware", "uefi")
 """firmware is the config's own, BIOS where the image has boot code for both; uefi insists."""
@@ -97,30 +96,13 @@ class Trial:
         return self.files.get(name, Path(name))
 
 
-def manifest_of(build: Path) -> dict[str, Any]:
-    """The manifest of a build directory; raises SpecError."""
-    path = build / "manifest.json"
-    try:
-        with path.open("rb") as stream:
-            value = json.loads(stream.read(MAX_MANIFEST_BYTES))
-    except OSError:
-        raise SpecError(
-            "is not a build directory", where=str(build), hint="imagekit build makes one with -o"
-        ) from None
-    except (ValueError, RecursionError):
-        raise SpecError("is not JSON", where=str(path)) from None
-    if not isinstance(value, dict):
-        raise SpecError("is not a manifest", where=str(path))
-    return value
-
-
 def trials_of_build(build: Path, wanted: Wanted, out: Path) -> list[Trial]:
     """The trials of the build in ``build``, which may still wait to be published.
 
     Configs of the build are used as they are; for a boot path or format that none of them has, one
     is written into ``out``. Raises SpecError, or CapabilityError for what the image cannot do.
     """
-    manifest = manifest_of(build)
+    manifest = read_manifest(build)
     build = build.absolute()
     called = build.with_name(build.name.removeprefix(WAITING))
     chosen: list[GuestConfig] = []
@@ -149,10 +131,10 @@ def trials_of_build(build: Path, wanted: Wanted, out: Path) -> list[Trial]:
     return _named(chosen, _played_by(build, called, chosen))
 
 
-def _modes(configs: list[GuestConfig], manifest: dict[str, Any]) -> tuple[Mode, ...]:
+def _modes(configs: list[GuestConfig], manifest: Manifest) -> tuple[Mode, ...]:
     """Those that ``configs`` are for; without any, those that the spec asked for."""
     if not configs:
-        return BuildFacts.from_json(manifest.get("facts"), "manifest.json facts").modes
+        return facts_of(manifest, MANIFEST).modes
     return tuple(dict.fromkeys(cast(Mode, config.mode) for config in configs))
 
 
@@ -195,18 +177,9 @@ def _parse(toolstack: ProofToolstack, data: bytes, path: Path) -> GuestConfig:
     return (xlcfg.parse_config if toolstack == "xl" else libvirtxml.parse_xml)(data, path)
 
 
-def _build_configs(
-    build: Path, manifest: dict[str, Any], toolstack: ProofToolstack
-) -> list[GuestConfig]:
-    found, suffix = [], f".{registry.toolstack(toolstack).suffix}"
-    for artefact in manifest.get("artefacts", []):
-        if not isinstance(artefact, dict) or artefact.get("role") != "domain-config":
-            continue
-        path = artefact.get("path")
-        if isinstance(path, str) and path.endswith(suffix) and ".." not in path.split("/"):
-            whole = build.absolute() / path
-            found.append(_parse(toolstack, read_bytes(whole), whole))
-    return found
+def _build_configs(build: Path, manifest: Manifest, toolstack: ProofToolstack) -> list[GuestConfig]:
+    paths = [file_in(build, config.path) for config in manifest.configs(toolstack)]
+    return [_parse(toolstack, read_bytes(path), path) for path in paths]
 
 
 def _exists(mode: Mode, boot: ProofBoot | None) -> bool:
@@ -230,10 +203,9 @@ class _Missing:
     boot: ProofBoot | None
     format: DiskFormat | None
 
-    def rendered(self, called: Path, manifest: dict[str, Any], out: Path) -> GuestConfig:
+    def rendered(self, called: Path, manifest: Manifest, out: Path) -> GuestConfig:
         """It, written into ``out``; raises CapabilityError."""
-        facts = BuildFacts.from_json(manifest.get("facts"), "manifest.json facts")
-        facts = facts.located(str(called))
+        facts = facts_of(manifest, MANIFEST).located(str(called))
         domain = domain_for(
             facts,
             mode=self.mode,

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from imagekit.errors import ToolError, VerificationError
 from imagekit.host.chroot import chroot
 from imagekit.host.run import run as host_run
-from imagekit.installs.stages.mirrors import Mirrors
+from imagekit.installs.mirrors import Mirrors
 from imagekit.installs.stages.rootfs import explain
 from imagekit.installs.stages.trees import open_tree
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
@@ -61,7 +61,6 @@ class LabFirmware(Stage):
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
             "source": [SOURCE, self._file.spec.os.suite],
             "mirrors": self._mirrors.public(),
             "keyring": digest_file(self._mirrors.keyring),
@@ -70,7 +69,7 @@ class LabFirmware(Stage):
         }
 
     def run(self, run: StageRun) -> None:
-        tree = open_tree(run, "rootfs.tar")
+        tree = open_tree(run, "rootfs.tar", epoch=None)
         home = tree / "srv/firmware"
         home.mkdir()
         for path in self._source(tree, run):

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from imagekit.errors import ToolError
-from imagekit.host.qmp import Qmp
-from imagekit.host.run import spawn
-from imagekit.host.sockets import roomy_pair
 from imagekit.proof.busy import waited
 from imagekit.proof.emulator import EmulatorArchive
+from imagekit.vm.launch import Line, start
+from imagekit.vm.options import Board, Processor, option
+from imagekit.vm.qmp import Qmp
 
 # With a family that has no Retbleed and SRSO (family=16) guests need no return thunks: PV and PVH
 # boot a tenth faster, but of three HVM guests one stood still while its kernel started.
@@ -40,7 +40,6 @@ XEN_ARGS = (
     "loglvl=warning bootscrub=0 spec-ctrl=no,eager-fpu=yes"
 )
 LINUX_ARGS = "console=hvc0 quiet panic=1 net.ifnames=0 mitigations=off"
-SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 MAX_LINE = 1 << 16
 NAMES = ("xen", "kernel", "initrd", "disk")
 """What QEMU is told to open, in the directory in which it runs: fields of :class:`LabFiles`."""
@@ -61,7 +60,7 @@ class LabFiles:
 
 
 def lab_files(files: Mapping[str, Path], emulator: EmulatorArchive) -> LabFiles:
-    """The artefacts of imagekit.proof.lab.LabImage as what a machine boots, and its QEMU."""
+    """The artefacts of imagekit.proof.labimage.LabImage as what a machine boots, and its QEMU."""
     return LabFiles(files["xen"], files["vmlinuz"], files["initrd"], files["dom0.img"], emulator)
 
 
@@ -78,18 +77,16 @@ class Shape:
 
     def argv(self) -> list[str]:
         """QEMU's machine, without what differs from run to run; its files have ``NAMES``."""
-        processor = ["-accel", "tcg,tb-size=512", "-icount", self.icount, "-cpu", self.cpu]
+        processor = Processor("tcg", self.cpu, translated_mib=512, icount=self.icount)
         if self.accelerator == "kvm":
-            processor = ["-accel", "kvm", "-cpu", "host"]
+            processor = Processor.best(kvm=True)
         return [
-            *(*processor, "-machine", "pc"),
-            *("-smp", "1", "-m", str(self.memory_mib), "-nodefaults", "-no-user-config"),
-            *("-display", "none", "-no-reboot", "-nic", "none", "-sandbox", SANDBOX),
+            *Board(processor, self.memory_mib, "pc", network=False).argv(),
             *("-kernel", "xen", "-append", self.xen_args),
             *("-initrd", f"kernel {self.linux_args},initrd"),
-            *("-drive", "file=disk,format=raw,if=none,id=dom0,snapshot=on"),
-            *("-device", "virtio-blk-pci,drive=dom0"),
-            *("-device", "virtio-scsi-pci,id=disks"),
+            *option("-drive", file="disk", format="raw", if_="none", id="dom0", snapshot=True),
+            *option("-device", "virtio-blk-pci", drive="dom0"),
+            *option("-device", "virtio-scsi-pci", id="disks"),
         ]
 
 
@@ -212,39 +209,25 @@ def machine(
         (scratch / name).symlink_to(getattr(files, name).absolute())
     emulator = files.emulator.unpack(scratch / "qemu")
     argv = [*emulator.argv(), *shape.argv()]
-    # mapped-file: whatever dom0 makes there is a plain file here, never a link or a device.
-    for tag, path, option in (
-        ("share", share, "security_model=mapped-file"),
-        ("files", read_only, "security_model=none,readonly=on"),
-    ):
-        argv += ["-fsdev", f"local,id={tag},path={_value(path)},{option}"]
-        argv += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+    argv += _shared(share, read_only)
     with contextlib.ExitStack() as stack:
-        ours_qmp, theirs_qmp = _pair(stack)
-        ours_serial, theirs_serial = _pair(stack)
-        log = _value(scratch / "lab.log")
-        argv += ["-chardev", f"socket,id=qmp,fd={theirs_qmp.fileno()}"]
-        argv += ["-mon", "chardev=qmp,mode=control"]
-        argv += ["-chardev", f"socket,id=com1,fd={theirs_serial.fileno()},logfile={log}"]
-        argv += ["-serial", "chardev:com1"]
-        fds = [theirs_qmp.fileno(), theirs_serial.fileno()]
+        fds = []
         if state is not None:
             fd = os.open(state, os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
             fds.append(fd)
             argv += ["-incoming", f"fd:{fd}"]
-        child = stack.enter_context(
-            spawn(
+        started = stack.enter_context(
+            start(
                 argv,
-                env={"TMPDIR": str(scratch), **emulator.environment()},
+                (Line("qmp", "qmp"), Line("com1", log=scratch / "lab.log")),
+                scratch=scratch,
                 cwd=scratch,
+                env=emulator.environment(),
                 pass_fds=fds,
-                stdout=subprocess.DEVNULL,
             )
         )
-        theirs_qmp.close()
-        theirs_serial.close()
-        running = Machine(child, Qmp(ours_qmp), ours_serial)
+        running = Machine(started.process, Qmp(started.lines["qmp"]), started.lines["com1"])
         try:
             running.qmp.greet(30)
         except ToolError:
@@ -263,13 +246,17 @@ def _resume(running: Machine) -> None:
     running.qmp.command("cont")
 
 
-def _pair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
-    ours, theirs = roomy_pair()
-    for end in (ours, theirs):
-        stack.callback(end.close)
-    return ours, theirs
-
-
-def _value(path: Path) -> str:
-    """A path inside one of QEMU's comma-separated options."""
-    return str(path).replace(",", ",,")
+def _shared(share: Path, read_only: Path) -> list[str]:
+    argv = []
+    for tag, path, writable in (("share", share, True), ("files", read_only, False)):
+        argv += option(
+            "-fsdev",
+            "local",
+            id=tag,
+            path=path,
+            # mapped-file: whatever dom0 makes is a plain file here, never a link or a device.
+            security_model="mapped-file" if writable else "none",
+            readonly=None if writable else True,
+        )
+        argv += option("-device", "virtio-9p-pci", fsdev=tag, mount_tag=tag)
+    return argv

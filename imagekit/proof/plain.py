@@ -18,14 +18,14 @@ from typing import Any, Literal
 
 from imagekit.disk import qemu_img
 from imagekit.disk.image_info import probe
-from imagekit.domain.facts import BuildFacts
-from imagekit.errors import CapabilityError, HostError, ImageError, SpecError
+from imagekit.domain.facts import BuildFacts, facts_in
+from imagekit.errors import CapabilityError, ImageError, SpecError
 from imagekit.host.kvm import kvm_works
-from imagekit.host.run import run, spawn
+from imagekit.host.run import run
 from imagekit.host.versions import package_versions
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.workspace import Workspace, workspace
-from imagekit.proof.boots import Trial, manifest_of
+from imagekit.proof.boots import Trial
 from imagekit.proof.busy import Allotment, Stopwatch, waited
 from imagekit.proof.console import Follower, read_console
 from imagekit.proof.diagnose import Evidence, diagnose
@@ -36,13 +36,12 @@ from imagekit.proof.outcome import judged
 from imagekit.proof.report import Boot, Failure, ProofReport
 from imagekit.proof.session import SETTLE, Rules, announce, conclude
 from imagekit.proof.versions import LabVersions, firmware_component, qemu_component
+from imagekit.spec.manifest import MANIFEST
+from imagekit.vm.card import Bus, Card
+from imagekit.vm.launch import QEMU, file_console, start
+from imagekit.vm.options import Board, Processor, option
+from imagekit.vm.uefi import find_uefi, require_uefi
 
-QEMU = "qemu-system-x86_64"
-SEABIOS = Path("/usr/share/seabios/bios-256k.bin")
-FIRMWARE = (
-    (Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")),
-    (Path("/usr/share/OVMF/OVMF_CODE.fd"), Path("/usr/share/OVMF/OVMF_VARS.fd")),
-)
 SEABIOS = Path("/usr/share/seabios/bios-256k.bin")
 _DISK = re.compile(r"\[((?:vd|sd|hd)[a-z])\] [0-9]+ ")
 _NIC = re.compile(r"\b(eth[0-9]+|en[a-z][a-z0-9]{1,12}): (?:renamed|Link|\(PCI|Gained)")
@@ -57,7 +56,7 @@ class Plain:
     format: str
     firmware: Literal["bios", "uefi"]
     memory_mib: int
-    bus: Literal["virtio", "ide"]
+    bus: Bus
     source: Path
 
     @property
@@ -70,9 +69,7 @@ def prove_build(
     build: Path, out: Path, events: Events, rules: Rules, formats: Sequence[str]
 ) -> ProofReport:
     """Prove the build's image with each firmware it has boot code for; raises CapabilityError."""
-    manifest = manifest_of(build)
-    facts = BuildFacts.from_json(manifest.get("facts"), f"{build}/manifest.json facts")
-    facts = facts.located(str(build.absolute()))
+    facts = facts_in(build)
     if len(facts.disks) != 1:
         raise SpecError("only builds with one disk can be proven in plain QEMU", where=str(build))
     paths = dict(facts.disks[0].paths)
@@ -94,7 +91,7 @@ def prove_build(
 
 def _of_facts(facts: BuildFacts, image: Path, image_format: str, kind: str, build: Path) -> Plain:
     firmware: Literal["bios", "uefi"] = "uefi" if kind == "uefi" else "bios"
-    source = build / "manifest.json"
+    source = build / MANIFEST
     return Plain(facts.name, image, image_format, firmware, facts.memory_mib, "virtio", source)
 
 
@@ -129,12 +126,12 @@ def _prove(machines: Sequence[Plain], out: Path, events: Events, rules: Rules) -
 
 def _versions(accelerator: str, reason: str) -> LabVersions:
     packages = package_versions(("seabios", "ovmf"))
-    ovmf = next((code for code, _ in FIRMWARE if code.is_file()), None)
+    uefi = find_uefi()
     return LabVersions(
         accelerator,
         qemu_component(QEMU),
         seabios=firmware_component(SEABIOS, packages.get("seabios")),
-        ovmf=firmware_component(ovmf, packages.get("ovmf")) if ovmf else None,
+        ovmf=firmware_component(uefi.code, packages.get("ovmf")) if uefi else None,
         reason=reason,
     )
 
@@ -160,15 +157,12 @@ def _boot(
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", driver]
     run([*argv, "-b", str(plain.image.absolute()), str(overlay)], timeout=60)
     announce(events, plain.ident, f"booting {plain.name} with {plain.firmware.upper()}")
-    command = _argv(plain, overlay, scratch, console, kvm=kvm)
-    errors = (kept / "qemu.log").open("wb")
+    command = command_of(plain, overlay, scratch, console, kvm=kvm)
     with (
-        errors,
-        spawn(
-            command, env={"TMPDIR": str(scratch)}, stdout=subprocess.DEVNULL, stderr=errors
-        ) as child,
+        (kept / "qemu.log").open("wb") as errors,
+        start(command, scratch=scratch, stderr=errors) as started,
     ):
-        ended = _watch(child, Follower(console, rules.up), rules)
+        ended = _watch(started.process, Follower(console, rules.up), rules)
     conclude(events, plain.ident, ended.verdict, ended.allotment.passed)
     return _report(plain, console, ended, _failure(plain, ended, kept))
 
@@ -217,30 +211,24 @@ def _watch(child: subprocess.Popen[bytes], follower: Follower, rules: Rules) -> 
         time.sleep(0.1)
 
 
-def _argv(plain: Plain, overlay: Path, scratch: Path, console: Path, *, kvm: bool) -> list[str]:
-    accelerator = ["-accel", "kvm", "-cpu", "host"] if kvm else ["-accel", "tcg", "-cpu", "max"]
-    argv = [QEMU, *accelerator, "-machine", "q35" if plain.firmware == "uefi" else "pc"]
-    argv += ["-smp", "1", "-m", str(plain.memory_mib), "-nodefaults", "-no-user-config"]
-    argv += ["-display", "none", "-no-reboot"]
-    argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+def command_of(
+    plain: Plain, overlay: Path, scratch: Path, console: Path, *, kvm: bool
+) -> list[str]:
+    """QEMU's command line for ``plain`` with its disk under ``overlay``; raises HostError.
+
+    The guest's console goes to the file ``console``, its UEFI variables into ``scratch``.
+    """
+    machine = "q35" if plain.firmware == "uefi" else "pc"
+    argv = [QEMU, *Board(Processor.best(kvm=kvm), plain.memory_mib, machine).argv()]
     if plain.firmware == "uefi":
-        code, variables = _ovmf()
-        own = scratch / "vars.fd"
-        shutil.copyfile(variables, own)
-        own.chmod(0o600)
-        for unit, path, mode in ((0, code, "on"), (1, own, "off")):
-            argv += [
-                "-drive",
-                f"if=pflash,format=raw,unit={unit},file={_quoted(path)},readonly={mode}",
-            ]
+        firmware, own = require_uefi(), scratch / "vars.fd"
+        firmware.new_variables(own)
+        argv += firmware.argv(own)
     argv += ["-blockdev", json.dumps(_node(plain, overlay))]
-    device = "virtio-blk-pci" if plain.bus == "virtio" else "ide-hd"
-    argv += ["-device", f"{device},drive=disk,bootindex=1"]
-    # restrict=on: the guest reaches QEMU's own DHCP server and nothing else.
-    argv += ["-netdev", "user,id=net,restrict=on"]
-    argv += ["-device", f"{'virtio-net-pci' if plain.bus == 'virtio' else 'e1000'},netdev=net"]
-    argv += ["-chardev", f"file,id=serial,path={_quoted(console)}"]
-    return [*argv, "-serial", "chardev:serial"]
+    driver = "virtio-blk-pci" if plain.bus == "virtio" else "ide-hd"
+    argv += option("-device", driver, drive="disk", bootindex=1)
+    argv += Card(plain.bus, restrict=True).argv()
+    return [*argv, *file_console(console)]
 
 
 def _node(plain: Plain, overlay: Path) -> dict[str, Any]:
@@ -254,13 +242,6 @@ def _node(plain: Plain, overlay: Path) -> dict[str, Any]:
         "file": {"driver": "file", "filename": str(overlay)},
         "backing": {"driver": qemu_img.DRIVERS[plain.format], "read-only": True, "file": base},
     }
-
-
-def _ovmf() -> tuple[Path, Path]:
-    for code, variables in FIRMWARE:
-        if code.is_file() and variables.is_file():
-            return code, variables
-    raise HostError("no UEFI firmware is on this host", hint="apt-get install ovmf")
 
 
 def _report(plain: Plain, console: Path, ended: Ended, failure: Failure | None) -> Boot:
@@ -290,8 +271,3 @@ def _report(plain: Plain, console: Path, ended: Ended, failure: Failure | None) 
 
 def _found(pattern: re.Pattern[str], text: str) -> tuple[str, ...]:
     return tuple(sorted(set(pattern.findall(text))))[:16]
-
-
-def _quoted(path: Path) -> str:
-    """A path inside one of QEMU's comma-separated options."""
-    return str(path).replace(",", ",,")

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import shutil
-import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imagekit.errors import HostError, ImageError, SpecError, ToolError
-from imagekit.host.run import kill
 from imagekit.pipeline.events import Events
-from imagekit.pipeline.lanes import Queue, available_mib, lanes_for, run_lanes
-from imagekit.pipeline.workspace import Workspace, workspace
+from imagekit.pipeline.lanes import available_mib, lanes_for
+from imagekit.pipeline.workspace import workspace
 from imagekit.proof import plain
 from imagekit.proof.boots import (
     Trial,
     Wanted,
     check_trial,
-    manifest_of,
     trial_of_config,
     trials_of_build,
     under_each,
 )
-from imagekit.proof.console import clean, expectation
-from imagekit.proof.lab import Lab, best_lab
-from imagekit.proof.machine import DOM0_MIB, Shape, machine
-from imagekit.proof.netboot import check_tree, program_path, ship_tree
-from imagekit.proof.observed import boot_of
+from imagekit.proof.bootserver import check_tree, program_path
+from imagekit.proof.console import expectation
+from imagekit.proof.lab import best_lab
+from imagekit.proof.lablanes import LabLanes, StartableLab, not_tried
+from imagekit.proof.machine import DOM0_MIB, Shape
 from imagekit.proof.outcome import require_up
-from imagekit.proof.report import Boot, Failure, Outcome, ProofReport
-from imagekit.proof.session import Rules, Session, conclude
+from imagekit.proof.report import Boot, Failure, ProofReport
+from imagekit.proof.session import Rules
 from imagekit.proof.versions import LabVersions
 from imagekit.proof.xens import LabXen, named
+from imagekit.spec.manifest import read_manifest
 from imagekit.spec.model import Proof
 
 DIRECTORY = "proof"
@@ -44,7 +39,7 @@ RESERVE_MIB = 320
 
 
 @dataclass(frozen=True)
-class Options:
+class ProofOptions:
     """How to prove. ``timeout`` in seconds; ``fresh`` builds the lab again.
 
     ``jobs``: how many guests at a time; None for one on each processor.
@@ -67,10 +62,10 @@ class Options:
     xens: tuple[LabXen, ...] = ()
 
 
-DEFAULTS = Options()
+DEFAULTS = ProofOptions()
 
 
-def prove(build: Path, events: Events, options: Options = DEFAULTS) -> ProofReport:
+def prove(build: Path, events: Events, options: ProofOptions = DEFAULTS) -> ProofReport:
     """Prove the build in ``build`` and write ``proof.json`` and ``proof/`` there.
 
     Raises SpecError or CapabilityError for what cannot be proven, HostError, ToolError. Whether
@@ -87,7 +82,7 @@ def prove(build: Path, events: Events, options: Options = DEFAULTS) -> ProofRepo
 
 
 def prove_image(
-    config: Path, image: Path | None, out: Path, events: Events, options: Options = DEFAULTS
+    config: Path, image: Path | None, out: Path, events: Events, options: ProofOptions = DEFAULTS
 ) -> ProofReport:
     """Prove somebody else's config and image; the report goes to the directory ``out``."""
     toolstack, *more = options.wanted.toolstacks or ("xl",)
@@ -101,7 +96,7 @@ def prove_image(
     return _written(report, out, options)
 
 
-def _written(report: ProofReport, directory: Path, options: Options) -> ProofReport:
+def _written(report: ProofReport, directory: Path, options: ProofOptions) -> ProofReport:
     strict = options.proof.strict if options.strict is None else options.strict
     if strict:
         report = replace(report, boots=tuple(boot.strictly() for boot in report.boots))
@@ -125,21 +120,17 @@ def prove_build(
     """
     proof = spec_proof or Proof()
     wanted = Wanted.checked(modes=proof.modes, toolstacks=proof.toolstacks)
-    options = Options(wanted=wanted, under=under, timeout=timeout, keep=keep, proof=proof)
+    options = ProofOptions(wanted=wanted, under=under, timeout=timeout, keep=keep, proof=proof)
     report = prove(directory, events, options)
     require_up(report)
     return report
 
 
-def _with_manifest(build: Path, options: Options) -> Options:
+def _with_manifest(build: Path, options: ProofOptions) -> ProofOptions:
     """The spec's wishes travel in the manifest; what the user says now comes first."""
-    value = manifest_of(build).get("proof")
-    if options.proof != Proof() or not isinstance(value, dict):
+    proof = read_manifest(build).proof
+    if options.proof != Proof() or proof is None:
         return options
-    try:
-        proof = Proof.model_validate(value)
-    except ValueError:
-        raise SpecError("proof is not what a spec allows", where=f"{build}/manifest.json") from None
     wanted = options.wanted
     if not wanted.modes and proof.modes:
         wanted = replace(wanted, modes=tuple(proof.modes))
@@ -147,13 +138,15 @@ def _with_manifest(build: Path, options: Options) -> Options:
     return replace(options, proof=proof, wanted=wanted)
 
 
-def _rules(options: Options) -> Rules:
+def _rules(options: ProofOptions) -> Rules:
     proof = options.proof
     up = expectation(options.expect or proof.expect)
     return Rules(up, options.timeout, float(proof.timeout), proof.command)
 
 
-def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Options) -> ProofReport:
+def _under_xen(
+    trials: Sequence[Trial], out: Path, events: Events, options: ProofOptions
+) -> ProofReport:
     rules = _rules(options)
     _check_netboot(trials, options)
     xens = options.xens or named(options.proof.xen, "proof.xen")
@@ -167,7 +160,7 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
         memory, state_is_useful = _memory(sound)
         count = lanes_for(len(sound), memory, available_mib(), options.jobs)
         with workspace(events) as space:
-            labs: dict[str, _Lab] = {}
+            labs: dict[str, StartableLab] = {}
             needed = _needed(sound, xens)
             for name, xen in needed.items():
                 suffix = f"-{name}" if len(needed) > 1 else ""
@@ -176,12 +169,12 @@ def _under_xen(trials: Sequence[Trial], out: Path, events: Events, options: Opti
                 made = best_lab(xen, shape, events, state=state_is_useful, fresh=options.fresh)
                 ran_on.append(made.versions)
                 seconds[f"lab{suffix}"] = round(time.monotonic() - started, 1)
-                labs[name] = _Lab(space, made, options.netboot, suffix)
-            lanes = _Lanes(labs, out, events, rules, seconds, keep=options.keep)
+                labs[name] = StartableLab(space, made, options.netboot, suffix)
+            lanes = LabLanes(labs, out, events, rules, seconds, keep=options.keep)
             boots = lanes.prove(sound, count)
     for trial in trials:
         if trial.ident in broken:
-            boots[trial.ident] = _not_tried(trial, broken[trial.ident])
+            boots[trial.ident] = not_tried(trial, broken[trial.ident])
     ordered = tuple(boots[trial.ident] for trial in trials)
     return ProofReport("xen", ordered, seconds, tuple(ran_on))
 
@@ -194,140 +187,6 @@ def _needed(trials: Sequence[Trial], xens: Sequence[LabXen]) -> dict[str, LabXen
         for trial in trials
         if trial.xen == xen.version
     }
-
-
-@dataclass
-class _Lab:
-    space: Workspace
-    lab: Lab
-    netboot: Path | None = None
-    suffix: str = ""
-    _running: set[subprocess.Popen[bytes]] = field(default_factory=set)
-    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-
-    def stop(self) -> None:
-        """End what runs of it."""
-        for process in list(self._running):
-            kill(process)
-
-    @contextlib.contextmanager
-    def awake(
-        self, queue: Queue[tuple[int, Trial]], events: Events, log_to: Path | None
-    ) -> Iterator[Session]:
-        """A lab whose agent answers: from the saved state, or started anew if that fails."""
-        with contextlib.ExitStack() as stack:
-            try:
-                session = stack.enter_context(self._start(events, self.lab.state, log_to))
-            except ToolError as error:
-                if self.lab.state is None or queue.ended.is_set():
-                    raise
-                events.emit("warning", text=f"the lab's saved state is no good: {error.what}")
-                session = stack.enter_context(self._start(events, None, log_to))
-            yield session
-
-    @contextlib.contextmanager
-    def _start(self, events: Events, state: Path | None, log_to: Path | None) -> Iterator[Session]:
-        share = self.space.temporary("share")
-        read_only = self.space.temporary("files")
-        scratch = self.space.temporary("lab")
-        number = next(self._numbers)
-        if self.netboot is not None:
-            ship_tree(self.netboot, read_only / "www")
-        try:
-            with (
-                machine(
-                    self.lab.shape,
-                    self.lab.files,
-                    share=share,
-                    read_only=read_only,
-                    scratch=scratch,
-                    state=state,
-                ) as running,
-                self._known(running.process),
-            ):
-                if state is None:
-                    running.wait_for("LAB-READY", 300)
-                session = Session(running, share, read_only, scratch, events)
-                session.begin()
-                yield session
-        finally:
-            log = scratch / "lab.log"
-            if log_to is not None and log.is_file():
-                more = "" if number == 1 else f"-{number}"
-                shutil.copyfile(log, log_to / f"lab{self.suffix}{more}.log")
-
-    @contextlib.contextmanager
-    def _known(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
-        """Let :meth:`stop` find the machine for the length of a block."""
-        self._running.add(process)
-        try:
-            yield
-        finally:
-            self._running.discard(process)
-
-
-@dataclass(frozen=True)
-class _Lanes:
-    """The trials spread over machines, each of which runs one lab at a time."""
-
-    labs: dict[str, _Lab]
-    out: Path
-    events: Events
-    rules: Rules
-    seconds: dict[str, float]
-    keep: bool
-    boots: dict[str, Boot] = field(default_factory=dict)
-
-    def prove(self, trials: Sequence[Trial], count: int) -> dict[str, Boot]:
-        """Run the trials in ``count`` machines side by side, and report each."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        # The longest first, so that no lane is left alone with it at the end; then each lab in one
-        # go, because another one is another machine.
-        order = list(self.labs)
-        queue = Queue(
-            sorted(
-                enumerate(trials),
-                key=lambda item: (item[1].config.mode != "hvm", order.index(item[1].lab)),
-            )
-        )
-        started = time.monotonic()
-        run_lanes(queue, count, self._lane, self._stop)
-        self.seconds["all guests"] = round(time.monotonic() - started, 1)
-        return self.boots
-
-    def _lane(self, queue: Queue[tuple[int, Trial]]) -> None:
-        session, running = None, ""
-        with contextlib.ExitStack() as stack:
-            for number, trial in queue:
-                if session is None or running != trial.lab:
-                    stack.close()
-                    session = self._started(stack, queue, trial.lab)
-                    running = trial.lab
-                before = time.monotonic()
-                try:
-                    boot = boot_of(session.run(trial, number, self.rules), self.out)
-                except ToolError as error:
-                    if queue.ended.is_set():
-                        raise
-                    # What other guests showed must not be lost with this machine.
-                    conclude(self.events, trial.ident, "lab", time.monotonic() - before)
-                    boot, session = _lab_lost(trial, error), None
-                self.boots[trial.ident] = boot
-                self.seconds[trial.ident] = round(time.monotonic() - before, 1)
-
-    def _started(
-        self, stack: contextlib.ExitStack, queue: Queue[tuple[int, Trial]], name: str
-    ) -> Session:
-        lab, started = self.labs[name], time.monotonic()
-        session = stack.enter_context(
-            lab.awake(queue, self.events, self.out if self.keep else None)
-        )
-        self.seconds.setdefault(f"lab start{lab.suffix}", round(time.monotonic() - started, 1))
-        return session
-
-    def _stop(self) -> None:
-        for lab in self.labs.values():
-            lab.stop()
 
 
 def _memory(trials: Sequence[Trial]) -> tuple[int, bool]:
@@ -344,7 +203,7 @@ def _memory(trials: Sequence[Trial]) -> tuple[int, bool]:
     return memory, memory == usual.memory_mib
 
 
-def _check_netboot(trials: Sequence[Trial], options: Options) -> None:
+def _check_netboot(trials: Sequence[Trial], options: ProofOptions) -> None:
     if options.netboot is not None:
         check_tree(options.netboot)
         return
@@ -363,32 +222,3 @@ def _damage(trial: Trial) -> Failure | None:
     except (ImageError, ToolError) as error:
         return Failure("image-damaged", error.what, error.hint, str(error.where or "") or None)
     return None
-
-
-def _lab_lost(trial: Trial, error: ToolError) -> Boot:
-    words = [line.strip() for line in clean(error.output.encode()).splitlines() if line.strip()]
-    failure = Failure(
-        "lab-lost",
-        f"{error.what}, which says nothing about the guest",
-        "prove it again; if the lab ends again, this guest needs another mode, boot path or Xen",
-        words[-1][:300] if words else None,
-    )
-    return _not_tried(trial, failure, Outcome.INCONCLUSIVE)
-
-
-def _not_tried(trial: Trial, failure: Failure, outcome: Outcome = Outcome.FAILED) -> Boot:
-    config = trial.config
-    return Boot(
-        ident=trial.ident,
-        name=config.name,
-        mode=config.mode,
-        boot=config.boot,
-        format=trial.format,
-        config=str(config.path),
-        config_sha256=config.sha256,
-        outcome=outcome,
-        xen=trial.xen,
-        toolstack=config.toolstack,
-        dhcp={nic.mac: None for nic in config.nics if nic.mac},
-        failure=failure,
-    )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from imagekit.errors import InconclusiveError, ProofError
 from imagekit.installs.build import build, plan_for
+from imagekit.installs.context import context_for
 from imagekit.pipeline.deliver import BuildDirectory, plan_digest
 from imagekit.pipeline.events import Events
 from imagekit.proof.boots import WAITING
 from imagekit.proof.prove import DIRECTORY, prove_build
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock
+from imagekit.spec.manifest import Manifest
 
 PROVEN = ".imagekit-proven.json"
 
@@ -33,7 +35,7 @@ def build_proven(
     force: bool = False,
     under: str = "xen",
     lock: Lock | None = None,
-) -> dict[str, Any]:
+) -> Manifest:
     """Build ``file``, boot it in every mode it claims, and only then write ``out``.
 
     What was in ``out`` before stays until the proof has succeeded. The configs that are proven are
@@ -42,7 +44,7 @@ def build_proven(
     then the unproven build with its consoles stays in the waiting room for a look.
     """
     out = out.absolute()
-    digest = plan_digest(plan_for(file, out, lock))
+    digest = plan_digest(plan_for(context_for(file, out, os.environ, lock=lock)))
     if not fresh and BuildDirectory(out).intact(digest) and _proven(out) == digest:
         return build(file, out, events, lock=lock)
     BuildDirectory(out).refuse_strangers(file.spec.name, force=force)

@@ -9,10 +9,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from imagekit.errors import SpecError
 from imagekit.proof.findings import Finding
 from imagekit.proof.versions import LabVersions, sentence
 
 REPORT = "proof.json"
+MAX_REPORT_BYTES = 64 << 20
 VERSION = 2
 """2: ``outcome``, ``findings`` and ``ran_on``; 1 had ``machine``, and only ``ok`` of a boot."""
 
@@ -143,6 +147,38 @@ class ProofReport:
         finally:
             part.unlink(missing_ok=True)
         return directory / REPORT
+
+
+def read_proof(directory: Path) -> ProofReport:
+    """The report that :meth:`ProofReport.write` left in ``directory``.
+
+    Raises SpecError when there is none, or one of an earlier version, which said less.
+    """
+    path = directory / REPORT
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_REPORT_BYTES)
+        version = TypeAdapter(_Version).validate_json(data).proof_version
+        if version != VERSION:
+            raise SpecError(
+                f"proof_version is {version}, not {VERSION}",
+                where=str(path),
+                hint="prove the build again",
+            )
+        return TypeAdapter(ProofReport).validate_json(data)
+    except OSError as error:
+        raise SpecError(
+            f"there is no report: {error.strerror}", where=str(path), hint="imagekit prove"
+        ) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise SpecError(f"{field or 'the report'}: {first['msg']}", where=str(path)) from None
+
+
+@dataclass(frozen=True)
+class _Version:
+    proof_version: int
 
 
 def table(report: ProofReport) -> str:

@@ -14,11 +14,11 @@ from typing import Any
 from imagekit.errors import ImagekitError, ToolError
 from imagekit.pipeline.events import Events
 from imagekit.proof.boots import LAB_PATHS, Trial
+from imagekit.proof.bootserver import program_path, write_program
 from imagekit.proof.busy import Allotment, Stopwatch
 from imagekit.proof.circling import ATTEMPTS, Circling
 from imagekit.proof.console import Follower
 from imagekit.proof.machine import Machine
-from imagekit.proof.netboot import program_path, write_program
 from imagekit.proof.overlay import block_node, make_overlay
 from imagekit.proof.unpack import Unpacker
 

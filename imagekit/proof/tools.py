@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from imagekit.disk.extents import sha256_sparse
-from imagekit.installs.stages.mirrors import mirrors_for
+from imagekit.installs.context import BuildContext
+from imagekit.installs.mirrors import mirrors_for
 from imagekit.installs.stages.rootfs import Rootfs
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import execute
@@ -24,6 +25,7 @@ from imagekit.proof.firmware import Firmware, LabFirmware
 from imagekit.proof.unpack import LIBRARY, LabUnpack
 from imagekit.spec.load import load_spec
 
+SHIPS = ("build-tree.yaml",)
 SPEC = Path(__file__).parent / "build-tree.yaml"
 
 
@@ -51,7 +53,9 @@ def tools_plan() -> Plan:
     packages = sorted(file.spec.debootstrap.packages)
     makers = [LabFirmware(file, mirrors), LabEmulator(), LabUnpack(), CheckPrograms()]
     targets = [Target(name, name, "lab") for stage in makers for name in stage.makes]
-    return make_plan([BuildTree(file, mirrors, packages), *makers], targets)
+    context = BuildContext(file, Path())
+    tree = BuildTree(context, mirrors, packages)
+    return make_plan([tree, *makers], targets, context.environment)
 
 
 def build_tools(events: Events, *, fresh: bool = False) -> LabTools:

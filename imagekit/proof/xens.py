@@ -10,6 +10,7 @@ from imagekit.errors import SpecError
 from imagekit.proof.machine import LINUX_ARGS, XEN_ARGS, Shape
 from imagekit.spec.model import ProofToolstack
 
+SHIPS = ("labs",)
 LABS = Path(__file__).parent / "labs"
 DEFAULT_XEN = "4.17"
 LIBVIRT = ("libvirt-daemon", "libvirt-daemon-driver-xen", "libvirt-clients")

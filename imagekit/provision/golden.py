@@ -20,14 +20,14 @@ from typing import Any, cast
 from imagekit.disk import vhd
 from imagekit.disk.extents import copy_sparse, sha256_sparse
 from imagekit.disk.image_info import probe
-from imagekit.domain.facts import BuildFacts
+from imagekit.domain.facts import BuildFacts, facts_in
 from imagekit.domain.model import DiskFormat
 from imagekit.errors import ImagekitError, SpecError
 from imagekit.pipeline.deliver import STATE
 from imagekit.pipeline.store import fingerprint
 from imagekit.provision.journal import Journal, guests_directory, journal, state_root
+from imagekit.spec.manifest import read_manifest
 
-MAX_MANIFEST_BYTES = 16 << 20
 PREFERRED: tuple[DiskFormat, ...] = ("raw", "qcow2", "vhd")
 
 
@@ -48,21 +48,10 @@ class Golden:
 def open_golden(build: Path, formats: tuple[DiskFormat, ...] = PREFERRED) -> Golden:
     """The golden image in the build directory ``build``, its disk in the first of ``formats`` that
     it has; raises SpecError, ImageError."""
-    path = build / "manifest.json"
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_MANIFEST_BYTES + 1)
-        manifest: Any = json.loads(data) if len(data) <= MAX_MANIFEST_BYTES else None
-        facts_json, artefacts = manifest["facts"], manifest["artefacts"]
-        disks = {a["format"]: a for a in artefacts if a["role"] == "disk"}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        raise SpecError(
-            "is not a build directory that guests could be made from",
-            where=str(build),
-            hint="name a directory that imagekit build made",
-        ) from None
+    manifest = read_manifest(build)
     root = build.absolute()
-    facts = BuildFacts.from_json(facts_json, f"{path}: facts").located(str(root))
+    facts = facts_in(root, manifest)
+    disks = {disk.format: disk for disk in manifest.disks}
     if len(facts.disks) != 1:
         raise SpecError(f"the build has {len(facts.disks)} disks, not one", where=str(build))
     chosen = next((f for f in formats if f in facts.disks[0].paths and f in disks), None)
@@ -76,7 +65,7 @@ def open_golden(build: Path, formats: tuple[DiskFormat, ...] = PREFERRED) -> Gol
     size = probe(disk, chosen).virtual_size
     known = _fingerprints(root).get(str(disk.relative_to(root)))
     untouched = disk.exists() and fingerprint(disk) == known
-    digest = str(disks[chosen]["sha256"]) if untouched else sha256_sparse(disk)
+    digest = disks[chosen].sha256 if untouched else sha256_sparse(disk)
     kernel = Path(facts.kernel) if facts.kernel else None
     initrd = Path(facts.initrd) if facts.initrd else None
     return Golden(root, facts, disk, chosen, size, digest, kernel, initrd)
@@ -162,8 +151,7 @@ def drop_base(directory: Path) -> bool:
     if directory.parent.name != ".golden":
         return False
     for path in guests_directory().glob("*.journal"):
-        entries = Journal(path.stem, path).entries()
-        if any(e.get("op") == "base" and e.get("path") == str(directory) for e in entries):
+        if directory in Journal(path.stem, path).bases():
             return False
     for path in (directory, _part(directory)):
         shutil.rmtree(path, ignore_errors=True)
@@ -174,12 +162,12 @@ def drop_base(directory: Path) -> bool:
 
 def undo(found: Journal) -> None:
     """Undo everything in a locked journal, and the shared copy it was the last to stand on."""
-    bases = {str(e.get("path")) for e in found.entries() if e.get("op") == "base"}
+    bases = set(found.bases())
     found.undo()
     if bases:
         with bases_locked():
             for base in bases:
-                drop_base(Path(base))
+                drop_base(base)
 
 
 def sweep() -> list[str]:
@@ -188,7 +176,7 @@ def sweep() -> list[str]:
     for path in sorted(guests_directory().glob("*.journal")):
         # What cannot be undone now (a volume that is in use) is tried again the next time.
         with contextlib.suppress(ImagekitError), journal(path.stem) as found:
-            if found.path.exists() and found.record() is None:
+            if found.path.exists() and not found.finished:
                 undo(found)
                 swept.append(path.stem)
     return swept

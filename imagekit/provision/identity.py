@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.errors import GuestError, SpecError
-from imagekit.guest.accounts import find_account
 from imagekit.guest.appliance import Appliance, CallFailed, Drive, appliance
 from imagekit.guest.apply import apply
+from imagekit.guest.backends.appliance import ApplianceFiles
 from imagekit.guest.changes import SshKey
 from imagekit.guest.files import MAX_TEXT, GuestFiles, Status
 from imagekit.guest.golden import IDENTITIES, remove_identity
 from imagekit.guest.hostname import set_hostname
-from imagekit.guest.mounts import GuestRoot
-from imagekit.guest.network import set_network
-from imagekit.guest.vif import Vif
+from imagekit.guest.network.setting import set_network
+from imagekit.guest.network.state import NetworkState, Vif
 from imagekit.pipeline.workspace import Workspace
 from imagekit.provision.request import GuestRequest
 
@@ -68,7 +67,7 @@ class ApplianceDied(GuestError):
     """The appliance ended in the middle: nothing it wrote can be relied on."""
 
 
-class CloneFiles(GuestFiles):
+class CloneFiles(ApplianceFiles):
     """Files of a clone, with few calls: hundreds of names are looked at, most of them often."""
 
     def __init__(self, appliance: Appliance) -> None:
@@ -88,37 +87,8 @@ class CloneFiles(GuestFiles):
             return super().read(path, limit)
         return self.head(path, PIECE)
 
-    def write(
-        self,
-        path: str,
-        content: bytes | Path,
-        *,
-        mode: int | None = None,
-        owner: tuple[int, int] | None = None,
-    ) -> str:
-        """See :class:`GuestFiles`."""
+    def _changed(self) -> None:
         self._known.clear()
-        try:
-            return super().write(path, content, mode=mode, owner=owner)
-        finally:
-            self._known.clear()
-
-    def make_directory(self, path: str) -> str:
-        """See :class:`GuestFiles`."""
-        made = super().make_directory(path)
-        self._known.clear()
-        return made
-
-    def link(self, path: str, target: str) -> None:
-        """See :class:`GuestFiles`."""
-        super().link(path, target)
-        self._known.clear()
-
-    def remove(self, path: str) -> bool:
-        """See :class:`GuestFiles`."""
-        removed = super().remove(path)
-        self._known.clear()
-        return removed
 
 
 def settle(
@@ -209,13 +179,12 @@ def _settle_one(batch: _Batch, device: str, target: Target) -> None:
         _grow_filesystem(app, place, root.filesystem)
     files = CloneFiles(app)
     for identity in IDENTITIES:
-        remove_identity(files, identity)
+        if not identity.trace:
+            remove_identity(files, identity)
     set_hostname(files, target.request.hostname or target.request.name)
     _set_network(files, target)
-    guest = GuestRoot(place, (("/", place),), system=True)
     for change in target.keys:
-        find_account(files, change.user)
-        apply(change, files, guest, lambda _name, _output: None)
+        apply(change, files)
 
 
 def _grow_volume(app: Appliance, device: str, root: Root, grown: int) -> None:
@@ -257,7 +226,7 @@ def vifs_of(request: GuestRequest, nics: int) -> list[Vif]:
 
 
 def _set_network(files: GuestFiles, target: Target) -> None:
-    stack = set_network(files, vifs_of(target.request, target.nics))
+    stack = set_network(files, NetworkState(tuple(vifs_of(target.request, target.nics))))
     if stack is None and target.request.ip:
         raise GuestError(
             "what configures the guest's network is not known, so its address cannot be set",

@@ -16,12 +16,17 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagekit.disk.volume import remove_volume
+from imagekit.domain.facts import BuildFacts
+from imagekit.domain.model import Mode
 from imagekit.errors import BusyError, ExistsError, HostError, SpecError
 from imagekit.host import tools
 from imagekit.host.run import run
+from imagekit.spec.manifest import Section
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 WIPE_BYTES = 1 << 20
@@ -50,6 +55,39 @@ def guests_directory() -> Path:
     return path
 
 
+class GuestRecord(BaseModel):
+    """A finished guest, as the last line of its journal has it; earlier versions wrote less.
+
+    ``files`` are paths by what they are for (disk, seed, config), ``request`` is what was asked
+    for, ``golden`` the directory of its golden image.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+
+    op: Literal["complete"] = "complete"
+    name: str
+    uuid: str | None = None
+    golden: str | None = None
+    golden_sha256: str | None = None
+    size_bytes: int | None = Field(None, alias="size", ge=0)
+    files: dict[str, str] = Field(default_factory=dict)
+    request: Section | None = None
+    facts_section: Section | None = Field(None, alias="facts")
+    mode: Mode | None = None
+    toolstack: str | None = None
+
+    @property
+    def facts(self) -> BuildFacts | None:
+        """The facts of the guest, with absolute paths; raises SpecError for wrong ones."""
+        if self.facts_section is None:
+            return None
+        return BuildFacts.from_json(self.facts_section.root, f"the guest {self.name}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON, with the keys that were written."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
 class Journal:
     """The journal of one guest; use :func:`journal` to get one, locked."""
 
@@ -68,8 +106,32 @@ class Journal:
                         found.append(value)
         return found
 
-    def record(self) -> dict[str, Any] | None:
-        """What the finished guest is; None when there is no finished one."""
+    def bases(self) -> list[Path]:
+        """The directories of the shared copies that the guest stands on."""
+        return [Path(str(e.get("path"))) for e in self.entries() if e.get("op") == "base"]
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a whole guest, which nobody may sweep away."""
+        return self._last() is not None
+
+    def record(self) -> GuestRecord | None:
+        """What the finished guest is; None when there is no finished one. Raises SpecError."""
+        last = self._last()
+        if last is None:
+            return None
+        try:
+            return GuestRecord.model_validate(last)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise SpecError(f"{field}: {first['msg']}", where=str(self.path)) from None
+
+    def complete(self, record: GuestRecord) -> None:
+        """Write the last line down: from now on the guest is a whole one."""
+        self.add(**record.model_dump(mode="json", by_alias=True))
+
+    def _last(self) -> dict[str, Any] | None:
         entries = self.entries()
         return entries[-1] if entries and entries[-1].get("op") == "complete" else None
 
@@ -202,7 +264,7 @@ def journal(name: str) -> Iterator[Journal]:
         os.close(fd)
 
 
-def recorded() -> dict[str, dict[str, Any]]:
+def recorded() -> dict[str, GuestRecord]:
     """Every finished guest by name, with what its journal says of it."""
     found = {}
     for path in sorted(guests_directory().glob("*.journal")):

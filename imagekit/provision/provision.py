@@ -7,7 +7,6 @@ undone by its journal and the others go on.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
 import time
@@ -29,7 +28,8 @@ from imagekit.errors import (
     SpecError,
 )
 from imagekit.guest.appliance import MEMORY_MIB, kill_appliances
-from imagekit.guest.changes import SshKey, parse_ssh_key
+from imagekit.guest.change_options import parse_ssh_key
+from imagekit.guest.changes import SshKey
 from imagekit.host.run import run
 from imagekit.pipeline.lanes import Queue, available_mib, lanes_for, run_lanes
 from imagekit.pipeline.workspace import Workspace
@@ -37,9 +37,10 @@ from imagekit.provision import identity
 from imagekit.provision.disks import Disks, Made, seal
 from imagekit.provision.golden import Golden, sweep, undo
 from imagekit.provision.guest_facts import guest_facts, root_uuid
-from imagekit.provision.journal import Journal, journal
+from imagekit.provision.journal import GuestRecord, Journal, journal
 from imagekit.provision.request import Clone, GuestRequest
 from imagekit.provision.seed import write_seed
+from imagekit.spec.manifest import Section
 from imagekit.toolstacks.registry import emitter_for
 
 CHAINS = ("xm",)
@@ -49,7 +50,7 @@ WORTH_AN_APPLIANCE = 5
 
 
 @dataclass(frozen=True)
-class Options:
+class ProvisionOptions:
     """What holds for all guests of one call; ``autostart`` is xendomains' directory of links."""
 
     directory: Path
@@ -92,7 +93,11 @@ class _Work:
 
 
 def provision(
-    requests: Sequence[GuestRequest], golden: Golden, options: Options, *, workspace: Workspace
+    requests: Sequence[GuestRequest],
+    golden: Golden,
+    options: ProvisionOptions,
+    *,
+    workspace: Workspace,
 ) -> list[Outcome]:
     """Make a guest for every request; what became of each, in their order.
 
@@ -110,7 +115,7 @@ def provision(
             _make(works, golden, options, workspace)
         finally:
             for work in works:
-                if work.journal.record() is None:
+                if not work.journal.finished:
                     _undo(work)
     return outcomes
 
@@ -146,7 +151,7 @@ def _admit(
     request: GuestRequest,
     golden: Golden,
     outcome: Outcome,
-    options: Options,
+    options: ProvisionOptions,
     stack: contextlib.ExitStack,
 ) -> _Work:
     """Check a request, and lock its name for as long as ``stack`` lasts."""
@@ -154,7 +159,7 @@ def _admit(
     identity.check_size(size, golden.size)
     keys = tuple(parse_ssh_key(text) for text in request.ssh_keys)
     found = stack.enter_context(journal(request.name))
-    if found.record() is not None:
+    if found.finished:
         raise ExistsError(
             f"the guest {request.name} exists",
             hint=f"imagekit destroy {request.name} removes it",
@@ -170,7 +175,7 @@ def _admit(
     return _Work(request, found, outcome, size, keys, time.monotonic())
 
 
-def _check_chain(golden: Golden, size: int, options: Options) -> None:
+def _check_chain(golden: Golden, size: int, options: ProvisionOptions) -> None:
     if options.toolstack not in CHAINS:
         raise CapabilityError(
             f"{options.toolstack} opens VHDs with QEMU, which reads no chains",
@@ -187,7 +192,9 @@ def _check_chain(golden: Golden, size: int, options: Options) -> None:
         )
 
 
-def _make(works: Sequence[_Work], golden: Golden, options: Options, workspace: Workspace) -> None:
+def _make(
+    works: Sequence[_Work], golden: Golden, options: ProvisionOptions, workspace: Workspace
+) -> None:
     disks = Disks(golden, options.directory.absolute(), options.clone, workspace)
 
     def clone(work: _Work) -> None:
@@ -266,7 +273,7 @@ def _nics(golden: Golden, work: _Work) -> int:
     return max(len(golden.facts.nics), int(wants))
 
 
-def _finish(work: _Work, golden: Golden, options: Options) -> None:
+def _finish(work: _Work, golden: Golden, options: ProvisionOptions) -> None:
     """Seed, config, start; the journal's last line makes the guest a whole one."""
     request, made = work.request, work.made
     disk = seal(made)
@@ -304,18 +311,19 @@ def _finish(work: _Work, golden: Golden, options: Options) -> None:
     _sync(work.directory)
     work.outcome.seconds = round(time.monotonic() - work.started, 3)
     work.outcome.files = files
-    work.journal.add(
-        "complete",
-        name=request.name,
-        uuid=facts.uuid,
-        golden=str(golden.directory),
-        golden_sha256=golden.sha256,
-        size=work.size,
-        files=files,
-        request=json.loads(request.model_dump_json()),
-        facts=facts.to_json(),
-        mode=mode,
-        toolstack=options.toolstack,
+    work.journal.complete(
+        GuestRecord(
+            name=request.name,
+            uuid=facts.uuid,
+            golden=str(golden.directory),
+            golden_sha256=golden.sha256,
+            size_bytes=work.size,
+            files=files,
+            request=Section.model_validate(request.model_dump(mode="json")),
+            facts_section=Section.model_validate(facts.to_json()),
+            mode=mode,
+            toolstack=options.toolstack,
+        )
     )
 
 
@@ -343,14 +351,12 @@ def _sync(directory: Path) -> None:
             os.close(fd)
 
 
-def destroy(name: str) -> dict[str, object] | None:
-    """Undo the guest ``name``, exactly what its provision made; its record, None if unfinished.
+def destroy(name: str) -> None:
+    """Undo the guest ``name``, exactly what its provision made, finished or not.
 
     Raises SpecError when there is no such guest, BusyError when it is worked on.
     """
     with journal(name) as found:
         if not found.entries():
             raise SpecError(f"there is no guest {name}", hint="imagekit destroy --list shows them")
-        record = found.record()
         undo(found)
-        return record

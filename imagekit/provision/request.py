@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import uuid
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,11 +12,11 @@ from ruamel.yaml.error import YAMLError
 
 from imagekit.disk.volume import check_group
 from imagekit.errors import SpecError
+from imagekit.spec.derived import CLONED
 from imagekit.spec.values import Address, Bridge, Cidr, Mac, Size
 
 MAX_FILE_BYTES = 4 << 20
 MAX_GUESTS = 1000
-NAMESPACE = uuid.UUID("c1b7a2de-9d5c-5a0f-8f63-0d3b7b9e2f14")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 Hostname = Annotated[str, Field(pattern=rf"^{_LABEL}(\.{_LABEL})*$", max_length=253)]
 
@@ -61,17 +59,13 @@ class GuestRequest(BaseModel):
     @property
     def domain_uuid(self) -> str:
         """The domain's UUID, which follows from the name."""
-        return str(uuid.uuid5(NAMESPACE, self.name))
+        return CLONED.uuid(self.name)
 
     def mac_of(self, index: int) -> str:
-        """The MAC of a NIC: the one asked for, else one of Xen's prefix that follows from the name.
-
-        00:16:3e is the Xensource OUI; libxl makes random ones in it.
-        """
+        """The MAC of a NIC: the one asked for, else one that follows from the name."""
         if index == 0 and self.mac:
             return self.mac
-        digest = hashlib.sha256(f"{self.name} guest vif {index}".encode()).digest()
-        return "00:16:3e:" + ":".join(f"{b:02x}" for b in (digest[0] & 0x7F, digest[1], digest[2]))
+        return CLONED.mac(self.name, index)
 
 
 class Guests(BaseModel):

@@ -13,8 +13,9 @@ from pathlib import Path
 import pycdlib
 
 from imagekit.guest.changes import SshKey
-from imagekit.guest.network import netplan_routes
-from imagekit.guest.vif import Vif
+from imagekit.guest.network.netplan import ethernets
+from imagekit.guest.network.state import NetworkState
+from imagekit.provision.identity import vifs_of
 from imagekit.provision.request import GuestRequest
 
 JOLIET = 3
@@ -55,17 +56,5 @@ def write_seed(request: GuestRequest, keys: tuple[SshKey, ...], nics: int, targe
 
 def network_config(request: GuestRequest, nics: int) -> dict[str, object]:
     """network-config version 2: the addresses asked for on the first NIC, DHCP on the others."""
-    ethernets: dict[str, object] = {}
-    for index in range(nics):
-        entry: dict[str, object] = {"match": {"macaddress": request.mac_of(index)}}
-        if index == 0 and request.ip:
-            entry["addresses"] = list(request.ip)
-            vif = Vif(request.mac_of(index), tuple(request.ip), tuple(request.gateway))
-            if routes := netplan_routes(vif):
-                entry["routes"] = routes
-            if request.dns:
-                entry["nameservers"] = {"addresses": list(request.dns)}
-        else:
-            entry["dhcp4"] = True
-        ethernets[f"vif{index}"] = entry
-    return {"version": 2, "ethernets": ethernets}
+    state = NetworkState(tuple(vifs_of(request, nics)))
+    return {"version": 2, "ethernets": ethernets(state)}

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from imagekit.errors import HostError, SpecError
 from imagekit.pypxeboot import profile
-from imagekit.pypxeboot.output import FORMATS
+from imagekit.pypxeboot.handover import FORMATS
 
 OUTPUT_DIRECTORY = Path("/var/run/xen/pypxeboot")
 WHOLE = ("args", "kernel", "ramdisk", "output", "output-directory", "output-format")

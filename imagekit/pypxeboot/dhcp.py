@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from imagekit.errors import DownloadError
+from imagekit.host.addresses import is_server_address
 
 MAGIC_COOKIE = b"\x63\x82\x53\x63"
 BROADCAST_FLAG = 0x8000
@@ -219,20 +220,6 @@ def _boot_server(message: Message, server_id: str, *, is_proxy: bool) -> str:
     if is_proxy and message.options.get(VENDOR_CLASS, b"").startswith(b"PXEClient"):
         return server_id if is_server_address(server_id) else ""
     return ""
-
-
-def is_server_address(text: str) -> bool:
-    """Whether ``text`` is an IPv4 address that a server on another machine can have."""
-    try:
-        address = ipaddress.IPv4Address(text)
-    except ValueError:
-        return False
-    return not (
-        address.is_unspecified
-        or address.is_multicast
-        or address.is_loopback
-        or int(address) >= 0xF0000000
-    )
 
 
 def _address(raw: bytes) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from imagekit.errors import CapabilityError, ImageError, SpecError
 from imagekit.host.run import run
 from imagekit.host.tools import find
-from imagekit.pypxeboot.output import FreshFiles, Result
+from imagekit.pypxeboot.handover import FreshFiles, Result
 
 PYGRUB_SECONDS = 90.0
 MAX_RESULT = 65536

@@ -13,7 +13,7 @@ from pathlib import Path
 from uuid import UUID
 
 from imagekit.errors import SpecError
-from imagekit.pypxeboot.dhcp import is_server_address
+from imagekit.host.addresses import is_server_address
 
 PROFILE_FILE = Path("/etc/imagekit/pypxeboot.toml")
 MAX_PROFILE_FILE = 1 << 20
@@ -57,7 +57,7 @@ class Settings:
     @property
     def mac_bytes(self) -> bytes:
         """The guest's MAC, six bytes."""
-        return parse_mac(self.mac)
+        return mac_to_bytes(self.mac)
 
     @property
     def uuid_value(self) -> UUID | None:
@@ -65,7 +65,7 @@ class Settings:
         return UUID(self.uuid) if self.uuid else None
 
 
-def parse_mac(text: str) -> bytes:
+def mac_to_bytes(text: str) -> bytes:
     """Six bytes of ``aa:bb:cc:dd:ee:ff`` (or with dashes); raises SpecError, also for a group."""
     if not re.fullmatch(r"[0-9a-f]{2}([:-][0-9a-f]{2}){5}", text, re.IGNORECASE | re.ASCII):
         raise SpecError(
@@ -129,7 +129,7 @@ def merge(profile: Mapping[str, object], arguments: Mapping[str, object]) -> Set
     domain's arguments may not thereby boot as another guest.
     """
     pinned, given = profile.get("mac"), arguments.get("mac")
-    if pinned and given and parse_mac(str(pinned)) != parse_mac(str(given)):
+    if pinned and given and mac_to_bytes(str(pinned)) != mac_to_bytes(str(given)):
         raise SpecError(
             f"the domain's MAC {given} is not the profile's {pinned}",
             hint="use the profile of this guest, or correct its mac",
@@ -140,7 +140,7 @@ def merge(profile: Mapping[str, object], arguments: Mapping[str, object]) -> Set
 
 
 def _check(settings: Settings) -> None:
-    parse_mac(settings.mac)
+    mac_to_bytes(settings.mac)
     for name, choices in (("dhcp", DHCP_MODES), ("loader", LOADERS)):
         if getattr(settings, name) not in choices:
             raise SpecError(f"--{name} is one of {', '.join(choices)}")

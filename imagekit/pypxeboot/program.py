@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from imagekit.errors import HostError, ImagekitError, Interrupted, SpecError, VerificationError
 from imagekit.pypxeboot import arguments
-from imagekit.pypxeboot.output import (
+from imagekit.pypxeboot.handover import (
     PV_COMMAND_LINE,
     FreshFiles,
     Output,

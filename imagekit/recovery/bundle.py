@@ -16,25 +16,26 @@ from ruamel.yaml import YAML
 from imagekit import __version__
 from imagekit.errors import SpecError
 from imagekit.host.signing import Sign
+from imagekit.installs.mirrors import mirrors_for
 from imagekit.installs.stages.answers import template_digests
 from imagekit.installs.stages.archive import collect
 from imagekit.installs.stages.lockfile import input_digests
-from imagekit.installs.stages.mirrors import mirrors_for
 from imagekit.installs.stages.trees import pack
 from imagekit.pipeline.workspace import Workspace
+from imagekit.recovery.about import About
 from imagekit.recovery.container import Member, write_container
 from imagekit.recovery.sealing import SUFFIXES, Seal, seal
 from imagekit.recovery.unpacked import (
     BOOT_ROLES,
-    FORMAT,
     IMAGE,
     MAX_SECRETS,
     SECRETS,
-    read_manifest,
 )
+from imagekit.spec.derived import source_date_epoch
 from imagekit.spec.install import Debootstrap, DiskimageBuilder, Iso, Netboot
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock, read_lock
+from imagekit.spec.manifest import MANIFEST, Manifest, file_in, read_manifest
 
 Source = tuple[str, Path | bytes]
 """A member's name, and the file or the bytes it is made of."""
@@ -70,12 +71,11 @@ def make_bundle(
         sources += _packages(file, lock, workspace)
     sources += [
         ("lock.yaml", lock_file),
-        ("manifest.json", build / "manifest.json"),
+        (MANIFEST, build / MANIFEST),
         ("spec.yaml", spec_text(file)),
     ]
-    for artefact in manifest["artefacts"]:
-        if artefact["role"] == "domain-config":
-            sources.append((f"configs/{artefact['path']}", build / artefact["path"]))
+    for config in manifest.configs():
+        sources.append((f"configs/{config.path}", file_in(build, config.path)))
     if image or not lock.packages:
         sources += _finished(build, file, manifest, how, workspace)
     if how is not None and _secrets(file):
@@ -83,37 +83,30 @@ def make_bundle(
         values.touch(mode=0o600)
         values.write_text(json.dumps(_secret_values(file)))
         sources.append(maybe_sealed(SECRETS, values, how, workspace))
-    about = {
-        **_about(file, lock, manifest),
-        "inputs": inputs,
-        "trees": trees,
-        "sealed": [member for member, _ in sources if member.endswith(SUFFIXES)],
-    }
+    about = About(
+        kind="build" if lock.packages else "image",
+        name=file.spec.name,
+        imagekit=__version__,
+        spec_sha256=file.sha256,
+        source_date_epoch=lock.source_date_epoch,
+        secrets=_secrets(file),
+        disks=manifest.disk_digests,
+        inputs=inputs,
+        trees=trees,
+        sealed=[member for member, _ in sources if member.endswith(SUFFIXES)],
+    )
     return write_signed(target, about, sources, sign, workspace=workspace, overwrite=overwrite)
 
 
-def _manifest_of(build: Path, file: SpecFile) -> dict[str, Any]:
+def _manifest_of(build: Path, file: SpecFile) -> Manifest:
     manifest = read_manifest(build)
-    if manifest.get("spec_sha256") != file.sha256:
+    if manifest.spec_sha256 != file.sha256:
         raise SpecError(
             "the build was not made from this spec",
             where=str(file.path),
             hint="give the same --set as to the build, or build again",
         )
     return manifest
-
-
-def _about(file: SpecFile, lock: Lock, manifest: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "bundle": FORMAT,
-        "kind": "build" if lock.packages else "image",
-        "name": file.spec.name,
-        "imagekit": __version__,
-        "spec_sha256": file.sha256,
-        "source_date_epoch": lock.source_date_epoch,
-        "secrets": _secrets(file),
-        "disks": {a["path"]: a["sha256"] for a in manifest["artefacts"] if a["role"] == "disk"},
-    }
 
 
 def _inputs(file: SpecFile, lock: Lock) -> tuple[dict[str, str], list[Source]]:
@@ -145,7 +138,7 @@ def _trees(file: SpecFile, workspace: Workspace) -> tuple[dict[str, str], list[S
     sources: list[Source] = []
     for index, name in enumerate(sorted(set(names))):
         target = workspace.temporary("tree") / "tree.tar"
-        pack(file.resolve(name), target)
+        pack(file.resolve(name), target, epoch=source_date_epoch(os.environ))
         trees[name] = f"trees/{index:04d}.tar"
         sources.append((trees[name], target))
     return trees, sources
@@ -159,7 +152,7 @@ def _packages(file: SpecFile, lock: Lock, workspace: Workspace) -> list[Source]:
 
 
 def _finished(
-    build: Path, file: SpecFile, manifest: dict[str, Any], how: Seal | None, workspace: Workspace
+    build: Path, file: SpecFile, manifest: Manifest, how: Seal | None, workspace: Workspace
 ) -> list[Source]:
     """The disk, and what boots it."""
     if _secrets(file) and how is None:
@@ -167,16 +160,15 @@ def _finished(
         workspace.events.emit("note", text=text)
     packed = packed_disk(_raw_disk(build, manifest), workspace)
     sources: list[Source] = [maybe_sealed(IMAGE, packed, how, workspace)]
-    for artefact in manifest["artefacts"]:
-        if artefact["role"] in BOOT_ROLES:
-            path = str(artefact["path"])
-            sources.append(maybe_sealed(f"boot/{path}", build / path, how, workspace))
+    for artefact in manifest.having(*BOOT_ROLES):
+        source = file_in(build, artefact.path)
+        sources.append(maybe_sealed(f"boot/{artefact.path}", source, how, workspace))
     return sources
 
 
 def write_signed(
     target: Path,
-    about: dict[str, Any],
+    about: About,
     sources: Sequence[Source],
     sign: Sign | None,
     *,
@@ -186,7 +178,7 @@ def write_signed(
     """Write the container, signed if there is something to sign with."""
     scratch = workspace.temporary("sign")
     signer = (lambda data: sign(data, scratch)) if sign is not None else None
-    return write_container(target, about, sources, signer, overwrite=overwrite)
+    return write_container(target, about.to_json(), sources, signer, overwrite=overwrite)
 
 
 def maybe_sealed(
@@ -243,13 +235,11 @@ def _secret_values(file: SpecFile) -> dict[str, str]:
     return found
 
 
-def _raw_disk(build: Path, manifest: dict[str, Any]) -> Path:
-    raw = next(
-        (a for a in manifest["artefacts"] if a["role"] == "disk" and a.get("format") == "raw"), None
-    )
+def _raw_disk(build: Path, manifest: Manifest) -> Path:
+    raw = next((disk for disk in manifest.disks if disk.format == "raw"), None)
     if raw is None:
         raise SpecError("the build has no raw disk to put in", where=str(build))
-    return build / str(raw["path"])
+    return file_in(build, raw.path)
 
 
 def packed_disk(raw: Path, workspace: Workspace) -> Path:

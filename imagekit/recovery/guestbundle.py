@@ -5,11 +5,9 @@ The disk of a guest holds its secrets: they are taken out of a copy, unless the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from imagekit import __version__
 from imagekit.disk import qemu_img
@@ -19,18 +17,20 @@ from imagekit.disk.vhd_chain import read_chain
 from imagekit.domain.facts import BuildFacts, DiskFacts
 from imagekit.errors import BusyError, GuestError, SpecError
 from imagekit.guest.appliance import Appliance, Drive, appliance
-from imagekit.guest.files import GuestFiles
+from imagekit.guest.backends.appliance import ApplianceFiles
 from imagekit.guest.golden import IDENTITIES, remove_identity
 from imagekit.guest.mounts import mount_guest
 from imagekit.host import tools
 from imagekit.host.run import run
 from imagekit.host.signing import Sign
 from imagekit.pipeline.workspace import Workspace
-from imagekit.provision.journal import journal
+from imagekit.provision.journal import GuestRecord, journal
+from imagekit.recovery.about import About
 from imagekit.recovery.bundle import Source, maybe_sealed, packed_disk, write_signed
 from imagekit.recovery.container import Member
 from imagekit.recovery.sealing import SUFFIXES, Seal
-from imagekit.recovery.unpacked import FORMAT, IMAGE
+from imagekit.recovery.unpacked import IMAGE
+from imagekit.spec.manifest import MANIFEST, Artefact, Manifest, Section, manifest_text
 
 SECRET_IDENTITIES = ("baked-ssh-host-keys", "baked-random-seed")
 SHADOWS = ("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-")
@@ -57,30 +57,28 @@ def make_guest_bundle(
             raise SpecError(
                 f"there is no guest {name}", hint="imagekit destroy --list shows guests"
             )
-        if "facts" not in record:
+        facts, size = record.facts, record.size_bytes
+        if facts is None or size is None:
             raise SpecError(f"the guest {name} was made by an older imagekit", where=name)
         _refuse_running(name)
-        facts = BuildFacts.from_json(record["facts"], f"the guest {name}")
-        raw = workspace.temporary("guest", size_bytes=int(record["size"])) / "disk.raw"
+        raw = workspace.temporary("guest", size_bytes=size) / "disk.raw"
         workspace.events.emit("note", text=f"copying the disk of {name}")
-        bases = [str(e["path"]) for e in found.entries() if e.get("op") == "base"]
-        _flatten(facts.disks[0], bases, int(record["size"]), raw)
+        _flatten(facts.disks[0], found.bases(), size, raw)
     if how is None:
         workspace.events.emit("note", text="taking its secrets out of the copy")
         _strip(raw, workspace)
     manifest, files = _contents(name, record, facts, raw)
     files.append((IMAGE, packed_disk(raw, workspace)))
     sources: list[Source] = [maybe_sealed(*file, how, workspace) for file in files]
-    sources.append(("manifest.json", json.dumps(manifest, indent=1).encode()))
-    about = {
-        "bundle": FORMAT,
-        "kind": "guest",
-        "name": name,
-        "imagekit": __version__,
-        "sealed": [member for member, _ in sources if member.endswith(SUFFIXES)],
-        "stripped": how is None,
-        "disks": {f"{name}.raw": manifest["artefacts"][0]["sha256"]},
-    }
+    sources.append((MANIFEST, manifest_text(manifest).encode()))
+    about = About(
+        kind="guest",
+        name=name,
+        imagekit=__version__,
+        sealed=[member for member, _ in sources if member.endswith(SUFFIXES)],
+        stripped=how is None,
+        disks=manifest.disk_digests,
+    )
     return write_signed(target, about, sources, sign, workspace=workspace, overwrite=overwrite)
 
 
@@ -94,7 +92,7 @@ def _refuse_running(name: str) -> None:
         )
 
 
-def _flatten(disk: DiskFacts, bases: Sequence[str], size: int, target: Path) -> None:
+def _flatten(disk: DiskFacts, bases: Sequence[Path], size: int, target: Path) -> None:
     """The guest's disk as a raw file of ``size`` bytes.
 
     ``bases`` are the directories of the golden images it stands on, as its journal has them.
@@ -104,7 +102,7 @@ def _flatten(disk: DiskFacts, bases: Sequence[str], size: int, target: Path) -> 
     if image_format == "qcow2":
         qemu_img.convert(source, target, source_format="qcow2", target_format="raw")
     elif image_format == "vhd":
-        read_chain([source, *(Path(base) / "disk.vhd" for base in bases)], target)
+        read_chain([source, *(base / "disk.vhd" for base in bases)], target)
     elif source.is_block_device():
         with exclusive(source):
             copy_sparse(source, target)
@@ -125,7 +123,7 @@ def _strip(raw: Path, workspace: Workspace) -> None:
         except GuestError as error:
             error.hint = "bundle it encrypted: --encrypt-to, --age or --passphrase-file"
             raise
-        files = GuestFiles(app)
+        files = ApplianceFiles(app)
         for identity in IDENTITIES:
             if identity.code in SECRET_IDENTITIES:
                 remove_identity(files, identity)
@@ -168,17 +166,18 @@ def _empty_swap(app: Appliance) -> None:
                 app.call("mkswap", device, uuid=str(uuid))
 
 
-def _artefact(role: str, source: Path, path: str, **more: Any) -> dict[str, Any]:
+def _artefact(role: str, source: Path, path: str) -> Artefact:
     digest, size = sha256_sparse(source), source.stat().st_size
-    return {"role": role, "path": path, **more, "sha256": digest, "bytes": size}
+    return Artefact(role=role, path=path, sha256=digest, size_bytes=size)
 
 
 def _contents(
-    name: str, record: dict[str, Any], facts: BuildFacts, raw: Path
-) -> tuple[dict[str, Any], list[tuple[str, Path]]]:
+    name: str, record: GuestRecord, facts: BuildFacts, raw: Path
+) -> tuple[Manifest, list[tuple[str, Path]]]:
     """The manifest of the guest, in the form of a build's, and the members besides the disk."""
-    disk = _artefact("disk", raw, f"{name}.raw", format="raw", virtual_size=raw.stat().st_size)
-    artefacts = [disk]
+    disk = _artefact("disk", raw, f"{name}.raw")
+    as_raw = {"format": "raw", "virtual_size_bytes": disk.size_bytes}
+    artefacts = [disk.model_copy(update=as_raw)]
     sources: list[tuple[str, Path]] = []
 
     def put(role: str, source: str | None, path: str) -> str | None:
@@ -188,7 +187,14 @@ def _contents(
         sources.append((f"boot/{path}", Path(source)))
         return path
 
-    disks = [replace(facts.disks[0], paths={"raw": f"{name}.raw"})]
+    disks = [
+        replace(
+            facts.disks[0],
+            paths={"raw": disk.path},
+            sizes={"raw": disk.size_bytes},
+            sha256={"raw": disk.sha256},
+        )
+    ]
     for other in facts.disks[1:]:
         put("seed", other.paths["raw"], f"{name}-seed.iso")
         disks.append(replace(other, paths={"raw": f"{name}-seed.iso"}))
@@ -198,15 +204,14 @@ def _contents(
         kernel=put("kernel", facts.kernel, f"{name}-vmlinuz"),
         initrd=put("initrd", facts.initrd, f"{name}-initrd.img"),
     )
-    config = Path(record["files"]["config"])
-    how = {"mode": record["mode"], "toolstack": record["toolstack"]}
-    artefacts.append(_artefact("domain-config", config, config.name, **how))
+    config = Path(record.files["config"])
+    how = {"mode": record.mode, "toolstack": record.toolstack}
+    artefacts.append(_artefact("domain-config", config, config.name).model_copy(update=how))
     sources.append((f"configs/{config.name}", config))
-    manifest = {
-        "manifest_version": 1,
-        "name": name,
-        "guest": record["request"],
-        "facts": located.to_json(),
-        "artefacts": artefacts,
-    }
+    manifest = Manifest(
+        name=name,
+        guest=record.request,
+        facts=Section.model_validate(located.to_json()),
+        artefacts=tuple(artefacts),
+    )
     return manifest, sources

@@ -19,7 +19,7 @@ from typing import IO
 from imagekit.disk.extents import sha256_sparse
 from imagekit.disk.volume import volume_name
 from imagekit.domain.bootpath import domain_for
-from imagekit.domain.facts import BuildFacts, DiskFacts
+from imagekit.domain.facts import DiskFacts, facts_of
 from imagekit.errors import SpecError, VerificationError
 from imagekit.host.outfile import replacing
 from imagekit.host.run import run
@@ -38,6 +38,7 @@ from imagekit.recovery.target import (
     write_disk,
 )
 from imagekit.recovery.unpacked import BOOT_ROLES, IMAGE, Bundle, Recipe, missing_secrets
+from imagekit.spec.manifest import MANIFEST
 from imagekit.toolstacks.registry import emitter_for
 
 REPORT = "reinstall-report.json"
@@ -145,10 +146,8 @@ def _possible(bundle: Bundle, wish: Wish) -> Wish:
 
 
 def _rebuild(bundle: Bundle, recipe: Recipe, wish: Wish, events: Events, report: Report) -> None:
-    for entry, value in bundle.secrets.items():
-        kind, _, name = entry.partition(":")
-        if kind == "env":
-            os.environ[name] = value
+    named = ((entry.partition(":"), value) for entry, value in bundle.secrets.items())
+    secrets = {name: value for (kind, _, name), value in named if kind == "env"}
     manifest = build(
         recipe.spec,
         wish.directory,
@@ -156,8 +155,9 @@ def _rebuild(bundle: Bundle, recipe: Recipe, wish: Wish, events: Events, report:
         force=wish.overwrite,
         lock=recipe.lock,
         debs=bundle.debs,
+        environment={**os.environ, **secrets},
     )
-    made = {a["path"]: a["sha256"] for a in manifest["artefacts"] if a["role"] == "disk"}
+    made = manifest.disk_digests
     report.disks = made
     report.identical = made == bundle.disks
     if report.identical:
@@ -169,7 +169,7 @@ def _rebuild(bundle: Bundle, recipe: Recipe, wish: Wish, events: Events, report:
         )
         return
     odd = next((p for p in bundle.disks if made.get(p) != bundle.disks[p]), "?")
-    tools = manifest.get("tools", {})
+    tools = manifest.tools or {}
     differ = [f"{t} {v}" for t, v in recipe.lock.tools.items() if tools.get(t, v) != v]
     raise VerificationError(
         f"{odd} is not the original's, byte by byte",
@@ -204,15 +204,14 @@ def _unpack(bundle: Bundle, wish: Wish, report: Report) -> None:
                 raise VerificationError("is not the original's disk", where=str(target))
     report.disks = {target.name: digest}
     report.identical = True
-    if bundle.about.get("stripped"):
+    if bundle.about.stripped:
         report.notes.append(
             "the guest's SSH host keys and password hashes were left out of the bundle: it makes "
             "new keys when it boots, and passwords do not work"
         )
-    for artefact in bundle.manifest["artefacts"]:
-        if artefact["role"] in BOOT_ROLES:
-            name = check_name(str(artefact["path"]))
-            copy_file(bundle.directory / "boot" / name, wish.directory / name, 0o600)
+    for artefact in bundle.manifest.having(*BOOT_ROLES):
+        name = check_name(artefact.path)
+        copy_file(bundle.directory / "boot" / name, wish.directory / name, 0o600)
 
 
 def _inflated(stream: IO[bytes], limit: int) -> Iterator[tuple[int, bytes]]:
@@ -245,16 +244,16 @@ def _start(bundle: Bundle, wish: Wish) -> None:
 def _configs(bundle: Bundle, wish: Wish) -> list[tuple[str, str, str]]:
     """Mode, toolstack and name of each config to write."""
     found = []
-    for artefact in bundle.manifest["artefacts"]:
-        if artefact["role"] == "domain-config":
-            name = check_name(str(artefact["path"]))
-            found.append((artefact["mode"], artefact["toolstack"], name))
+    for config in bundle.manifest.configs():
+        if not config.mode or not config.toolstack:
+            raise VerificationError(f"{config.path} is for no mode or toolstack", where=MANIFEST)
+        found.append((config.mode, config.toolstack, check_name(config.path)))
     return found
 
 
 def _write_configs(bundle: Bundle, wish: Wish, report: Report) -> None:
     """The configs, for the device if there is one; a rebuild has written the others already."""
-    facts = BuildFacts.from_json(bundle.manifest["facts"], "the bundle's facts")
+    facts = facts_of(bundle.manifest, f"{MANIFEST} of the bundle")
     located = facts.located(str(wish.directory.absolute()))
     disk = located.disks[0]
     if wish.device is not None:
@@ -288,7 +287,7 @@ def emit_script(bundle: Bundle) -> str:
         )
     digest = next((d for p, d in bundle.disks.items() if p.endswith(".raw")), "")
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise VerificationError("names no digest of its raw disk", where="manifest.json")
+        raise VerificationError("names no digest of its raw disk", where=MANIFEST)
     text = (Path(__file__).parent / "templates/reinstall.sh").read_text()
     seal = Path(member).suffix.removeprefix(".") if member != IMAGE else "none"
     size = str(disk_size(bundle))

@@ -19,6 +19,7 @@ from imagekit.errors import SpecError, VerificationError
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.container import check_name
 from imagekit.recovery.unpacked import Bundle
+from imagekit.spec.manifest import MANIFEST
 
 MARK = ".imagekit-reinstall.json"
 """In the directory while a device is being written."""
@@ -44,8 +45,10 @@ class Wish:
 
 def disk_size(bundle: Bundle) -> int:
     """Bytes of the disk as the guest sees it."""
-    artefacts = bundle.manifest["artefacts"]
-    return max(int(a["virtual_size"]) for a in artefacts if a["role"] == "disk")
+    sizes = [disk.virtual_size_bytes for disk in bundle.manifest.disks]
+    if not sizes or None in sizes:
+        raise VerificationError("does not say how large the disk is", where=MANIFEST)
+    return max(size for size in sizes if size is not None)
 
 
 def raw_path(bundle: Bundle, wish: Wish) -> Path:

@@ -8,18 +8,18 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from imagekit.errors import SpecError, VerificationError
 from imagekit.host.signing import check_signature
 from imagekit.pipeline.stage import digest_file, digest_json
 from imagekit.pipeline.workspace import Workspace
+from imagekit.recovery.about import About, read_about
 from imagekit.recovery.container import Checked, check_name, read_container
 from imagekit.recovery.sealing import SUFFIXES, Unlock, unseal
 from imagekit.spec.load import SpecFile, load_spec
 from imagekit.spec.lock import Lock, read_lock
+from imagekit.spec.manifest import Manifest, read_manifest
 
-FORMAT = 1
 IMAGE = "image/disk.raw.gz"
 SECRETS = "secrets.json"
 BOOT_ROLES = ("kernel", "initrd", "seed")
@@ -55,15 +55,15 @@ class Bundle:
     """
 
     directory: Path
-    about: dict[str, Any]
-    manifest: dict[str, Any]
+    about: About
+    manifest: Manifest
     recipe: Recipe | None
     secrets: Mapping[str, str]
 
     @property
     def name(self) -> str:
         """The guest's name."""
-        return str(self.manifest["name"])
+        return self.manifest.name
 
     @property
     def debs(self) -> Path:
@@ -78,7 +78,7 @@ class Bundle:
     @property
     def sealed(self) -> bool:
         """Whether a part of it needs a key."""
-        return bool(self.about.get("sealed"))
+        return bool(self.about.sealed)
 
     @property
     def image(self) -> str | None:
@@ -91,21 +91,7 @@ class Bundle:
     @property
     def disks(self) -> dict[str, str]:
         """SHA-256 of the original build's disks by path."""
-        artefacts = self.manifest["artefacts"]
-        return {a["path"]: a["sha256"] for a in artefacts if a["role"] == "disk"}
-
-
-def read_manifest(build: Path) -> dict[str, Any]:
-    """The manifest in the directory ``build``; raises SpecError when there is none."""
-    try:
-        value: Any = json.loads((build / "manifest.json").read_bytes()[: 16 << 20])
-    except (OSError, ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict) or not isinstance(value.get("artefacts"), list):
-        raise SpecError(
-            "is not a build directory", where=str(build), hint="name what imagekit build made"
-        )
-    return value
+        return self.manifest.disk_digests
 
 
 def verify_bundle(path: Path, trust: Path | None, scratch: Path) -> Checked:
@@ -140,12 +126,10 @@ def open_bundle(
     directory = workspace.temporary("bundle", size_bytes=path.stat().st_size)
     checked = read_container(path, directory)
     _check_trust(checked, trust, path, workspace.temporary("trust"))
-    about = checked.about
-    if about.get("bundle") != FORMAT:
-        raise VerificationError(f"is a bundle of the unknown form {about.get('bundle')!r}")
+    about = read_about(checked.about, path)
     secrets: dict[str, str] = {}
-    if keys is not None and about.get("sealed"):
-        for name in dict.fromkeys(map(str, about["sealed"])):
+    if keys is not None and about.sealed:
+        for name in dict.fromkeys(about.sealed):
             source = directory / check_name(name)
             target = source.with_suffix("")
             if source.suffix not in SUFFIXES or not source.is_file() or target.exists():
@@ -154,7 +138,7 @@ def open_bundle(
             source.unlink()
         secrets = _unsealed(directory / SECRETS)
     manifest = read_manifest(directory)
-    if about.get("kind") in ("guest", "image"):
+    if about.kind in ("guest", "image"):
         return Bundle(directory, about, manifest, None, secrets)
     recipe = _recipe(path, directory, about, secrets)
     return Bundle(directory, about, manifest, recipe, secrets)
@@ -170,19 +154,17 @@ def _unsealed(path: Path) -> dict[str, str]:
         raise VerificationError("holds no secrets that can be read", where=path.name) from None
 
 
-def _recipe(
-    path: Path, directory: Path, about: dict[str, Any], secrets: Mapping[str, str]
-) -> Recipe:
+def _recipe(path: Path, directory: Path, about: About, secrets: Mapping[str, str]) -> Recipe:
     lock = read_lock(directory / "lock.yaml")
     loaded = load_spec(directory / "spec.yaml")
-    inputs = {str(k): directory / str(v) for k, v in dict(about.get("inputs", {})).items()}
+    inputs = {name: directory / member for name, member in about.inputs.items()}
     for name, file in inputs.items():
         if not file.resolve().is_relative_to(directory.resolve()) or not file.is_file():
             raise VerificationError(f"names {name}, which it does not hold", where=str(path))
         if digest_file(file) != lock.inputs.get(name):
             raise VerificationError(f"{name} is not what the lock names", where=str(path))
-    for name, member in dict(about.get("trees", {})).items():
-        inputs[str(name)] = unpack_tree(directory, str(member))
+    for name, member in about.trees.items():
+        inputs[name] = unpack_tree(directory, member)
     for index, entry in enumerate(sorted(secrets)):
         kind, _, name = entry.partition(":")
         if kind == "file":
@@ -197,7 +179,7 @@ def _recipe(
         raise SpecError(
             "the bundle was made by another version of imagekit, which read the spec differently",
             where=str(path),
-            hint=f"use imagekit {about.get('imagekit')}",
+            hint=f"use imagekit {about.imagekit}",
         )
     return Recipe(spec, lock)
 
@@ -254,9 +236,9 @@ def missing_secrets(bundle: Bundle, environment: Sequence[str]) -> list[str]:
     if bundle.recipe is None or bundle.sealed:
         return []
     missing = []
-    for entry in bundle.about.get("secrets", []):
-        kind, _, name = str(entry).partition(":")
+    for entry in bundle.about.secrets:
+        kind, _, name = entry.partition(":")
         there = name in environment if kind == "env" else bundle.recipe.spec.resolve(name).is_file()
         if not there:
-            missing.append(str(entry))
+            missing.append(entry)
     return missing

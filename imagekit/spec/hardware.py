@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from imagekit.spec.base import Model
 from imagekit.spec.toolstack_names import ToolstackName
 from imagekit.spec.values import (
     Address,
@@ -25,25 +26,6 @@ Action = Literal[
 ]
 RawItem = str | int
 RawValue = RawItem | list[RawItem | list[RawItem]]
-
-
-class Model(BaseModel):
-    """Base of all parts of a spec: frozen, and no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
-
-
-class Secret(Model):
-    """A secret that is named, never written: a file's first line or an environment variable."""
-
-    file: HostPath | None = None
-    env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Secret:
-        if (self.file is None) == (self.env is None):
-            raise ValueError("name exactly one of file and env")
-        return self
 
 
 class StaticNetwork(Model):

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from imagekit.spec.base import Model
 from imagekit.spec.values import HostPath, PackageName, Text, Url, Word
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 Answers = Literal["preseed", "kickstart", "autoinstall"]
 
 
-class _Method(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class InstallMethod(Model):
+    """What every method's part of a spec has: ``method``, a Literal that no other has."""
+
+    method: str
+
+    def inputs(self) -> list[str]:
+        """Names of the host files that a build reads, for its lock and for bundles."""
+        return []
 
 
-class Debootstrap(_Method):
+class Debootstrap(InstallMethod):
     """Packages unpacked into a tree, the tree made into an image."""
 
     method: Literal["debootstrap"]
@@ -49,8 +56,13 @@ class Debootstrap(_Method):
         1800, ge=10, le=86400, description="Seconds for each phase of the elements."
     )
 
+    def inputs(self) -> list[str]:
+        """The host's files among kernel and initrd."""
+        kernel = self.kernel if self.kernel and "/" in self.kernel else None
+        return [name for name in (self.initrd, kernel) if name]
 
-class Iso(_Method):
+
+class Iso(InstallMethod):
     """An installer ISO, remastered to run by itself, run to its end, and harvested."""
 
     method: Literal["iso"]
@@ -74,7 +86,7 @@ class Iso(_Method):
     idle: int = Field(900, ge=30, le=86400, description="Seconds without console or disk activity.")
 
 
-class Netboot(_Method):
+class Netboot(InstallMethod):
     """An installer booted by PXE: published, run, harvested; or emitted for a Xen host."""
 
     method: Literal["netboot"]
@@ -101,7 +113,7 @@ class Netboot(_Method):
     idle: int = Field(900, ge=30, le=86400, description="Seconds without console or disk activity.")
 
 
-class DiskimageBuilder(_Method):
+class DiskimageBuilder(InstallMethod):
     """The whole of disk-image-create; its product is harvested."""
 
     method: Literal["diskimage-builder"]
@@ -116,5 +128,17 @@ class DiskimageBuilder(_Method):
     )
     timeout: int = Field(7200, ge=60, le=172800)
 
+    def inputs(self) -> list[str]:
+        """The block-device configuration, if there is one."""
+        return [self.block_device] if self.block_device else []
+
 
 Install = Annotated[Debootstrap | Iso | Netboot | DiskimageBuilder, Field(discriminator="method")]
+
+
+def method_name(model: type[InstallMethod]) -> str:
+    """What ``model`` has as ``method``; raises TypeError unless that is a Literal of one word."""
+    words = get_args(model.model_fields["method"].annotation)
+    if len(words) != 1 or not isinstance(words[0], str):
+        raise TypeError(f"{model.__name__}.method is no Literal of one word")
+    return words[0]

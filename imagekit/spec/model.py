@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from imagekit.spec.hardware import Machine, Model, Network, Nic, Secret, StaticNetwork
-from imagekit.spec.install import Debootstrap, Install
+from imagekit.spec.base import Model, Secret
+from imagekit.spec.hardware import Machine, Network, Nic, StaticNetwork
+from imagekit.spec.install import Debootstrap, Install, InstallMethod
 from imagekit.spec.toolstack_names import ToolstackName
 from imagekit.spec.values import (
     DnsName,
@@ -17,6 +18,7 @@ from imagekit.spec.values import (
     HostName,
     HostPath,
     MemoryMiB,
+    Owner,
     Size,
     Text,
     Url,
@@ -175,6 +177,11 @@ class User(Model):
             raise ValueError("a colon would end the field in /etc/passwd")
         return value
 
+    @property
+    def sudoers_path(self) -> str:
+        """Where the user's rule of sudoers(5) lies; files whose name has a dot are not read."""
+        return f"/etc/sudoers.d/imagekit-{self.name.replace('.', '+')}"
+
 
 class Identity(Model):
     """Who the guest is."""
@@ -205,9 +212,7 @@ class File(Model):
     source: HostPath | None = None
     content: str | None = Field(None, max_length=1 << 20)
     mode: FileMode = "0644"
-    owner: Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9_-]*(:[a-z0-9_][a-z0-9_-]*)?$")] = (
-        "root:root"
-    )
+    owner: Owner = "root:root"
 
     @model_validator(mode="after")
     def _one(self) -> File:
@@ -278,7 +283,8 @@ class Spec(Model):
     identity: Identity = Identity()
     files: list[File] = Field(default_factory=list)
     scripts: list[HostPath] = Field(
-        default_factory=list, description="Run as root in the chroot, in this order."
+        default_factory=list,
+        description="Run as root in the guest, in this order, before users and files are there.",
     )
     toolstacks: list[ToolstackName] = Field(["xl"])
     proof: Proof = Proof()
@@ -329,3 +335,14 @@ def json_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "imagekit guest spec"
     return schema
+
+
+def accept_install_method(model: type[InstallMethod]) -> None:
+    """Let specs have ``install`` of ``model`` too; the schema and the reference show it then.
+
+    For :func:`imagekit.installs.methods.add_method`.
+    """
+    field = Spec.model_fields["install"]
+    known = get_args(field.annotation)
+    field.annotation = Union[(*known, model)]  # type: ignore[assignment]
+    Spec.model_rebuild(force=True)

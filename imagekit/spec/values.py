@@ -36,7 +36,10 @@ _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _MAC = re.compile(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}")
 _BRIDGE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _VIF_BRIDGE = re.compile(_BRIDGE.pattern + r"(\.[0-9]{1,4})?(:[0-9]{1,4})*")
-_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+# What useradd(8) of Debian and of RHEL both take, without upper case; sudoers(5) reads such names.
+_USER = re.compile(r"[a-z_][a-z0-9_.-]{0,31}")
+# Names that are there already may also begin with a digit; digits alone are an id.
+_OWNER = re.compile(r"[a-z0-9_][a-z0-9_.-]*\$?(:[a-z0-9_][a-z0-9_.-]*\$?)?")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?([=/][A-Za-z0-9.+:~-]+)?")
 _RATE = re.compile(r"[0-9]+[GMK]?[Bb]/s(@[0-9]+[mu]?s)?")
 
@@ -204,6 +207,7 @@ VifBridge = Annotated[
     _matches(_VIF_BRIDGE, "a bridge (at most 15 of letters, digits, _ . -), or NAME.TAG:TRUNK"),
 ]
 UserName = Annotated[str, _matches(_USER, "a user name (lower case, at most 32)")]
+Owner = Annotated[str, _matches(_OWNER, "USER or USER:GROUP, names of the guest or numbers")]
 PackageName = Annotated[str, _matches(_PACKAGE, "a package name, optionally with =version")]
 Rate = Annotated[str, _matches(_RATE, "a rate such as 10MB/s or 1Gb/s@20ms")]
 GuestPath = Annotated[str, AfterValidator(_guest_path)]

@@ -7,6 +7,7 @@ asked for. Toolstacks import neither each other nor this module.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -31,6 +32,13 @@ def toolstack(name: str) -> Toolstack[Any]:
 def toolstacks() -> tuple[Toolstack[Any], ...]:
     """All toolstacks, in the order in which they are shown."""
     return tuple(toolstack(name) for name in toolstack_names.toolstack_names())
+
+
+def modules_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The modules that declare the toolstacks ``names``, for keys of what they word."""
+    return tuple(
+        place.partition(":")[0] for n in names if (place := toolstack_names.declared_at(n))
+    )
 
 
 def emitter_for(name: str) -> Emitter:

@@ -20,6 +20,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from imagekit.proof.report import read_proof
+
 ROOT = Path(__file__).parents[2]
 MODES = ("pv", "pvh", "hvm")
 LOOP = "while True: pass"
@@ -68,15 +70,15 @@ def one_round(build: Path, number: int, jobs: int | None) -> list[Result]:
     return [
         Result(
             number,
-            boot["mode"],
-            boot["boot"],
-            boot["outcome"],
-            boot["attempts"],
-            len(boot["findings"]),
-            boot["seconds"],
-            boot["stolen_seconds"],
+            boot.mode,
+            boot.boot,
+            boot.outcome,
+            boot.attempts,
+            len(boot.findings),
+            boot.seconds,
+            boot.stolen_seconds,
         )
-        for boot in json.loads(report.read_text())["boots"]
+        for boot in read_proof(build).boots
     ]
 
 

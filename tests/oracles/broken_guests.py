@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from oracles.builds import Build
+from oracles.manifests import artefact, write_manifest
 
 
 def _config(
@@ -244,6 +245,6 @@ def together(configs: list[Path], target: Path) -> Path:
     for config in configs:
         name = f"{config.stem}.xl.cfg"
         (directory / name).write_bytes(config.read_bytes())
-        artefacts.append({"role": "domain-config", "path": name})
-    (directory / "manifest.json").write_text(json.dumps({"artefacts": artefacts}))
+        artefacts.append(artefact("domain-config", name, toolstack="xl"))
+    write_manifest(directory, artefacts=artefacts)
     return directory

@@ -77,12 +77,12 @@ def debian_tree() -> Tree:
     }
     tree.files = {name: value.encode() for name, value in text.items()}
     for name in ("bin/sh", "bin/cat", "bin/touch"):
-        _add_program(tree, name)
+        add_program(tree, name)
     tree.links = {"etc/localtime": "/usr/share/zoneinfo/UTC"}
     return tree
 
 
-def _add_program(tree: Tree, name: str) -> None:
+def add_program(tree: Tree, name: str) -> None:
     """A program of this host and the libraries it is linked with."""
     program = Path("/") / name
     listed = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout

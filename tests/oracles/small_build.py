@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
+
+from oracles.manifests import artefact, write_manifest
 
 from imagekit.disk import vhd
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
@@ -43,11 +44,6 @@ def small_build(build: Path) -> Path:
         modes=("pv",),
         nics=(Nic("00:16:3e:00:00:01", "xenbr0"),),
     )
-    artefacts = [
-        {"role": "disk", "format": name, "path": f"small.{name}", "sha256": "0" * 64}
-        for name in ("raw", "vhd")
-    ]
-    (build / "manifest.json").write_text(
-        json.dumps({"facts": facts.to_json(), "artefacts": artefacts})
-    )
+    disks = [artefact("disk", f"small.{name}", format=name) for name in ("raw", "vhd")]
+    write_manifest(build, facts, disks)
     return build

@@ -82,6 +82,11 @@ hash=$(answer passwd/root-password-crypted)
 sed -i "s|^root:[^:]*:|root:$hash:|" /target/etc/shadow
 echo "0123456789abcdef0123456789abcdef" >/target/etc/machine-id
 for d in dev proc sys; do mount -o bind /$d /target/$d; done
+if [ "$(answer passwd/make-user)" = true ]; then
+	user=$(answer passwd/username)
+	chroot /target useradd -m -s /bin/bash -c "$(answer passwd/user-fullname)" "$user" || fail "no user"
+	chroot /target usermod -p "$(answer passwd/user-password-crypted)" "$user"
+fi
 
 cat >/usr/bin/in-target <<'EOT'
 #!/usr/bin/busybox sh

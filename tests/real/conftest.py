@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -142,3 +145,18 @@ def tiny_parts(demo: Build, cache: Path, shared: Path) -> tiny_installer.Parts:
 def tiny(tiny_parts: tiny_installer.Parts, shared: Path, build: Builds) -> Build:
     """The guest tiny01 that the small installer made from its ISO; raw, qcow2 and VHD."""
     return build.kept(tiny_installer.guest_spec(shared, tiny_parts))
+
+
+@pytest.fixture(scope="module")
+def mirror(
+    tiny_parts: tiny_installer.Parts, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[int]:
+    """What the small installer takes for its archive: the port of a server on loopback."""
+    base = tmp_path_factory.mktemp("mirror")
+    (base / "mirror").mkdir()
+    (base / "mirror/rootfs.tar").hardlink_to(tiny_parts.rootfs)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(base))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield int(server.server_address[1])
+        server.shutdown()

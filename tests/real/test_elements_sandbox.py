@@ -17,6 +17,7 @@ from oracles.small_tree import make_small_tree
 
 from imagekit.errors import ToolError
 from imagekit.host import sandbox
+from imagekit.installs.context import BuildContext
 from imagekit.installs.elements.catalogue import load
 from imagekit.installs.elements.environment import base_environment
 from imagekit.installs.elements.planning import ElementPlan
@@ -35,7 +36,7 @@ PhaseRun = Callable[..., Path]
 @pytest.fixture(scope="module")
 def tree_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("small")
-    pack(make_small_tree(directory / "tree"), directory / "tree.tar")
+    pack(make_small_tree(directory / "tree"), directory / "tree.tar", epoch=None)
     return directory / "tree.tar"
 
 
@@ -74,7 +75,8 @@ def phase(tmp_path: Path, tree_tar: Path, space: Workspace) -> PhaseRun:
             extra=environment or {},
         )
         plan = ElementPlan(tuple(elements), False, (), variables, False, timeout)
-        stage = kind(load_spec(spec), plan, "in.tar", "hooks.tar" if hooks else "")
+        context = BuildContext(load_spec(spec), spec.parent)
+        stage = kind(context, plan, "in.tar", "hooks.tar" if hooks else "")
         output = tmp_path / f"out{count}"
         (output / "logs").mkdir(parents=True)
         inputs = {"in.tar": tar or tree_tar} | ({"hooks.tar": hooks} if hooks else {})
@@ -354,7 +356,8 @@ def test_keys_follow_the_scripts_of_the_phase_and_the_files_they_share(tmp_path:
             False,
             60,
         )
-        return {s.phase: s.key() for s in stages.element_stages(file, plan, "rootfs.tar")}
+        context = BuildContext(file, file.base)
+        return {s.phase: s.key() for s in stages.element_stages(context, plan, "rootfs.tar")}
 
     first = keys()
     (path / "finalise.d/10-y").write_text("#!/bin/sh\n# changed\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from oracles import real_glance
 from oracles.domain_facts import facts_for
+from oracles.manifests import below, write_manifest
 from oracles.real_glance import RealGlance
 
 from imagekit.domain import model
@@ -60,9 +60,8 @@ def sent(domain: model.Domain, **options: object) -> dict[str, str]:
 
 
 def uploading(domain: model.Domain, tmp_path: Path) -> subprocess.Popen[str]:
-    build = tmp_path / "build"
-    build.mkdir(exist_ok=True)
-    (build / "manifest.json").write_text(json.dumps({"facts": facts_for(domain).to_json()}))
+    build = tmp_path
+    write_manifest(build, below(build, facts_for(domain)))
     words: list[str | Path] = [
         "-m",
         "imagekit",

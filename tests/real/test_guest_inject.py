@@ -170,7 +170,7 @@ def refusals(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """Message of every refused change, all tried in one appliance on one working copy."""
     from imagekit.guest.appliance import Drive, appliance
     from imagekit.guest.apply import apply
-    from imagekit.guest.files import GuestFiles
+    from imagekit.guest.backends.appliance import ApplianceFiles, run_in_appliance
     from imagekit.guest.mounts import mount_guest
 
     directory = tmp_path_factory.mktemp("refused")
@@ -185,9 +185,14 @@ def refusals(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         appliance([Drive(copy.path, copy.format, readonly=False)], workspace=space) as app,
     ):
         root = mount_guest(app, None, readonly=False)
+        files = ApplianceFiles(app)
+
+        def run_it(script: RunScript) -> None:
+            run_in_appliance(script, files, root.arch)
+
         for change, _ in changes:
             with pytest.raises(GuestError) as caught:
-                apply(change, GuestFiles(app), root, lambda _name, _text: None)
+                apply(change, files, run_it)
             messages[str(change)] = str(caught.value)
     assert digest(image) == before
     assert leftovers(directory) == []

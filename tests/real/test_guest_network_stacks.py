@@ -13,9 +13,11 @@ from oracles import unpacked
 from oracles.directory_guest import DirectoryGuest
 from oracles.networkd import PROGRAM, Card, configured
 
-from imagekit.guest.network import interfaces, keyfile, set_network
-from imagekit.guest.networkd import network_file
-from imagekit.guest.vif import Vif
+from imagekit.guest.network import ifupdown
+from imagekit.guest.network.keyfile import keyfile
+from imagekit.guest.network.networkd import network_file
+from imagekit.guest.network.setting import set_network
+from imagekit.guest.network.state import NetworkState, Vif
 
 pytestmark = pytest.mark.real
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="missing: root, for network namespaces")
@@ -26,6 +28,10 @@ networkd = pytest.mark.skipif(
 MAC = "00:16:3e:00:00:01"
 ROUTED = Vif(MAC, ("192.0.2.5/32", "2001:db8::5/128"), ("198.51.100.1", "2001:db8:1::1"))
 MIXED = Vif(MAC, ("192.0.2.5/24", "2001:db8::5/128"), ("192.0.2.1", "2001:db8:1::1"))
+
+
+def state(*vifs: Vif) -> NetworkState:
+    return NetworkState(vifs)
 
 
 @as_root
@@ -49,7 +55,7 @@ def test_netplan_words_it_for_networkd(tmp_path: Path) -> None:
         tmp_path / "guest", **{"/etc/netplan/01.yaml": "network: {version: 2}\n"}
     )
     files: Any = guest
-    assert set_network(files, [ROUTED]) == "netplan"
+    assert set_network(files, state(ROUTED)) == "netplan"
     done = subprocess.run(
         [root / "usr/libexec/netplan/generate", "--root-dir", tmp_path / "guest"],
         env=unpacked.environment(root),
@@ -104,7 +110,7 @@ ip -6 route
 @pytest.mark.parametrize("vif", [ROUTED, MIXED])
 def test_ifup_makes_both_default_routes(vif: Vif, tmp_path: Path) -> None:
     root = unpacked.packages(tmp_path, "ifupdown")
-    (tmp_path / "interfaces").write_text(interfaces("", ["eth0"], [vif]))
+    (tmp_path / "interfaces").write_text(ifupdown.render(state(vif), ["eth0"], ""))
     words: list[str | Path] = [
         "sh",
         "-ec",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import pytest
 from oracles.networkd import PROGRAM, Card, configured
 
-from imagekit.installs.stages import overlay
+from imagekit.guest.network.networkd import render
+from imagekit.installs.stages.overlay import network_state
 from imagekit.spec.model import Spec
 
 pytestmark = [
@@ -38,11 +38,7 @@ def built(*nics: dict[str, Any]) -> dict[str, str]:
             "nics": list(nics),
         }
     )
-    return {
-        Path(op["path"]).name: base64.b64decode(op["data"]).decode()
-        for op in overlay.network(spec)
-        if op["path"].startswith("/etc/systemd/network/")
-    }
+    return {Path(file.path).name: file.text for file in render(network_state(spec))}
 
 
 @pytest.mark.parametrize("mac", [OURS, "02:00:c0:00:02:05"])

@@ -53,7 +53,7 @@ def remastered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (base / "web01.yaml").write_text(SPEC)
     file = load_spec(base / "web01.yaml")
     assert isinstance(file.spec.install, Iso)
-    answers, warnings = render_answers(file, file.spec.install)
+    answers, warnings = render_answers(file, file.spec.install, {})
     assert warnings == []
     (base / "scratch").mkdir()
     made = remaster(source, base / "out.iso", answers, scratch=base / "scratch")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from oracles.builds import Run
 
-from imagekit.installs.stages.packages import wanted_packages
+from imagekit.installs.tree_packages import wanted_packages
 from imagekit.spec.load import load_spec
 from imagekit.spec.lock import Lock, lock_text, read_lock
 

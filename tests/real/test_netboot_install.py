@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,13 +18,14 @@ from imagekit.disk.extents import copy_sparse
 from imagekit.domain.bootpath import CONSOLES
 from imagekit.errors import ToolError
 from imagekit.host.kvm import kvm_works
-from imagekit.installs.machine import Hardware, Network, machine
+from imagekit.installs.machine import Hardware, machine
 from imagekit.installs.netboot_tree import netboot_guest, serving
-from imagekit.installs.stages.overlay import mac_of
 from imagekit.installs.unattended import Limits, run_installer
 from imagekit.netboot.publish import Site, publish
+from imagekit.spec.derived import mac_of
 from imagekit.spec.install import Netboot
 from imagekit.spec.load import load_spec
+from imagekit.vm.card import NetworkBoot
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 # The installer is told not to make the initrd again, which alone takes a minute without KVM.
@@ -46,19 +44,6 @@ disk: {{size: 1GiB, swap: 64MiB}}
 boot: {{modes: [pv, hvm]}}
 identity: {{ssh_keys: ["{key}"], root_password: {{file: hash}}}}
 """
-
-
-@pytest.fixture(scope="module")
-def mirror(tiny_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """What the small installer takes for its archive: the port of a server on loopback."""
-    base = tmp_path_factory.mktemp("mirror")
-    (base / "mirror").mkdir()
-    (base / "mirror/rootfs.tar").hardlink_to(tiny_parts.rootfs)
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(base))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield int(server.server_address[1])
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +116,7 @@ def test_the_flipped_tree_boots_the_guest_from_its_own_disk_by_the_same_rom(
         site = Site(root, "", f"http://10.0.2.2:{port}")
         publish(site, [replace(guest, mode="local")])
         hardware = Hardware(
-            Network(root / "tftp", "boot.ipxe"),
+            NetworkBoot(root / "tftp", "boot.ipxe"),
             disk,
             512,
             kvm_works().works,
@@ -164,7 +149,7 @@ def test_an_installer_that_cannot_be_fetched_is_told_by_the_firmwares_own_words(
     (tmp_path / "tftp/boot.ipxe").write_text("#!ipxe\nkernel http://10.0.2.2:9/linux\nboot\n")
     raw.create(tmp_path / "disk", 1 << 20)
     hardware = Hardware(
-        Network(tmp_path / "tftp", "boot.ipxe"), tmp_path / "disk", 256, kvm_works().works
+        NetworkBoot(tmp_path / "tftp", "boot.ipxe"), tmp_path / "disk", 256, kvm_works().works
     )
     with pytest.raises(ToolError) as caught:
         run_installer(

@@ -20,7 +20,7 @@ from imagekit.pipeline.events import Events
 from imagekit.pipeline.workspace import workspace
 from imagekit.provision.golden import open_golden, sweep
 from imagekit.provision.journal import journal, recorded
-from imagekit.provision.provision import Options, Outcome, destroy, provision
+from imagekit.provision.provision import Outcome, ProvisionOptions, destroy, provision
 from imagekit.provision.request import make_request
 
 pytestmark = pytest.mark.real
@@ -40,7 +40,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         request = make_request({"name": name, **(wish or {})}, "test")
         with workspace(Events(), tmp_path / "work") as space:
             golden = open_golden(build, formats)  # type: ignore[arg-type]
-            return provision([request], golden, Options(**values), workspace=space)[0]  # type: ignore[arg-type]
+            return provision([request], golden, ProvisionOptions(**values), workspace=space)[0]  # type: ignore[arg-type]
 
     return run
 

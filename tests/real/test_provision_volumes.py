@@ -23,7 +23,7 @@ from imagekit.errors import ImagekitError
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.workspace import workspace
 from imagekit.provision.golden import open_golden, sweep
-from imagekit.provision.provision import Options, destroy, provision
+from imagekit.provision.provision import ProvisionOptions, destroy, provision
 from imagekit.provision.request import make_request
 
 golden = open_golden(Path(sys.argv[1]))
@@ -36,7 +36,7 @@ def volumes():
 
 def make(name, **more):
     request = make_request({"name": name, "vg": "vg0", **more}, "test")
-    options = Options(Path("/run/guests"), seed=True)
+    options = ProvisionOptions(Path("/run/guests"), seed=True)
     with workspace(Events(), Path("/run/work")) as space:
         return provision([request], golden, options, workspace=space)[0]
 

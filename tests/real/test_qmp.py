@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from imagekit.errors import ToolError
-from imagekit.host.qmp import Qmp
 from imagekit.host.run import spawn
+from imagekit.vm.qmp import Qmp
 
 pytestmark = pytest.mark.real
 

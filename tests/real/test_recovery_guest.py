@@ -17,11 +17,13 @@ from pathlib import Path
 import pytest
 from oracles.builds import Run
 from oracles.loops import loop_device
+from oracles.manifests import artefact, write_manifest
 
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Nic
 from imagekit.spec.load import load_spec
 from imagekit.spec.lock import Lock, lock_text
+from imagekit.spec.manifest import MANIFEST, manifest_text, read_manifest
 
 pytestmark = pytest.mark.real
 ROUNDS = int(os.environ.get("IMAGEKIT_KILL_ROUNDS", "2"))
@@ -124,9 +126,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, imagekit: Run) -> Iterator[W
     subprocess.run(argv, check=True)
     for name in ("vmlinuz", "initrd.img"):
         (golden / name).write_text(f"{name}\n")
-    disk = {"role": "disk", "path": "golden.raw", "format": "raw", "sha256": "0" * 64}
-    manifest = {"name": "golden", "facts": FACTS.to_json(), "artefacts": [disk]}
-    (golden / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(golden, FACTS, [artefact("disk", "golden.raw", format="raw")])
     (root / "gnupg").mkdir(mode=0o700)
     (root / "passphrase").write_text("correct horse battery staple\n")
     made = World(root, imagekit)
@@ -281,17 +281,19 @@ def test_what_an_installer_made_comes_back_as_its_finished_disk(
     installed = [{"name": "bash", "version": "5.2", "architecture": "amd64"}]
     more = {"epoch_from": "packages", "installed": installed, "templates": {"./own.cfg": template}}
     (build / "golden.lock").write_text(lock_text(Lock.model_validate({**lock, **more})))
-    manifest = json.loads((build / "manifest.json").read_text())
-    (disk,) = manifest["artefacts"]
+    manifest = read_manifest(build)
+    (disk,) = manifest.disks
     raw = (build / "golden.raw").read_bytes()
-    disk |= {"sha256": hashlib.sha256(raw).hexdigest(), "virtual_size": SIZE}
-    manifest["artefacts"] += [
-        {"role": "kernel", "path": "vmlinuz"},
-        {"role": "initrd", "path": "initrd.img"},
-        {"role": "domain-config", "path": "golden.pv.xl.cfg", "mode": "pv", "toolstack": "xl"},
-    ]
+    digest = hashlib.sha256(raw).hexdigest()
+    whole = (
+        disk.model_copy(update={"sha256": digest, "virtual_size_bytes": SIZE}),
+        artefact("kernel", "vmlinuz"),
+        artefact("initrd", "initrd.img"),
+        artefact("domain-config", "golden.pv.xl.cfg", mode="pv", toolstack="xl"),
+    )
+    manifest = manifest.model_copy(update={"artefacts": whole, "spec_sha256": file.sha256})
     (build / "golden.pv.xl.cfg").touch()
-    (build / "manifest.json").write_text(json.dumps({**manifest, "spec_sha256": file.sha256}))
+    (build / MANIFEST).write_text(manifest_text(manifest))
     bundle, out = tmp_path / "golden.bundle", tmp_path / "again"
     world.run("bundle", build, "--spec", spec, "-o", bundle)
     assert b"d-i my/answers" in bundle.read_bytes()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from oracles.manifests import write_manifest
 
 from imagekit.domain import model
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
@@ -68,5 +69,5 @@ RELATIVE = replace(
 def make_build(directory: Path, facts: BuildFacts) -> Path:
     """A build directory of which nothing is there but facts in the manifest."""
     directory.mkdir()
-    (directory / "manifest.json").write_text(json.dumps({"facts": facts.to_json()}))
+    write_manifest(directory, facts)
     return directory

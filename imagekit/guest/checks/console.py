@@ -142,5 +142,5 @@ def _is_masked(subject: Subject, path: str) -> bool:
     if status is None:
         return False
     if status.is_link:
-        return str(subject.files.appliance.call("readlink", path)) == "/dev/null"
+        return subject.files.readlink(path) == "/dev/null"
     return status.is_file and status.size == 0

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from imagekit.guest.findings import Finding, Fix, Subject
 from imagekit.guest.golden import IDENTITIES, Identity, found_in, remove_identity
 
-_GOLDEN_ONLY = ("baked-ssh-host-keys", "build-logs")
+_GOLDEN_ONLY = ("baked-ssh-host-keys", "build-logs", "build-traces")
 """Not taken from an image nobody called golden: Debian's sshd does not make new keys by itself."""
 
 
 def find(subject: Subject) -> Iterator[Finding]:
     """One finding for each kind of identity that is in the image."""
     for identity in IDENTITIES:
-        if identity.code == "build-logs" and not subject.golden:
+        if (identity.trace or identity.code == "build-logs") and not subject.golden:
             continue
         paths = found_in(subject.files, identity)
         if paths:

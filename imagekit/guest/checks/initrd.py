@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from imagekit.errors import GuestError
-from imagekit.guest.apply import run_script
+from imagekit.guest.backends.appliance import run_in_appliance
 from imagekit.guest.changes import RunScript
 from imagekit.guest.findings import Finding, Subject
 from imagekit.guest.kernels import GuestKernel
@@ -69,7 +69,7 @@ def fix_initrds(subject: Subject) -> None:
             raise GuestError(f"{release!r} is no kernel release", where=kernel.path)
         text = _SCRIPT.format(release=release, initrd=kernel.initrd)
         script = RunScript(f"initrd-{release}", text.encode(), TIMEOUT)
-        run_script(script, subject.files, subject.root, lambda _name, _output: None)
+        run_in_appliance(script, subject.files, subject.root.arch)
 
 
 FIXES = {"initramfs-dep": fix_modules, "initrd-blkfront": fix_initrds}

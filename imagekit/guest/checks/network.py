@@ -12,16 +12,11 @@ from collections.abc import Iterator
 
 from imagekit.guest.files import GuestFiles
 from imagekit.guest.findings import Finding, Subject
-from imagekit.guest.network import (
-    KEYFILES,
-    MAX_FILES,
-    NETPLAN,
-    UDEV,
-    by_number,
-    write_link,
-)
-from imagekit.guest.network import NAMED as _NAMED
-from imagekit.guest.networkd import DIRECTORY as NETWORKD
+from imagekit.guest.network.keyfile import DIRECTORY as KEYFILES
+from imagekit.guest.network.netplan import DIRECTORY as NETPLAN
+from imagekit.guest.network.networkd import DIRECTORY as NETWORKD
+from imagekit.guest.network.setting import MAX_FILES, UDEV, by_number, write_link
+from imagekit.guest.network.setting import NAMED as _NAMED
 
 _IFUPDOWN = re.compile(rf"(?m)^\s*(?:iface|auto|allow-hotplug)\s+({_NAMED})\b")
 _NETPLAN = re.compile(rf"(?m)^\s+[\"']?({_NAMED})[\"']?:\s*$")

@@ -19,7 +19,7 @@ from typing import Any
 from imagekit.disk.layout import Ids, Layout, Part, Role
 from imagekit.errors import SpecError
 from imagekit.installs.elements.catalogue import library_path
-from imagekit.installs.stages.image import effective_disk
+from imagekit.spec.derived import effective_disk
 from imagekit.spec.load import SpecFile
 
 MAX_CONFIG = 64 << 10

@@ -38,6 +38,7 @@ ROOT_ELEMENT = "imagekit-root"
 SYSTEM_ELEMENT = "imagekit-system"
 TREE_ELEMENT = "imagekit-tree"
 NO_DISK_ELEMENT = "imagekit-no-disk"
+SHIPS = ("root",)
 ROOT_DIRECTORY = Path(__file__).parent / "root"
 RUN_PARTS_NAME = re.compile(r"[0-9A-Za-z_-]+")
 """File names that dib-run-parts runs; all others it passes over."""

@@ -19,8 +19,8 @@ from imagekit.installs.elements.catalogue import (
 )
 from imagekit.installs.elements.environment import HOST_PATHS, base_environment
 from imagekit.installs.elements.packages import planned_packages
-from imagekit.installs.stages.mirrors import Mirrors
-from imagekit.installs.stages.packages import wanted_packages
+from imagekit.installs.mirrors import Mirrors
+from imagekit.installs.tree_packages import wanted_packages
 from imagekit.spec.install import DiskimageBuilder
 from imagekit.spec.load import SpecFile
 

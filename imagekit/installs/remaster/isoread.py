@@ -11,6 +11,7 @@ from pathlib import Path
 from imagekit.errors import ImageError, SpecError, ToolError
 from imagekit.host.run import run
 
+SHIPS = ("iso_child.py",)
 CHILD = Path(__file__).parent / "iso_child.py"
 SECTOR = 2048
 BIOS, UEFI = 0, 0xEF

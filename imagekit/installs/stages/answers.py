@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,14 +14,20 @@ from imagekit.answers.render import Kind, render, shipped_template
 from imagekit.answers.validate import validate
 from imagekit.errors import SpecError
 from imagekit.host.apt_sources import host_archive, without_credentials
-from imagekit.installs.stages.overlay import mac_of, secrets_of
+from imagekit.installs.context import BuildContext
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
+from imagekit.spec.derived import mac_of
 from imagekit.spec.install import Iso, Netboot
 from imagekit.spec.load import SpecFile
 
 
-def render_answers(file: SpecFile, install: Iso | Netboot) -> tuple[str, list[str]]:
-    """The answers file of a spec, and what is doubtful in it. Raises SpecError with the place."""
+def render_answers(
+    file: SpecFile, install: Iso | Netboot, secrets: Mapping[str, str]
+) -> tuple[str, list[str]]:
+    """The answers file of a spec, and what is doubtful in it. Raises SpecError with the place.
+
+    ``secrets`` are crypt hashes by account name.
+    """
     kind: Kind = install.answers
     spec = file.spec
     template = file.resolve(install.template) if install.template else None
@@ -35,7 +42,7 @@ def render_answers(file: SpecFile, install: Iso | Netboot) -> tuple[str, list[st
         spec,
         target,
         tuple(install.packages),
-        secrets_of(file),
+        secrets,
         mirror_of(_mirror(file, kind)),
         mac_of(spec, 0) if spec.nics else "",
     )
@@ -79,18 +86,27 @@ class Answers(Stage):
     title: ClassVar[str] = "writing the installer's answers"
     makes = ("answers",)
 
-    def __init__(self, file: SpecFile, install: Iso | Netboot) -> None:
-        self._text, self._warnings = render_answers(file, install)
-        self._secrets = list(secrets_of(file).values())
+    def __init__(self, context: BuildContext, install: Iso | Netboot) -> None:
+        self._context = context
+        self._install = install
+
+    @functools.cached_property
+    def _rendered(self) -> tuple[str, list[str]]:
+        """The answers and what is doubtful in them: the template is read once."""
+        context = self._context
+        return render_answers(context.file, self._install, context.secrets)
+
+    def check(self) -> None:
+        _ = self._rendered
 
     def key(self) -> Mapping[str, Any]:
-        return {"code": 1, "text": hashlib.sha256(self._text.encode()).hexdigest()}
+        return {"text": hashlib.sha256(self._rendered[0].encode()).hexdigest()}
 
     def run(self, run: StageRun) -> None:
-        for secret in self._secrets:
-            run.workspace.events.hide(secret)
-        for warning in self._warnings:
+        self._context.hide_secrets(run.workspace.events)
+        text, warnings = self._rendered
+        for warning in warnings:
             run.note(warning)
         path: Path = run.output / "answers"
         path.touch(mode=0o600)
-        path.write_text(self._text)
+        path.write_text(text)

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 from imagekit.errors import DownloadError, SpecError, VerificationError
 from imagekit.host.apt_sources import without_credentials
 from imagekit.host.run import run
-from imagekit.installs.stages.mirrors import Mirrors
+from imagekit.installs.mirrors import Mirrors
 from imagekit.pipeline.stage import digest_file
 from imagekit.spec.lock import Lock, LockedPackage
 

@@ -16,15 +16,17 @@ from imagekit.host.run import run as run_tool
 from imagekit.host.sandbox import Sandbox
 from imagekit.host.tools import require
 from imagekit.host.versions import tool_versions
+from imagekit.installs.context import BuildContext
 from imagekit.installs.elements import environment as env
 from imagekit.installs.elements.blockdevice import IMAGE, BlockDevice
-from imagekit.installs.elements.catalogue import dib_version, digest, library_path
+from imagekit.installs.elements.catalogue import dib_version, library_path
 from imagekit.installs.stages.harvesting import harvest_facts
 from imagekit.installs.stages.image import Image
-from imagekit.installs.stages.trees import open_tree, source_date_epoch
+from imagekit.installs.stages.trees import open_tree
 from imagekit.pipeline.stage import StageRun
-from imagekit.spec.load import SpecFile
+from imagekit.spec.derived import disk_seed
 
+SHIPS = ("../elements/disk",)
 TOOLS = Path(__file__).parents[1] / "elements/disk"
 INSIDE = "/imagekit/disk"
 TIMEOUT = 3600.0
@@ -36,22 +38,20 @@ class BlockDeviceImage(Image):
     title: ClassVar[str] = "making the disk by its block-device configuration"
     makes = ("disk.raw", "harvest.json")
 
-    def __init__(self, file: SpecFile, config: BlockDevice) -> None:
-        super().__init__(file)
+    def __init__(self, context: BuildContext, config: BlockDevice) -> None:
+        super().__init__(context)
         self._config = config
 
     def key(self) -> Mapping[str, Any]:
-        files = sorted(path for path in TOOLS.rglob("*") if path.is_file())
         return {
             **super().key(),
             "block device": list(self._config.entries),
-            "block device tools": digest((str(p.relative_to(TOOLS)), p) for p in files),
             "diskimage-builder": dib_version(),
             "makers": tool_versions(self._config.tools()),
         }
 
-    def require_host(self) -> None:
-        """Raise HostError where this host lacks loop devices, or a program."""
+    def check(self) -> None:
+        super().check()
         if not Path("/dev/loop-control").exists():
             raise HostError(
                 "this host has no loop devices, which install.block_device needs",
@@ -62,14 +62,14 @@ class BlockDeviceImage(Image):
             require(tool)
 
     def run(self, run: StageRun) -> None:
-        epoch = source_date_epoch()
-        ids = Ids(f"{self._file.sha256} {epoch}" if epoch is not None else None)
+        epoch = self._context.epoch
+        ids = Ids(disk_seed(self._file.sha256, epoch))
         config = self._config.identified(ids)
         layout = config.layout()
         root = layout.find("root")
         assert root is not None  # noqa: S101 - the configuration was checked for it
         cmdline = f"root=UUID={root.fs_uuid} ro {self._spec.boot.cmdline}".strip()
-        tree = open_tree(run, "tree.tar")
+        tree = open_tree(run, "tree.tar", epoch=epoch)
         self._apply(tree, layout, cmdline, run.inputs["release"].read_text(), run)
         image = run.output / f"{IMAGE}.raw"
         detach(lost_loops())

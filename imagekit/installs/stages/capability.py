@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from imagekit.errors import CapabilityError
+from imagekit.installs.context import BuildContext
 from imagekit.kernel.capability import examine, require_mode
+from imagekit.kernel.report import write_report
 from imagekit.pipeline.stage import Stage, StageRun
-from imagekit.spec.load import SpecFile
 
 
 class KernelCheck(Stage):
@@ -20,12 +20,12 @@ class KernelCheck(Stage):
     needs = ("kernel", "initrd", "kernel.config", "release")
     makes = ("kernel.json",)
 
-    def __init__(self, file: SpecFile) -> None:
-        self._file = file
-        self._modes = file.spec.boot.modes
+    def __init__(self, context: BuildContext) -> None:
+        self._file = context.file
+        self._modes = context.spec.boot.modes
 
     def key(self) -> Mapping[str, Any]:
-        return {"code": 1, "modes": sorted(self._modes)}
+        return {"modes": sorted(self._modes)}
 
     def run(self, run: StageRun) -> None:
         config = run.inputs["kernel.config"]
@@ -40,5 +40,4 @@ class KernelCheck(Stage):
             except CapabilityError as error:
                 error.where = self._file.where("boot", "modes")
                 raise
-        value = {**report.to_json(), "release": run.inputs["release"].read_text()}
-        (run.output / "kernel.json").write_text(json.dumps(value, indent=1))
+        write_report(report, run.output / "kernel.json", run.inputs["release"].read_text())

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from imagekit.disk.layout import read_assembled
+from imagekit.domain.facts import BuildFacts, facts_text
 from imagekit.domain.model import Mode
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
 from imagekit.installs.build_facts import ABLE_KERNEL, facts_for, origins, trial_image
-from imagekit.installs.stages.overlay import uuid_of
+from imagekit.installs.context import BuildContext
+from imagekit.kernel.report import read_report
 from imagekit.pipeline.stage import Stage, StageRun, Target
-from imagekit.spec.load import SpecFile
+from imagekit.spec.derived import uuid_of
 from imagekit.spec.model import Spec
-from imagekit.toolstacks.registry import toolstack
+from imagekit.toolstacks.registry import modules_of, toolstack
 from imagekit.toolstacks.wording import config_text
 
 
@@ -42,12 +44,13 @@ class Configs(Stage):
 
     name: ClassVar[str] = "configs"
     title: ClassVar[str] = "writing domain configs"
-    needs = ("kernel.json", "layout.json", "kernel", "initrd")
+    needs: Sequence[str] = ("kernel.json", "layout.json", "kernel", "initrd")
 
-    def __init__(self, file: SpecFile, out: Path) -> None:
-        self._file = file
-        self._spec = file.spec
-        self._out = checked_directory(out)
+    def __init__(self, context: BuildContext) -> None:
+        self._file = context.file
+        self._spec = context.spec
+        self._out = checked_directory(context.out)
+        self.loads = modules_of(self._spec.toolstacks)
         self._wording = self._find_wording()
         self.makes = ("facts.json", *(path for path, _t, _m in self._texts()))
 
@@ -93,7 +96,6 @@ class Configs(Stage):
     def key(self) -> Mapping[str, Any]:
         spec = self._spec
         return {
-            "code": 3,
             "origins": origins(self._file),
             "directory": str(self._out),
             "spec": spec.model_dump(
@@ -116,15 +118,19 @@ class Configs(Stage):
         }
 
     def run(self, run: StageRun) -> None:
-        kernel = json.loads(run.inputs["kernel.json"].read_text())
-        image = json.loads(run.inputs["layout.json"].read_text())
         facts = replace(
-            facts_for(self._spec, kernel, image),
+            self._facts(run),
             kernel_bytes=run.inputs["kernel"].stat().st_size,
             initrd_bytes=run.inputs["initrd"].stat().st_size,
             origins=origins(self._file),
         )
-        (run.output / "facts.json").write_text(json.dumps(facts.to_json(), indent=1))
+        (run.output / "facts.json").write_text(facts_text(facts))
         located = facts.located(str(self._out))
         for path, name, mode in self._texts():
             (run.output / path).write_text(config_text(located, name, mode))
+
+    def _facts(self, run: StageRun) -> BuildFacts:
+        """The facts, as far as kernel, initrd and the spec's places do not tell them."""
+        kernel = read_report(run.inputs["kernel.json"])
+        image = read_assembled(run.inputs["layout.json"])
+        return facts_for(self._spec, kernel, image)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 
 from imagekit.errors import ToolError
 from imagekit.host.sandbox import Sandbox
+from imagekit.installs.context import BuildContext
 from imagekit.installs.elements import environment as env
 from imagekit.installs.elements import hooks as hook_files
 from imagekit.installs.elements.catalogue import dib_version
@@ -20,7 +20,6 @@ from imagekit.installs.stages.elements import list_packages
 from imagekit.installs.stages.trees import hand_over, pack, unpack
 from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.install import DiskimageBuilder
-from imagekit.spec.load import SpecFile
 
 BUILD_ESTIMATE = 4 << 30
 """Bytes reserved on tmpfs: the tree, twice for a moment when it is copied."""
@@ -39,8 +38,9 @@ class DiskImageCreate(Stage):
     PACKAGES: ClassVar[str] = "image-packages.json"
     makes = (TREE, PACKAGES)
 
-    def __init__(self, file: SpecFile, install: DiskimageBuilder, plan: ElementPlan) -> None:
-        self._file = file
+    def __init__(self, context: BuildContext, install: DiskimageBuilder, plan: ElementPlan) -> None:
+        self._file = context.file
+        self._epoch = context.epoch
         self._install = install
         self._plan = plan
         if not plan.provided:
@@ -48,13 +48,12 @@ class DiskImageCreate(Stage):
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 2,
             "elements": [e.name for e in self._plan.elements],
             "scripts": [self._plan.phase_digest(phase) for phase in self._plan.phases()],
             "element files": self._plan.shared_digest(),
             "environment": self._plan.keyed_environment(),
             "diskimage-builder": dib_version(),
-            "epoch": os.environ.get("SOURCE_DATE_EPOCH", ""),
+            "epoch": self._epoch,
         }
 
     def run(self, run: StageRun) -> None:
@@ -70,7 +69,7 @@ class DiskImageCreate(Stage):
         image.unlink()
         packages = list_packages(tree, run.logs / "packages.log")
         (run.output / self.PACKAGES).write_text(json.dumps(packages, indent=1))
-        pack(tree, run.output / self.TREE, run.logs / "tar.log")
+        pack(tree, run.output / self.TREE, run.logs / "tar.log", epoch=self._epoch)
         hand_over(run.workspace, run.output / self.TREE, tree)
 
     def _create(self, work: Path, build: Path, run: StageRun) -> None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from imagekit.errors import ToolError
 from imagekit.host.sandbox import Sandbox
+from imagekit.installs.context import BuildContext
 from imagekit.installs.elements import environment as env
 from imagekit.installs.elements import hooks as hook_files
 from imagekit.installs.elements.catalogue import dib_version
@@ -21,7 +22,6 @@ from imagekit.installs.elements.failures import explain
 from imagekit.installs.elements.planning import ElementPlan
 from imagekit.installs.stages.trees import hand_over, open_tree, pack
 from imagekit.pipeline.stage import Stage, StageRun
-from imagekit.spec.load import SpecFile
 
 # What create_base and finalise_base of lib/img-functions do around the phases, in the tree, where
 # no link can lead out of it. /etc/resolv.conf.ORIG is an interface that elements may use.
@@ -75,9 +75,10 @@ class ElementPhase(Stage):
         cls.phase, cls.title, cls.outside = phase, title, outside
         cls.name = f"elements-{phase.removesuffix('.d')}"
 
-    def __init__(self, file: SpecFile, plan: ElementPlan, tree: str, hooks: str) -> None:
+    def __init__(self, context: BuildContext, plan: ElementPlan, tree: str, hooks: str) -> None:
         """``tree`` and ``hooks`` name the artefacts of the stage before; "" where there is none."""
-        self._file = file
+        self._file = context.file
+        self._epoch = context.epoch
         self._plan = plan
         self._tree = tree
         self._hooks = hooks
@@ -96,13 +97,13 @@ class ElementPhase(Stage):
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
             "elements": [e.name for e in self._plan.elements],
             "scripts": self._plan.phase_digest(self.phase),
             "element files": self._plan.shared_digest(),
             "environment": self._plan.keyed_environment(),
             "network": self._plan.network,
             "diskimage-builder": dib_version(),
+            "epoch": self._epoch,
         }
 
     def run(self, run: StageRun) -> None:
@@ -125,12 +126,12 @@ class ElementPhase(Stage):
             earlier if earlier is not None else hook_files.no_difference(),
             run.output / self.hooks_artefact,
         )
-        pack(tree, run.output / self.tree_artefact, run.logs / "tar.log")
+        pack(tree, run.output / self.tree_artefact, run.logs / "tar.log", epoch=self._epoch)
         hand_over(run.workspace, run.output / self.tree_artefact, tree)
 
     def _open(self, run: StageRun) -> Path:
         if self._tree:
-            return open_tree(run, self._tree)
+            return open_tree(run, self._tree, epoch=self._epoch)
         tree = run.workspace.temporary("rootfs") / "tree"
         tree.mkdir(mode=0o755)
         return tree
@@ -269,8 +270,8 @@ class CleanupPhase(
 
     PACKAGES: ClassVar[str] = "elements-packages.json"
 
-    def __init__(self, file: SpecFile, plan: ElementPlan, tree: str, hooks: str) -> None:
-        super().__init__(file, plan, tree, hooks)
+    def __init__(self, context: BuildContext, plan: ElementPlan, tree: str, hooks: str) -> None:
+        super().__init__(context, plan, tree, hooks)
         self.makes = (*self.makes, self.PACKAGES)
 
     def _after(self, tree: Path, run: StageRun) -> None:
@@ -292,14 +293,14 @@ STAGES: tuple[type[ElementPhase], ...] = (
 )
 
 
-def element_stages(file: SpecFile, plan: ElementPlan, tree: str) -> list[ElementPhase]:
+def element_stages(context: BuildContext, plan: ElementPlan, tree: str) -> list[ElementPhase]:
     """The stages that run ``plan`` on the artefact ``tree`` ("" where an element makes it)."""
     stages: list[ElementPhase] = []
     hooks = ""
     wanted = plan.phases()
     for kind in STAGES:
         if kind.phase in wanted:
-            stage = kind(file, plan, tree, hooks)
+            stage = kind(context, plan, tree, hooks)
             stages.append(stage)
             tree, hooks = stage.tree_artefact, stage.hooks_artefact
     return stages

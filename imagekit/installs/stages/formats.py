@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from imagekit.disk import qcow2, vhd
 from imagekit.host.versions import tool_versions
-from imagekit.installs.stages.overlay import uuid_of
-from imagekit.installs.stages.trees import source_date_epoch
+from imagekit.installs.context import BuildContext
 from imagekit.pipeline.stage import Stage, StageRun
-from imagekit.spec.load import SpecFile
+from imagekit.spec.derived import uuid_of
 
 
 class Qcow2(Stage):
@@ -21,11 +22,11 @@ class Qcow2(Stage):
     needs = ("disk.raw",)
     makes = ("disk.qcow2",)
 
-    def __init__(self, file: SpecFile) -> None:
-        self._compression = file.spec.disk.qcow2_compression
+    def __init__(self, context: BuildContext) -> None:
+        self._compression = context.spec.disk.qcow2_compression
 
     def key(self) -> Mapping[str, Any]:
-        return {"code": 1, "compression": self._compression, "tool": tool_versions(["qemu-img"])}
+        return {"compression": self._compression, "tool": tool_versions(["qemu-img"])}
 
     def run(self, run: StageRun) -> None:
         qcow2.write_qcow2(
@@ -44,22 +45,20 @@ class Vhd(Stage):
     needs = ("disk.raw",)
     makes = ("disk.vhd",)
 
-    def __init__(self, file: SpecFile) -> None:
-        self._subformat = file.spec.disk.vhd
-        self._uuid = uuid_of(file.spec)
+    def __init__(self, context: BuildContext) -> None:
+        self._subformat = context.spec.disk.vhd
+        self._uuid = uuid_of(context.spec)
+        self._epoch = context.epoch
 
     def key(self) -> Mapping[str, Any]:
-        epoch = source_date_epoch()
-        return {"code": 1, "subformat": self._subformat, "uuid": self._uuid, "epoch": epoch}
+        return {"subformat": self._subformat, "uuid": self._uuid, "epoch": self._epoch}
 
     def run(self, run: StageRun) -> None:
-        import uuid
-
         vhd.write_vhd(
             run.inputs["disk.raw"],
             run.output / "disk.vhd",
             subformat=self._subformat,
             unique_id=uuid.UUID(self._uuid),
-            timestamp=source_date_epoch(),
+            timestamp=int(time.time()) if self._epoch is None else self._epoch,
             progress=run.progress,
         )

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.disk.extents import copy_sparse
-from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView
 from imagekit.errors import CapabilityError, ImageError
 from imagekit.guest.appliance import Appliance, Drive, appliance
+from imagekit.guest.backends.appliance import ApplianceFiles
 from imagekit.guest.check import check_and_fix
 from imagekit.guest.files import GuestFiles
+from imagekit.guest.from_spec import require_sources
 from imagekit.guest.inspect import survey
 from imagekit.guest.inspection import DefaultEntry, Inspection
 from imagekit.guest.kernels import MAX_INITRD, MAX_KERNEL, GuestKernel
-from imagekit.installs.build_facts import disk_path, facts_for, origins, trial_image
-from imagekit.installs.stages.configs import Configs
+from imagekit.installs.context import BuildContext
+from imagekit.installs.stages.imagechanges import (
+    add_accounts_and_files,
+    changes_key,
+    run_scripts,
+)
 from imagekit.kernel.capability import require_mode
+from imagekit.kernel.report import write_report
 from imagekit.pipeline.stage import Stage, StageRun
-from imagekit.spec.load import SpecFile
-from imagekit.spec.model import Spec
-from imagekit.toolstacks.wording import config_text
 
 MAX_STATUS = 64 << 20
 
@@ -32,8 +34,8 @@ class Harvest(Stage):
     """Makes the installed disk fit for Xen and reads from it what the configs need.
 
     Consoles, drivers in the initrd (regenerated in the guest), names of disks and interfaces are
-    repaired; with ``golden`` machine identity is removed. What remains wrong for a mode of the spec
-    is an error.
+    repaired; with ``golden`` machine identity is removed. The spec's scripts run before that, its
+    accounts and files come after it. What remains wrong for a mode of the spec is an error.
     """
 
     name: ClassVar[str] = "harvest"
@@ -41,17 +43,23 @@ class Harvest(Stage):
     needs = ("installed.raw",)
     makes = ("disk.raw", "kernel", "initrd", "kernel.json", "harvest.json", "packages.json")
 
-    def __init__(self, file: SpecFile, *, golden: bool) -> None:
-        self._file = file
+    def __init__(self, context: BuildContext, *, golden: bool) -> None:
+        self._context = context
+        self._file = context.file
         self._golden = golden
 
+    def check(self) -> None:
+        require_sources(self._file)
+
     def key(self) -> Mapping[str, Any]:
-        return {"code": 3, "golden": self._golden, "modes": sorted(self._file.spec.boot.modes)}
+        modes = sorted(self._file.spec.boot.modes)
+        return {"golden": self._golden, "modes": modes, **changes_key(self._context)}
 
     def run(self, run: StageRun) -> None:
         disk = run.output / "disk.raw"
         copy_sparse(run.inputs["installed.raw"], disk)
         disk.chmod(0o600)
+        run_scripts(self._context, disk, run)
         modes = self._file.spec.boot.modes
         done = check_and_fix(disk, "raw", modes, workspace=run.workspace, golden=self._golden)
         for finding in done.repaired:
@@ -68,12 +76,16 @@ class Harvest(Stage):
                 hint=errors[0].fix,
             )
         scratch = run.workspace.temporary("kernels")
-        with appliance([Drive(disk, "raw")], workspace=run.workspace) as app:
+        drive = Drive(disk, "raw", readonly=False)
+        with appliance([drive], workspace=run.workspace) as app:
+            add_accounts_and_files(self._context, app, run)
             found = survey(app, "raw", disk.stat().st_size, scratch)
             kernel = chosen_kernel(found)
-            files = GuestFiles(app)
+            files = ApplianceFiles(app)
             _take_out(files, kernel, run.output)
             packages = installed_packages(app, files, found, scratch / "status")
+            app.call("umount_all")
+            app.finish()
         (run.output / "packages.json").write_text(json.dumps(packages, indent=1))
         self._judge(kernel, run.output)
         value = harvest_facts(found)
@@ -89,8 +101,7 @@ class Harvest(Stage):
             except CapabilityError as error:
                 error.where = self._file.where("boot", "modes")
                 raise
-        value = {**report.to_json(), "release": report.release or ""}
-        (output / "kernel.json").write_text(json.dumps(value, indent=1))
+        write_report(report, output / "kernel.json")
 
 
 def chosen_entry(found: Inspection) -> DefaultEntry | None:
@@ -184,42 +195,3 @@ def read_dpkg_status(text: str) -> Iterator[dict[str, str]]:
                 "version": fields.get("Version", ""),
                 "architecture": fields.get("Architecture", ""),
             }
-
-
-class HarvestedConfigs(Configs):
-    """Domain configs of an image whose boot equipment was made by an installer."""
-
-    needs: Sequence[str] = ("kernel.json", "harvest.json", "kernel", "initrd", "disk.raw")  # type: ignore[assignment]
-
-    def run(self, run: StageRun) -> None:
-        kernel = json.loads(run.inputs["kernel.json"].read_text())
-        image = json.loads(run.inputs["harvest.json"].read_text())
-        size = run.inputs["disk.raw"].stat().st_size
-        facts = replace(
-            harvested(self._spec, kernel, image, size),
-            kernel_bytes=run.inputs["kernel"].stat().st_size,
-            initrd_bytes=run.inputs["initrd"].stat().st_size,
-            origins=origins(self._file),
-        )
-        (run.output / "facts.json").write_text(json.dumps(facts.to_json(), indent=1))
-        located = facts.located(str(self._out))
-        for name, toolstack, mode in self._texts():
-            (run.output / name).write_text(config_text(located, toolstack, mode))
-
-
-def harvested(
-    spec: Spec, kernel: Mapping[str, Any], image: Mapping[str, Any], size: int
-) -> BuildFacts:
-    """The facts of a harvested image; ``size`` is the disk's in bytes."""
-    # The machine is the spec's, as in every build; what boots it is what the installer made.
-    return replace(
-        facts_for(spec, kernel, trial_image(spec)),
-        disks=(DiskFacts({f: disk_path(spec, f) for f in spec.disk.formats}, size),),
-        pygrub=PygrubView(image["pygrub"]["ok"], image["pygrub"]["reason"]),
-        cmdline=image["cmdline"],
-        partition_table=image["partition_table"],
-        boot_filesystem=image["boot_filesystem"],
-        grub_config=image["grub_config"],
-        bootloader_bios=image["bootloader_bios"],
-        bootloader_uefi=image["bootloader_uefi"],
-    )

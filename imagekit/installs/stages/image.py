@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.disk import bootloader, raw
 from imagekit.disk.filesystem import Region, make
-from imagekit.disk.layout import Ids, Layout, Part, plan_layout, write_table
-from imagekit.disk.vhd import virtual_size_of
-from imagekit.errors import GuestError, SpecError, ToolError
-from imagekit.host import userns
-from imagekit.host.run import run
+from imagekit.disk.layout import (
+    Assembled,
+    Ids,
+    Layout,
+    Part,
+    plan_layout,
+    write_assembled,
+    write_table,
+)
+from imagekit.errors import GuestError, SpecError
+from imagekit.guest.apply import apply
+from imagekit.guest.backends.tree import tree_files
+from imagekit.guest.changes import Change, Mkdir, Write
+from imagekit.guest.from_spec import require_sources
 from imagekit.host.versions import tool_versions
+from imagekit.installs.context import BuildContext
 from imagekit.installs.stages import overlay
 from imagekit.installs.stages.lvm import assemble_lvm
-from imagekit.installs.stages.trees import open_tree, source_date_epoch
-from imagekit.pipeline.stage import Stage, StageRun, digest_file
-from imagekit.spec.load import SpecFile
-from imagekit.spec.model import Disk
-
-CHILD = Path(__file__).parents[1] / "tree_child.py"
-
-
-def effective_disk(disk: Disk) -> Disk:
-    """The disk as it is made: VHD knows whole 2 MiB only, and all formats must be the same disk."""
-    if "vhd" not in disk.formats:
-        return disk
-    return disk.model_copy(update={"size": virtual_size_of(disk.size)})
+from imagekit.installs.stages.trees import open_tree
+from imagekit.pipeline.stage import Stage, StageRun
+from imagekit.spec.derived import disk_seed, effective_disk
 
 
 class Image(Stage):
@@ -42,36 +40,36 @@ class Image(Stage):
     needs = ("tree.tar", "kernel.json", "release")
     makes = ("disk.raw", "layout.json")
 
-    def __init__(self, file: SpecFile) -> None:
-        overlay.check_files(file)
-        self._file = file
-        self._spec = file.spec
-        self._disk = effective_disk(file.spec.disk)
+    def __init__(self, context: BuildContext) -> None:
+        self._context = context
+        self._file = context.file
+        self._spec = context.spec
+        self._disk = effective_disk(context.spec.disk)
+
+    def check(self) -> None:
+        require_sources(self._file)
 
     def key(self) -> Mapping[str, Any]:
         tools = ["mke2fs", "sfdisk", "grub-mkimage"]
         tools += {"xfs": ["mkfs.xfs"], "btrfs": ["mkfs.btrfs"]}.get(self._disk.filesystem, [])
-        template = bootloader.__file__
         return {
-            "code": 2,
             "disk": self._disk.model_dump(mode="json", exclude={"formats", "vhd"}),
             "boot": self._spec.boot.model_dump(mode="json", exclude={"modes"}),
             "tools": tool_versions(tools),
-            "grub": digest_file(Path(template).parent / "templates/grub.cfg.j2"),
-            "epoch": source_date_epoch(),
-            **overlay.digest_of(self._file),
+            "epoch": self._context.epoch,
+            **overlay.digest_of(self._file, self._context.secrets),
         }
 
     def run(self, run: StageRun) -> None:
-        epoch = source_date_epoch()
+        epoch = self._context.epoch
         # With SOURCE_DATE_EPOCH everything that would be random follows from the spec.
-        ids = Ids(f"{self._file.sha256} {epoch}" if epoch is not None else None)
+        ids = Ids(disk_seed(self._file.sha256, epoch))
         layout = plan_layout(self._disk, ids)
         root_uuid = layout.parts[-1].fs_uuid
         cmdline = f"root=UUID={root_uuid} ro"
         if self._spec.boot.cmdline:
             cmdline += f" {self._spec.boot.cmdline}"
-        tree = open_tree(run, "tree.tar")
+        tree = open_tree(run, "tree.tar", epoch=epoch)
         release = run.inputs["release"].read_text()
         self._apply(tree, layout, cmdline, release, run)
         image = run.output / "disk.raw"
@@ -84,8 +82,7 @@ class Image(Stage):
             bootloader.install_bios(layout, image, scratch, log)
             bootloader.install_efi(layout, image, scratch, epoch=epoch, log=log)
         self._fill(layout, tree, image, epoch, run)
-        facts = {"layout": layout.to_json(), "cmdline": cmdline, "lvm": self._disk.lvm}
-        (run.output / "layout.json").write_text(json.dumps(facts))
+        write_assembled(Assembled(layout, cmdline), run.output / "layout.json")
 
     def _apply(
         self, tree: Path, layout: Layout, cmdline: str, release: str, stage_run: StageRun
@@ -106,16 +103,14 @@ class Image(Stage):
             timeout=self._spec.boot.timeout,
             template=None,
         )
-        ops = overlay.operations(self._file, layout, full)
-        ops.insert(0, overlay.write("/boot/grub/grub.cfg", grub_cfg))
-        for part in layout.parts:
-            if part.role in ("boot", "data"):
-                ops.append({"op": "directory", "path": part.mount, "mode": 0o755})
-        secrets = overlay.secrets_of(self._file)
-        for value in secrets.values():
-            stage_run.workspace.events.hide(value)
-        apply_operations(tree, ops)
-        epoch = source_date_epoch()
+        changes: list[Change] = [
+            Write("/boot/grub/grub.cfg", grub_cfg.encode(), 0o644, "root:root")
+        ]
+        changes += overlay.changes(self._file, layout, full, self._context.secrets)
+        changes += [Mkdir(p.mount) for p in layout.parts if p.role in ("boot", "data")]
+        self._context.hide_secrets(stage_run.workspace.events)
+        change_tree(tree, changes)
+        epoch = self._context.epoch
         if epoch is not None:
             _clamp_times(tree, epoch)
 
@@ -157,21 +152,16 @@ class Image(Stage):
         )
 
 
-def apply_operations(tree: Path, operations: Sequence[Mapping[str, Any]]) -> None:
-    """Carry out overlay operations in ``tree``; raises GuestError saying which could not be."""
-    job = json.dumps({"root": str(tree), "operations": list(operations)}).encode()
-    try:
-        run(
-            [*userns.prefix(), sys.executable, "-I", str(CHILD)],
-            input=job,
-            timeout=600,
-            what="changing the tree",
-        )
-    except ToolError as error:
-        raise GuestError(
-            f"the tree cannot be changed: {error.output.strip() or error.what}",
-            hint="see files and identity in the spec",
-        ) from None
+def change_tree(tree: Path, changes: Sequence[Change]) -> None:
+    """Carry out ``changes`` in ``tree``; raises GuestError saying which could not be."""
+    with tree_files(tree) as files:
+        for change in changes:
+            try:
+                apply(change, files)
+            except GuestError as error:
+                error.what = f"{change}: {error.what}"
+                error.hint = error.hint or "see files and identity in the spec"
+                raise
 
 
 def _region(part: Part, image: Path) -> Region:

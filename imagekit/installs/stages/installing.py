@@ -9,14 +9,14 @@ from imagekit.answers.context import static_network, target_of
 from imagekit.disk import raw
 from imagekit.host.kvm import kvm_works
 from imagekit.host.versions import tool_versions
+from imagekit.installs.context import BuildContext
 from imagekit.installs.machine import Hardware
-from imagekit.installs.stages.image import effective_disk
-from imagekit.installs.stages.overlay import mac_of, secrets_of
 from imagekit.installs.unattended import Limits, run_installer
 from imagekit.pipeline.stage import Stage, StageRun
+from imagekit.spec.derived import effective_disk, mac_of
 from imagekit.spec.install import Iso, Netboot
-from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec
+from imagekit.vm.card import Bus
 
 
 class InstallFromIso(Stage):
@@ -27,14 +27,13 @@ class InstallFromIso(Stage):
     needs = ("install.iso",)
     makes = ("installed.raw",)
 
-    def __init__(self, file: SpecFile, install: Iso) -> None:
-        self._secrets = list(secrets_of(file).values())
-        self._spec = file.spec
+    def __init__(self, context: BuildContext, install: Iso) -> None:
+        self._context = context
+        self._spec = context.spec
         self._install = install
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
             "size": effective_disk(self._spec.disk).size,
             "firmware": self._install.firmware,
             "memory": self._install.memory,
@@ -44,8 +43,7 @@ class InstallFromIso(Stage):
 
     def run(self, run: StageRun) -> None:
         spec, install = self._spec, self._install
-        for secret in self._secrets:
-            run.workspace.events.hide(secret)
+        self._context.hide_secrets(run.workspace.events)
         disk = run.output / "installed.raw"
         raw.create(disk, effective_disk(spec.disk).size)
         disk.chmod(0o600)
@@ -77,7 +75,7 @@ def install_on(hardware: Hardware, install: Iso | Netboot, run: StageRun) -> Non
     )
 
 
-def disk_bus(spec: Spec, install: Iso | Netboot) -> str:
+def disk_bus(spec: Spec, install: Iso | Netboot) -> Bus:
     """RHEL 5's installer has no driver for a virtio disk in its first releases."""
     os_ = spec.os
     name = target_of(install.answers, install.release, os_.suite, os_.distribution).name

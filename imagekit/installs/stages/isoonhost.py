@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.disk.extents import copy_sparse
 from imagekit.errors import CapabilityError
-from imagekit.installs import onhost
 from imagekit.installs.build_facts import ABLE_KERNEL
-from imagekit.installs.onhost_script import script
+from imagekit.installs.context import BuildContext
 from imagekit.installs.remaster.isoread import read_iso
+from imagekit.installs.stages import onhost
 from imagekit.installs.stages.configs import checked_directory, config_path
-from imagekit.installs.stages.image import effective_disk
-from imagekit.installs.stages.overlay import secrets_of
+from imagekit.installs.stages.onhost_script import script
+from imagekit.kernel.report import Bootable
 from imagekit.pipeline.stage import Stage, StageRun, Target
+from imagekit.spec.derived import effective_disk
 from imagekit.spec.install import Iso
-from imagekit.spec.load import SpecFile
+from imagekit.toolstacks.registry import modules_of
 
 
 class IsoOnHost(Stage):
@@ -28,12 +28,13 @@ class IsoOnHost(Stage):
     title: ClassVar[str] = "writing the installation for a Xen host"
     needs = ("install.iso", "remaster.json")
 
-    def __init__(self, file: SpecFile, install: Iso, out: Path) -> None:
-        self._file = file
-        self._spec = file.spec
+    def __init__(self, context: BuildContext, install: Iso) -> None:
+        self._context = context
+        self._file = context.file
+        self._spec = context.spec
         self._install = install
-        self._out = checked_directory(out)
-        self._secrets = list(secrets_of(file).values())
+        self._out = checked_directory(context.out)
+        self.loads = modules_of(["xl"])
         # Tried before anything is fetched: a spec that xl has no words for fails at once.
         self._trial = self._texts(ABLE_KERNEL, "")
         self._kernel, self._initrd = onhost.kernel_files(self._spec)
@@ -58,14 +59,12 @@ class IsoOnHost(Stage):
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
             "texts": self._trial,
             "script": self._script_text(),
         }
 
     def run(self, run: StageRun) -> None:
-        for secret in self._secrets:
-            run.workspace.events.hide(secret)
+        self._context.hide_secrets(run.workspace.events)
         report = json.loads(run.inputs["remaster.json"].read_text())
         iso = run.inputs["install.iso"]
         kernel, initrd = run.output / self._kernel, run.output / self._initrd
@@ -85,7 +84,7 @@ class IsoOnHost(Stage):
         (run.output / self._script).write_text(self._script_text())
         run.note("nothing was installed: the boot paths follow from the answers, not from an image")
 
-    def _texts(self, kernel: Mapping[str, Any], args: str) -> dict[str, str]:
+    def _texts(self, kernel: Bootable, args: str) -> dict[str, str]:
         """Config texts by file name."""
         spec, install = self._spec, self._install
         uefi = install.firmware == "uefi"

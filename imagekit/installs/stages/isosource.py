@@ -12,10 +12,10 @@ from imagekit.disk.extents import copy_sparse
 from imagekit.errors import ImageError, SpecError, VerificationError
 from imagekit.host.download import download, shown
 from imagekit.host.run import run
+from imagekit.installs.context import BuildContext
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.pipeline.workspace import cache_root
 from imagekit.spec.install import Iso
-from imagekit.spec.load import SpecFile
 
 MAX_CHECKSUMS = 4 << 20
 _URL = re.compile(r"https?://")
@@ -29,12 +29,11 @@ class IsoSource(Stage):
     title: ClassVar[str] = "fetching and verifying the installer ISO"
     makes = ("source.iso",)
 
-    def __init__(self, file: SpecFile, install: Iso) -> None:
-        self._file = file
+    def __init__(self, context: BuildContext, install: Iso) -> None:
+        self._file = context.file
         self._install = install
-        self._check()
 
-    def _check(self) -> None:
+    def check(self) -> None:
         install, file = self._install, self._file
         remote = bool(_URL.match(install.iso))
         if not remote and not file.resolve(install.iso).is_file():
@@ -67,7 +66,6 @@ class IsoSource(Stage):
             local = [status.st_size, status.st_mtime_ns, status.st_ino]
         keyring = self._file.resolve(install.keyring) if install.keyring else None
         return {
-            "code": 1,
             "iso": install.iso if local is None else local,
             "sha256": (install.sha256 or "").lower(),
             "checksums": install.checksums,

@@ -9,22 +9,22 @@ from typing import Any, ClassVar
 from imagekit import __version__
 from imagekit.errors import VerificationError
 from imagekit.host.versions import tool_versions
-from imagekit.installs.stages.trees import source_date_epoch
+from imagekit.installs.context import BuildContext
+from imagekit.kernel.report import read_report
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
-from imagekit.spec.install import Debootstrap, DiskimageBuilder
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock, LockedElement, lock_text
 
 TOOLS = ("mmdebstrap", "mke2fs", "sfdisk", "grub-mkimage", "qemu-img", "tar")
 
 
-def _common(file: SpecFile) -> dict[str, Any]:
+def _common(context: BuildContext) -> dict[str, Any]:
     """What every lock depends on."""
+    file = context.file
     return {
-        "code": 1,
         "name": file.spec.name,
         "spec": file.sha256,
-        "epoch": source_date_epoch(),
+        "epoch": context.epoch,
         "tools": lock_tools(),
         "inputs": input_digests(file),
     }
@@ -38,19 +38,20 @@ class LockFile(Stage):
     needs = ("sources.json", "release")
     makes = ("lock.yaml",)
 
-    def __init__(self, file: SpecFile, elements: Sequence[LockedElement] = ()) -> None:
-        self._file = file
+    def __init__(self, context: BuildContext, elements: Sequence[LockedElement] = ()) -> None:
+        self._context = context
+        self._file = context.file
         self._elements = [element.model_dump(mode="json") for element in elements]
 
     def key(self) -> Mapping[str, Any]:
         return {
-            **_common(self._file),
+            **_common(self._context),
             **({"elements": self._elements} if self._elements else {}),
         }
 
     def run(self, run: StageRun) -> None:
         sources = json.loads(run.inputs["sources.json"].read_text())
-        epoch = source_date_epoch()
+        epoch = self._context.epoch
         dates = [r["date"] for r in sources["releases"]]
         lock = Lock.model_validate(
             {
@@ -76,9 +77,9 @@ class LockFile(Stage):
 class InstalledLock(Stage):
     """The lock of a tree or disk that was made by an installer, or by elements alone.
 
-    No package file is known, so a locked build is compared with its lock, ``lock``, once it is
-    made. ``parts`` are the fields that are known from the spec (elements, templates), ``iso`` is
-    the artefact of the verified ISO.
+    No package file is known, so a locked build is compared with its lock once it is made.
+    ``parts`` are the fields that are known from the spec (elements, templates), ``iso`` is the
+    artefact of the verified ISO.
     """
 
     name: ClassVar[str] = "lock"
@@ -87,30 +88,30 @@ class InstalledLock(Stage):
 
     def __init__(
         self,
-        file: SpecFile,
+        context: BuildContext,
         packages: str,
         parts: Mapping[str, Any],
         *,
         iso: str | None = None,
-        lock: Lock | None = None,
     ) -> None:
-        self._file = file
+        self._context = context
+        self._file = context.file
         self._packages = packages
         self._parts = dict(parts)
         self._iso = iso
-        self._lock = lock
+        self._lock = context.lock
         self.needs = (packages, "kernel.json", *([iso] if iso else []))
 
     def key(self) -> Mapping[str, Any]:
         return {
-            **_common(self._file),
+            **_common(self._context),
             "parts": self._parts,
             "lock": lock_text(self._lock) if self._lock else None,
         }
 
     def run(self, run: StageRun) -> None:
         rows = json.loads(run.inputs[self._packages].read_text())
-        epoch = source_date_epoch()
+        epoch = self._context.epoch
         iso = digest_file(run.inputs[self._iso]) if self._iso else None
         made = Lock.model_validate(
             {
@@ -119,7 +120,7 @@ class InstalledLock(Stage):
                 "method": self._file.spec.install.method,
                 "source_date_epoch": epoch or 0,
                 "epoch_from": "environment" if epoch is not None else "packages",
-                "kernel": json.loads(run.inputs["kernel.json"].read_text()).get("release") or "",
+                "kernel": read_report(run.inputs["kernel.json"]).release,
                 "iso_sha256": iso,
                 "inputs": input_digests(self._file),
                 "tools": lock_tools(),
@@ -159,10 +160,5 @@ def input_digests(file: SpecFile) -> dict[str, str]:
     spec = file.spec
     names = [*spec.scripts, *(f.source for f in spec.files if f.source)]
     names += [spec.os.keyring] if spec.os.keyring else []
-    if isinstance(spec.install, Debootstrap):
-        install = spec.install
-        names += [n for n in (install.initrd,) if n]
-        names += [install.kernel] if install.kernel and "/" in install.kernel else []
-    elif isinstance(spec.install, DiskimageBuilder) and spec.install.block_device:
-        names.append(spec.install.block_device)
+    names += spec.install.inputs()
     return {str(name): digest_file(file.resolve(str(name))) for name in sorted(names)}

@@ -12,15 +12,15 @@ from imagekit.disk import raw
 from imagekit.domain.bootpath import CONSOLES
 from imagekit.host.kvm import kvm_works
 from imagekit.host.versions import tool_versions
-from imagekit.installs.machine import Hardware, Network
+from imagekit.installs.context import BuildContext
+from imagekit.installs.machine import Hardware
 from imagekit.installs.netboot_tree import arguments, host_address, netboot_guest, serving
-from imagekit.installs.stages.image import effective_disk
 from imagekit.installs.stages.installing import disk_bus, install_on
-from imagekit.installs.stages.overlay import mac_of, secrets_of
 from imagekit.netboot import publish, tree
 from imagekit.pipeline.stage import Stage, StageRun
+from imagekit.spec.derived import effective_disk, mac_of
 from imagekit.spec.install import Netboot
-from imagekit.spec.load import SpecFile
+from imagekit.vm.card import NetworkBoot
 
 PROGRAM = "boot.ipxe"
 """QEMU's PXE ROMs are iPXE, which runs the tree's script where others would load PXELINUX."""
@@ -34,15 +34,14 @@ class InstallFromNetwork(Stage):
     needs = ("installer.kernel", "installer.initrd", "answers")
     makes = ("installed.raw", "netboot.json")
 
-    def __init__(self, file: SpecFile, install: Netboot) -> None:
-        self._secrets = list(secrets_of(file).values())
-        self._spec = file.spec
+    def __init__(self, context: BuildContext, install: Netboot) -> None:
+        self._context = context
+        self._spec = context.spec
         self._install = install
-        self._host = host_address(file)
+        self._host = host_address(context.file)
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
             "size": effective_disk(self._spec.disk).size,
             "memory": self._install.memory,
             "mac": mac_of(self._spec, 0),
@@ -51,8 +50,7 @@ class InstallFromNetwork(Stage):
         }
 
     def run(self, run: StageRun) -> None:
-        for secret in self._secrets:
-            run.workspace.events.hide(secret)
+        self._context.hide_secrets(run.workspace.events)
         disk = run.output / "installed.raw"
         raw.create(disk, effective_disk(self._spec.disk).size)
         disk.chmod(0o600)
@@ -80,7 +78,7 @@ class InstallFromNetwork(Stage):
         if not verdict.works:
             run.note(f"the installer runs without KVM, which takes long: {verdict.reason}")
         hardware = Hardware(
-            media=Network(root / "tftp", PROGRAM),
+            media=NetworkBoot(root / "tftp", PROGRAM),
             disk=disk,
             memory=install.memory,
             kvm=verdict.works,

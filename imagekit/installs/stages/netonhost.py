@@ -5,21 +5,21 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 from ruamel.yaml import YAML
 
 from imagekit.domain.bootpath import CONSOLES
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
-from imagekit.installs import onhost
 from imagekit.installs.build_facts import ABLE_KERNEL
+from imagekit.installs.context import BuildContext
 from imagekit.installs.netboot_tree import ANSWERS_NAMES, arguments
+from imagekit.installs.stages import onhost
 from imagekit.installs.stages.configs import checked_directory, config_path
-from imagekit.installs.stages.overlay import mac_of
+from imagekit.kernel.report import Bootable
 from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
+from imagekit.spec.derived import mac_of
 from imagekit.spec.install import Netboot
-from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec
 from imagekit.toolstacks import registry
 
@@ -34,11 +34,12 @@ class NetbootOnHost(Stage):
     title: ClassVar[str] = "writing the installation for a boot server and a Xen host"
     needs = ("installer.kernel", "installer.initrd")
 
-    def __init__(self, file: SpecFile, install: Netboot, out: Path) -> None:
-        self._file = file
-        self._spec = file.spec
+    def __init__(self, context: BuildContext, install: Netboot) -> None:
+        self._file = context.file
+        self._spec = context.spec
         self._install = install
-        self._out = checked_directory(out)
+        self._out = checked_directory(context.out)
+        self.loads = registry.modules_of(self._spec.toolstacks)
         self._wording = self._texts(ABLE_KERNEL)
         self._kernel, self._initrd = onhost.kernel_files(self._spec)
         self._request = f"{self._spec.name}.netboot.yaml"
@@ -61,7 +62,7 @@ class NetbootOnHost(Stage):
     def key(self) -> Mapping[str, Any]:
         request = request_text(self._spec, self._install, "", "")
         texts = [[name, text] for (name, _t, _m), text in self._wording.items()]
-        return {"code": 1, "texts": texts, "request": request}
+        return {"texts": texts, "request": request}
 
     def run(self, run: StageRun) -> None:
         kernel, initrd = run.inputs["installer.kernel"], run.inputs["installer.initrd"]
@@ -78,7 +79,7 @@ class NetbootOnHost(Stage):
         (run.output / self._request).write_text(request_text(self._spec, self._install, *digests))
         run.note("nothing was installed: publish the request, then create the domain")
 
-    def _texts(self, kernel: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
+    def _texts(self, kernel: Bootable) -> dict[tuple[str, str, str], str]:
         """Texts by (file name, toolstack, mode); a toolstack without words for a mode lacks it."""
         spec = self._spec
         facts = onhost.expected_facts(spec, kernel, uefi=False, out=self._out)

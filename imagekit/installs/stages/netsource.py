@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 from imagekit.errors import SpecError, VerificationError
 from imagekit.host.download import download
+from imagekit.installs.context import BuildContext
 from imagekit.netboot import sources
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.pipeline.workspace import cache_root
 from imagekit.spec.install import Netboot
-from imagekit.spec.load import SpecFile
 
 _URL = re.compile(r"https?://")
 _LIMITS = {"kernel": sources.MAX_KERNEL, "initrd": sources.MAX_INITRD}
@@ -29,12 +29,11 @@ class NetbootSource(Stage):
     title: ClassVar[str] = "fetching and verifying the installer's kernel and initrd"
     makes = ("installer.kernel", "installer.initrd", "installer.json")
 
-    def __init__(self, file: SpecFile, install: Netboot) -> None:
-        self._file = file
+    def __init__(self, context: BuildContext, install: Netboot) -> None:
+        self._file = context.file
         self._install = install
-        self._check()
 
-    def _check(self) -> None:
+    def check(self) -> None:
         file, install = self._file, self._install
         named = [n for n in ("package", "kernel", "mirror") if getattr(install, n)]
         if len(named) != 1:
@@ -80,7 +79,6 @@ class NetbootSource(Stage):
             local = None if _URL.match(name) else digest_file(self._file.resolve(name))
             files[what] = [local or name, (digest or "").lower()]
         return {
-            "code": 1,
             "package": install.package,
             "files": files,
             "mirror": install.mirror,

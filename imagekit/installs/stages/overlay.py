@@ -1,158 +1,83 @@
 """What a spec puts into the tree: identity, network, fstab, boot menu, accounts, files.
 
-All of it is computed here as a list of operations (plain data, so that it can be digested and
-tested) and carried out by ``imagekit.installs.tree_child``.
+All of it is computed here as a list of changes, and carried out by :mod:`imagekit.guest.apply`.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import os
-import re
-import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from imagekit.disk.layout import Layout
-from imagekit.errors import SpecError
-from imagekit.guest import hostkeys, networkd
-from imagekit.guest.vif import Vif
-from imagekit.pipeline.stage import digest_file
-from imagekit.spec.load import SpecFile
-from imagekit.spec.model import File, Secret, Spec, StaticNetwork, User
-
-Operation = dict[str, Any]
-GUESTFILES = Path(__file__).parents[1] / "guestfiles"
-NAMESPACE = uuid.UUID("6f1f7ad7-6d3c-5f0e-9d3a-2f5c8b1e4a60")
-# crypt(5): a hash, or "*" and "!" for accounts nobody may log in to by password.
-_HASH = re.compile(r"[*!]|!?\$[0-9a-z]+\$[./A-Za-z0-9$=,+-]{8,}|[./A-Za-z0-9]{13}")
-BAKED_IDENTITY = (
-    *("/etc/ssh/ssh_host_*", "/var/lib/dbus/machine-id", "/var/lib/systemd/random-seed"),
-    *("/var/lib/systemd/credential.secret", "/var/lib/dhcp/*.leases", "/var/lib/NetworkManager/*"),
-    *("/etc/udev/rules.d/70-persistent-*", "/root/.bash_history", "/etc/hostname"),
-    *("/var/cache/debconf/*-old", "/var/cache/apt/*.bin", "/var/lib/apt/lists/*_dists_*"),
-    *("/.imagekit-script-*", "/var/log/bootstrap.log", "/etc/.pwd.lock"),
-    *("/etc/passwd-", "/etc/shadow-", "/etc/group-", "/etc/gshadow-"),
+from imagekit.guest import hostkeys
+from imagekit.guest.changes import (
+    Change,
+    ForgetIdentity,
+    HostKeysAtBoot,
+    Link,
+    SetNetwork,
+    Write,
 )
-"""Files that would give every clone of an image the same identity, or tell of its build."""
+from imagekit.guest.from_spec import account_changes, digest_of_files, file_changes
+from imagekit.guest.golden import MACHINE_ID_MODE
+from imagekit.guest.network import networkd
+from imagekit.guest.network.state import NetworkState, Vif
+from imagekit.pipeline.stage import digest_file
+from imagekit.spec.derived import mac_of
+from imagekit.spec.load import SpecFile
+from imagekit.spec.model import Spec, StaticNetwork
+
+SHIPS = ("../guestfiles",)
+GUESTFILES = Path(__file__).parents[1] / "guestfiles"
 
 
-def mac_of(spec: Spec, index: int) -> str:
-    """The MAC of a NIC: the one given, else derived from the guest's name.
-
-    00:16:3e is Xen's own prefix (Xensource OUI); libxl makes random ones in it.
-    """
-    given = spec.nics[index].mac
-    if given:
-        return given
-    digest = hashlib.sha256(f"{spec.name} vif {index}".encode()).digest()
-    return "00:16:3e:" + ":".join(f"{b:02x}" for b in (digest[0] & 0x7F, digest[1], digest[2]))
-
-
-def uuid_of(spec: Spec) -> str:
-    """The domain's UUID: the one given, else derived from the guest's name."""
-    return spec.uuid or str(uuid.uuid5(NAMESPACE, spec.name))
-
-
-def read_secret(file: SpecFile, secret: Secret, *loc: str | int) -> str:
-    """The crypt hash that ``secret`` names; raises SpecError, never showing the value."""
-    where = file.where(*loc)
-    if secret.env is not None:
-        value = os.environ.get(secret.env)
-        if value is None:
-            raise SpecError(f"the environment has no variable {secret.env}", where=where)
-    else:
-        path = file.resolve(secret.file or "")
-        try:
-            lines = path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError):
-            raise SpecError(f"cannot read the secret in {path}", where=where) from None
-        value = lines[0] if lines else ""
-    value = value.strip()
-    if not _HASH.fullmatch(value):
-        raise SpecError(
-            "the secret is not a crypt hash; a plain password is never accepted",
-            where=where,
-            hint="make one: mkpasswd --method=yescrypt",
-        )
-    return value
-
-
-def secrets_of(file: SpecFile) -> dict[str, str]:
-    """Every secret of a spec by account name; these must never be shown."""
-    identity = file.spec.identity
-    found = {}
-    if identity.root_password:
-        found["root"] = read_secret(file, identity.root_password, "identity", "root_password")
-    for index, user in enumerate(identity.users):
-        if user.password:
-            loc = ("identity", "users", index, "password")
-            found[user.name] = read_secret(file, user.password, *loc)
-    return found
-
-
-def check_files(file: SpecFile) -> None:
-    """Raise SpecError for files to inject that are not there."""
-    for index, item in enumerate(file.spec.files):
-        if item.source is not None and not file.resolve(item.source).is_file():
-            raise SpecError(
-                f"there is no file {file.resolve(item.source)}",
-                where=file.where("files", index, "source"),
-            )
-
-
-def digest_of(file: SpecFile) -> dict[str, Any]:
-    """What the operations depend on, as digests: for the key of the stage."""
+def digest_of(file: SpecFile, secrets: Mapping[str, str]) -> dict[str, Any]:
+    """What the changes depend on, as digests: for the key of the stage."""
     spec = file.spec
-    files = [
-        [
-            *(f.target, f.mode, f.owner, f.content),
-            digest_file(file.resolve(f.source)) if f.source else None,
-        ]
-        for f in spec.files
-    ]
-    secrets = "".join(f"{k}:{v}\n" for k, v in sorted(secrets_of(file).items()))
     return {
         "identity": spec.identity.model_dump(mode="json"),
         "hostname": spec.hostname,
         "nics": [[mac_of(spec, i), n.model_dump(mode="json")] for i, n in enumerate(spec.nics)],
-        "network": network(spec),
-        "files": files,
-        "secrets": hashlib.sha256(secrets.encode()).hexdigest(),
+        "network": [[f.path, f.text, f.mode] for f in networkd.render(network_state(spec))],
+        "files": digest_of_files(file),
+        "secrets": digest_of_secrets(secrets),
         "host keys": hostkeys.UNIT,
         "guest files": {p.name: digest_file(p) for p in sorted(GUESTFILES.iterdir())},
     }
 
 
-def operations(file: SpecFile, layout: Layout, cmdline: str) -> list[Operation]:
-    """Everything to do in the tree, in order; user files come last and win."""
+def digest_of_secrets(secrets: Mapping[str, str]) -> str:
+    """One digest of all ``secrets``, crypt hashes by account name."""
+    lines = "".join(f"{k}:{v}\n" for k, v in sorted(secrets.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def changes(
+    file: SpecFile, layout: Layout, cmdline: str, secrets: Mapping[str, str]
+) -> list[Change]:
+    """Everything to do in the tree, in order; user files come last and win.
+
+    ``secrets`` are the crypt hashes by account name.
+    """
     spec = file.spec
-    ops: list[Operation] = [{"op": "remove", "path": p} for p in BAKED_IDENTITY]
-    ops += _identity(spec)
-    ops += network(spec)
-    ops += [write("/etc/fstab", fstab(spec, layout))]
-    ops += _boot_support(spec, layout, cmdline)
-    ops += _accounts(file)
-    for item in spec.files:
-        ops.append(_file(file, item))
-    return ops
+    return [
+        ForgetIdentity(),
+        *_identity(spec),
+        SetNetwork(network_state(spec)),
+        _text("/etc/fstab", fstab(spec, layout)),
+        *_boot_support(spec, layout, cmdline),
+        *account_changes(spec.identity, secrets),
+        *file_changes(file),
+    ]
 
 
-def write(path: str, text: str | bytes, mode: int = 0o644, **more: Any) -> Operation:
-    """An operation that writes ``text`` to ``path``."""
-    data = text.encode() if isinstance(text, str) else text
-    return {
-        "op": "write",
-        "path": path,
-        "data": base64.b64encode(data).decode(),
-        "mode": mode,
-        **more,
-    }
+def _text(path: str, text: str, mode: int = 0o644) -> Write:
+    return Write(path, text.encode(), mode, "root:root")
 
 
-def _identity(spec: Spec) -> list[Operation]:
+def _identity(spec: Spec) -> list[Change]:
     host, domain = spec.hostname, spec.identity.domain
     names = f"{host}.{domain} {host}" if domain else host
     hosts = (
@@ -161,13 +86,13 @@ def _identity(spec: Spec) -> list[Operation]:
         "ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
     )
     return [
-        write("/etc/hostname", f"{host}\n"),
-        write("/etc/hosts", hosts),
+        _text("/etc/hostname", f"{host}\n"),
+        _text("/etc/hosts", hosts),
         # Empty, not "uninitialized": the first boot makes an id without resetting all units.
-        write("/etc/machine-id", ""),
-        {"op": "link", "path": "/etc/localtime", "target": _zone(spec)},
-        write("/etc/timezone", f"{spec.identity.timezone}\n"),
-        write("/etc/default/locale", f"LANG={spec.identity.locale}\n"),
+        _text("/etc/machine-id", "", MACHINE_ID_MODE),
+        Link("/etc/localtime", _zone(spec)),
+        _text("/etc/timezone", f"{spec.identity.timezone}\n"),
+        _text("/etc/default/locale", f"LANG={spec.identity.locale}\n"),
     ]
 
 
@@ -175,49 +100,25 @@ def _zone(spec: Spec) -> str:
     return f"/usr/share/zoneinfo/{spec.identity.timezone}"
 
 
-def network(spec: Spec) -> list[Operation]:
-    """What configures the NICs of a tree, by systemd-networkd."""
-    ops: list[Operation] = []
-    dns: list[str] = []
-    fallback = False
-    for index, nic in enumerate(spec.nics):
-        vif = _vif(spec, index)
-        place = networkd.by_place(index)
-        if nic.network == "none":
-            texts = networkd.unused_file(networkd.by_mac(vif)), networkd.unused_file(place)
-        else:
-            texts = networkd.network_file(vif), networkd.network_file(vif, place)
-        # Sorted after the files of all MAC addresses: OpenNebula's networks, nova and an XVA
-        # imported without restore give other addresses than the spec's.
-        for name, text in zip((f"vif{index}", f"vifplace{index}"), texts, strict=True):
-            ops.append(write(f"{networkd.DIRECTORY}/10-imagekit-{name}.network", text))
-        dns += vif.dns
-        fallback = fallback or (nic.network == "dhcp" and nic.mac is None)
-    if fallback:
-        # A golden image's clones have other MACs; one that the spec did not fix binds nothing.
-        text = "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n\n[DHCPv4]\nClientIdentifier=mac\n"
-        ops.append(write("/etc/systemd/network/80-imagekit-dhcp.network", text))
-    ops.append({"op": "remove", "path": "/etc/resolv.conf"})
-    resolved = "/usr/lib/systemd/systemd-resolved"
-    if dns:
-        ops.append(write("/etc/resolv.conf", "".join(f"nameserver {d}\n" for d in dns)))
-    ops.append(
-        {
-            "op": "link",
-            "path": "/etc/resolv.conf",
-            "target": "../run/systemd/resolve/stub-resolv.conf",
-            "if_exists": resolved,
-        }
-    )
-    return ops
+def network_state(spec: Spec) -> NetworkState:
+    """The NICs of a spec as its guest knows them."""
+    # Clones of the image have other MACs than those that were only derived.
+    free = any(nic.network == "dhcp" and nic.mac is None for nic in spec.nics)
+    vifs = tuple(_vif(spec, index) for index in range(len(spec.nics)))
+    return NetworkState(vifs, by_place=True, others_by_dhcp=free)
 
 
 def _vif(spec: Spec, index: int) -> Vif:
     fixed = spec.nics[index].network
     if not isinstance(fixed, StaticNetwork):
-        return Vif(mac_of(spec, index))
-    lists = fixed.addresses, fixed.gateways, fixed.dns, fixed.search
-    return Vif(mac_of(spec, index), *map(tuple, lists))
+        return Vif(mac_of(spec, index), unused=fixed == "none")
+    return Vif(
+        mac_of(spec, index),
+        addresses=tuple(fixed.addresses),
+        gateways=tuple(fixed.gateways),
+        dns=tuple(fixed.dns),
+        search=tuple(fixed.search),
+    )
 
 
 def fstab(spec: Spec, layout: Layout) -> str:
@@ -239,69 +140,21 @@ def fstab(spec: Spec, layout: Layout) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _boot_support(spec: Spec, layout: Layout, cmdline: str) -> list[Operation]:
+def _boot_support(spec: Spec, layout: Layout, cmdline: str) -> list[Change]:
     apart = layout.find("boot") is not None
     defaults = (
         "# Read by /usr/lib/imagekit/update-grub-cfg after a kernel comes or goes.\n"
         f"BOOT_UUID={layout.boot_part.fs_uuid}\nBOOT_PREFIX={'' if apart else '/boot'}\n"
         f"TIMEOUT={spec.boot.timeout}\nCMDLINE='{cmdline}'\n"
     )
-    script = (GUESTFILES / "update-grub-cfg").read_bytes()
-    sshd: dict[str, Any] = {"if_exists": "/usr/sbin/sshd"}
-    hooks = [
-        {"op": "link", "path": f"/etc/kernel/{when}.d/zz-imagekit-grub"}
-        | {"target": "/usr/lib/imagekit/update-grub-cfg"}
-        for when in ("postinst", "postrm")
-    ]
+    script = (GUESTFILES / "update-grub-cfg").read_text()
+    program = "/usr/lib/imagekit/update-grub-cfg"
     return [
-        write("/etc/default/imagekit-boot", defaults),
-        write("/usr/lib/imagekit/update-grub-cfg", script, 0o755),
-        *hooks,
-        write(hostkeys.UNIT_PATH, hostkeys.UNIT, **sshd),
-        {"op": "link", "path": hostkeys.WANTED_BY, "target": hostkeys.UNIT_PATH, **sshd},
+        _text("/etc/default/imagekit-boot", defaults),
+        _text(program, script, 0o755),
+        *(
+            Link(f"/etc/kernel/{when}.d/zz-imagekit-grub", program)
+            for when in ("postinst", "postrm")
+        ),
+        HostKeysAtBoot(),
     ]
-
-
-def _accounts(file: SpecFile) -> list[Operation]:
-    identity = file.spec.identity
-    secrets = secrets_of(file)
-    ops: list[Operation] = []
-    if "root" in secrets:
-        ops.append({"op": "hash", "name": "root", "hash": secrets["root"]})
-    if identity.ssh_keys:
-        ops.append({"op": "keys", "name": "root", "keys": identity.ssh_keys})
-    for user in identity.users:
-        ops += _user(user, secrets.get(user.name))
-    return ops
-
-
-def _user(user: User, hash_: str | None) -> Sequence[Operation]:
-    ops: list[Operation] = [
-        {
-            "op": "user",
-            "name": user.name,
-            "gecos": user.gecos,
-            "shell": user.shell,
-            "groups": user.groups,
-            "hash": hash_,
-        }
-    ]
-    if user.ssh_keys:
-        ops.append({"op": "keys", "name": user.name, "keys": user.ssh_keys})
-    if user.sudo:
-        rule = f"{user.name} ALL=(ALL:ALL) {'ALL' if hash_ else 'NOPASSWD: ALL'}\n"
-        ops.append(write(f"/etc/sudoers.d/imagekit-{user.name}", rule, 0o440))
-    return ops
-
-
-def _file(file: SpecFile, item: File) -> Operation:
-    mode = int(item.mode, 8)
-    if item.content is not None:
-        return write(item.target, item.content, mode, owner=item.owner)
-    return {
-        "op": "copy",
-        "path": item.target,
-        "source": str(file.resolve(item.source or "")),
-        "mode": mode,
-        "owner": item.owner,
-    }

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 from imagekit.answers.context import target_of
 from imagekit.errors import ImageError, SpecError
 from imagekit.host.versions import tool_versions
+from imagekit.installs.context import BuildContext
 from imagekit.installs.remaster import menus
 from imagekit.installs.remaster.remaster import remaster
 from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.install import Iso
-from imagekit.spec.load import SpecFile
 
 
 class Remaster(Stage):
@@ -24,19 +24,18 @@ class Remaster(Stage):
     needs = ("source.iso", "answers")
     makes = ("install.iso", "remaster.json")
 
-    def __init__(self, file: SpecFile, install: Iso) -> None:
-        self._file = file
+    def __init__(self, context: BuildContext, install: Iso) -> None:
+        self._file = context.file
         self._install = install
         try:
             for word in install.args.split():
                 menus.grub_word(word)
         except SpecError as error:
-            error.where = file.where("install", "args")
+            error.where = self._file.where("install", "args")
             raise
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
             "answers": self._install.answers,
             "release": self._install.release,
             **({"args": self._install.args} if self._install.args else {}),

@@ -15,14 +15,15 @@ from imagekit.host import userns
 from imagekit.host.chroot import chroot
 from imagekit.host.run import run
 from imagekit.host.versions import tool_versions
+from imagekit.installs.context import BuildContext
+from imagekit.installs.mirrors import Mirrors
 from imagekit.installs.stages.archive import collect, make_repository
-from imagekit.installs.stages.mirrors import Mirrors
 from imagekit.installs.stages.provenance import provenance
 from imagekit.installs.stages.trees import hand_over, pack
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.spec.load import SpecFile
-from imagekit.spec.lock import Lock
 
+SHIPS = ("../hooks",)
 HOOKS = Path(__file__).parents[1] / "hooks"
 TREE_ESTIMATE = 2 << 30
 """Bytes reserved on tmpfs for a tree: a minimal system with a kernel has 0.7 GiB."""
@@ -37,29 +38,28 @@ class Rootfs(Stage):
 
     def __init__(
         self,
-        file: SpecFile,
+        context: BuildContext,
         mirrors: Mirrors,
         packages: list[str],
-        lock: Lock | None = None,
-        debs: Path | None = None,
     ) -> None:
-        self._file = file
-        self._install = file.spec.debootstrap
+        self._file = context.file
+        self._install = context.spec.debootstrap
         self._mirrors = mirrors
         self._packages = packages
-        self._lock = lock
-        self._debs = debs
-        if lock is not None and self._install.tool != "mmdebstrap":
+        self._lock = context.lock
+        self._debs = context.debs
+        self._epoch = context.epoch
+
+    def check(self) -> None:
+        if self._lock is not None and self._install.tool != "mmdebstrap":
             raise SpecError(
                 "a locked build needs install.tool: mmdebstrap",
-                where=file.where("install", "tool"),
+                where=self._file.where("install", "tool"),
             )
 
     def key(self) -> Mapping[str, Any]:
         os_ = self._file.spec.os
-        hooks = {p.name: digest_file(p) for p in sorted(HOOKS.iterdir()) if p.is_file()}
         return {
-            "code": 2,
             "suite": [os_.distribution, os_.suite, os_.arch],
             "mirrors": self._guest_sources(),
             "keyring": None if self._lock else digest_file(self._mirrors.keyring),
@@ -67,8 +67,7 @@ class Rootfs(Stage):
             "packages": self._packages,
             "tool": [self._install.tool, self._install.variant],
             "tool version": tool_versions([self._install.tool]),
-            "hooks": hooks,
-            "epoch": os.environ.get("SOURCE_DATE_EPOCH", ""),
+            "epoch": self._epoch,
         }
 
     def run(self, run: StageRun) -> None:
@@ -97,7 +96,7 @@ class Rootfs(Stage):
         # Every instance makes its own; a rebuild must not differ by what nobody uses.
         for key in (tree / "etc/ssh").glob("ssh_host_*"):
             key.unlink()
-        pack(tree, run.output / "rootfs.tar", run.logs / "tar.log")
+        pack(tree, run.output / "rootfs.tar", run.logs / "tar.log", epoch=self._epoch)
         hand_over(space, run.output / "rootfs.tar", tree)
 
     def _settle_sources(self, tree: Path) -> None:
@@ -295,6 +294,6 @@ def explain(error: ToolError, file: SpecFile, log: Path) -> Exception:
 
 
 def _urls(file: SpecFile) -> list[str]:
-    from imagekit.installs.stages.mirrors import mirrors_for
+    from imagekit.installs.mirrors import mirrors_for
 
     return mirrors_for(file).public()

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from imagekit import __version__
 from imagekit.errors import ImageError
-from imagekit.installs.stages.trees import source_date_epoch
+from imagekit.installs.context import BuildContext
 from imagekit.pipeline.stage import Stage, StageRun, Target, digest_json
 from imagekit.spec.load import SpecFile
 
@@ -39,8 +39,9 @@ class Sbom(Stage):
     title: ClassVar[str] = "writing the bill of materials"
     makes = (ARTEFACT,)
 
-    def __init__(self, file: SpecFile, packages: str, sources: str | None = None) -> None:
-        self._file = file
+    def __init__(self, context: BuildContext, packages: str, sources: str | None = None) -> None:
+        self._file = context.file
+        self._epoch = context.epoch
         self._packages = packages
         self._sources = sources
         self.needs = (packages, *([sources] if sources else []))
@@ -48,9 +49,8 @@ class Sbom(Stage):
     def key(self) -> Mapping[str, Any]:
         os_ = self._file.spec.os
         return {
-            "code": 1,
             "guest": [self._file.spec.name, os_.distribution, os_.suite],
-            "epoch": source_date_epoch(),
+            "epoch": self._epoch,
         }
 
     def run(self, run: StageRun) -> None:
@@ -58,7 +58,7 @@ class Sbom(Stage):
         known: list[dict[str, Any]] = []
         if self._sources:
             known = json.loads(run.inputs[self._sources].read_text())["packages"]
-        value = bill_of_materials(self._file, packages, known, source_date_epoch())
+        value = bill_of_materials(self._file, packages, known, self._epoch)
         (run.output / ARTEFACT).write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from imagekit.errors import ImageError, SpecError, ToolError
+from imagekit.errors import ImageError, ImagekitError, SpecError, ToolError
+from imagekit.guest.backends.tree import run_in_tree, tree_files
+from imagekit.guest.from_spec import digest_of_scripts, require_sources, script_changes
 from imagekit.host.chroot import chroot
-from imagekit.installs.stages.packages import needs_locales, tree_install
+from imagekit.installs.context import BuildContext
 from imagekit.installs.stages.trees import hand_over, open_tree, pack
+from imagekit.installs.tree_packages import needs_locales, tree_install
 from imagekit.kernel.image import load_kernel
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
-from imagekit.spec.load import SpecFile
 
 XEN_DRIVERS = ("xen-blkfront", "xen-netfront")
 OTHER_DRIVERS = (
@@ -38,26 +40,22 @@ class System(Stage):
     title: ClassVar[str] = "running scripts and making the initrd"
     makes = ("tree.tar", "kernel", "initrd", "kernel.config", "release")
 
-    def __init__(self, file: SpecFile, tree: str = "rootfs.tar") -> None:
+    def __init__(self, context: BuildContext, tree: str = "rootfs.tar") -> None:
         """``tree`` names the artefact to work on: a tar file of packages, not yet a system."""
         self.needs = (tree,)
+        file = context.file
         self._file = file
         self._spec = file.spec
+        self._epoch = context.epoch
         install = tree_install(file.spec)
         self._kernel_file = (
             file.resolve(install.kernel) if install.kernel and "/" in install.kernel else None
         )
         self._initrd_file = file.resolve(install.initrd) if install.initrd else None
         self._modules = file.resolve(install.modules) if install.modules else None
-        self._scripts = [file.resolve(s) for s in file.spec.scripts]
-        self._check()
 
-    def _check(self) -> None:
-        for index, script in enumerate(self._scripts):
-            if not script.is_file():
-                raise SpecError(
-                    f"there is no script {script}", where=self._file.where("scripts", index)
-                )
+    def check(self) -> None:
+        require_sources(self._file)
         for path, field in ((self._kernel_file, "kernel"), (self._initrd_file, "initrd")):
             if path is not None and not path.is_file():
                 raise SpecError(f"there is no {path}", where=self._file.where("install", field))
@@ -89,8 +87,7 @@ class System(Stage):
                 if p.is_file()
             ]
         return {
-            "code": 2,
-            "scripts": [digest_file(s) for s in self._scripts],
+            "scripts": digest_of_scripts(self._file),
             "drivers": self.drivers(),
             "kernel": digest_file(self._kernel_file) if self._kernel_file else None,
             "initrd": digest_file(self._initrd_file) if self._initrd_file else None,
@@ -99,15 +96,13 @@ class System(Stage):
         }
 
     def run(self, run: StageRun) -> None:
-        tree = open_tree(run, self.needs[0])
+        tree = open_tree(run, self.needs[0], epoch=self._epoch)
         log = run.logs / "chroot.log"
         services = ["systemd-networkd.service", "systemd-resolved.service"]
         chroot(tree, ["systemctl", "enable", *services], log=log, what="enabling services")
         if needs_locales(self._spec):
             self._generate_locale(tree, log)
-        for index, script in enumerate(self._scripts):
-            run.progress(index, len(self._scripts) + 1)
-            self._run_script(tree, script, index, run.logs)
+        self._run_scripts(tree, run)
         release = self._place_kernel(tree)
         self._make_initrd(tree, release, log)
         for name, path in (
@@ -117,7 +112,7 @@ class System(Stage):
         ):
             _copy_out(tree / path, run.output / name, required=name != "kernel.config")
         (run.output / "release").write_text(release)
-        pack(tree, run.output / "tree.tar", run.logs / "tar.log")
+        pack(tree, run.output / "tree.tar", run.logs / "tar.log", epoch=self._epoch)
         hand_over(run.workspace, run.output / "tree.tar", tree)
 
     def _generate_locale(self, tree: Path, log: Path) -> None:
@@ -134,24 +129,17 @@ class System(Stage):
                 where=self._file.where("identity", "locale"),
             ) from None
 
-    def _run_script(self, tree: Path, script: Path, index: int, logs: Path) -> None:
-        inside = tree / f".imagekit-script-{index}"
-        inside.unlink(missing_ok=True)
-        inside.write_bytes(script.read_bytes())
-        inside.chmod(0o700)
-        try:
-            chroot(
-                tree,
-                [f"/{inside.name}"],
-                network=True,
-                log=logs / f"script-{index}-{script.name}.log",
-                what=f"the script {script.name}",
-            )
-        except ToolError as error:
-            error.where = self._file.where("scripts", index)
-            raise
-        finally:
-            inside.unlink(missing_ok=True)
+    def _run_scripts(self, tree: Path, run: StageRun) -> None:
+        scripts = script_changes(self._file, self._epoch)
+        with tree_files(tree) as files:
+            for index, script in enumerate(scripts):
+                run.progress(index, len(scripts) + 1)
+                log = run.logs / f"script-{index}-{script.name}.log"
+                try:
+                    run_in_tree(script, files, tree, log)
+                except ImagekitError as error:
+                    error.where = self._file.where("scripts", index)
+                    raise
 
     def _place_kernel(self, tree: Path) -> str:
         """Put the named kernel into the tree, or find the newest there; returns its release."""

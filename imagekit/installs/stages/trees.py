@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from imagekit.host import userns
@@ -11,23 +10,16 @@ from imagekit.pipeline.stage import StageRun
 from imagekit.pipeline.workspace import Workspace
 
 
-def source_date_epoch() -> int | None:
-    """SOURCE_DATE_EPOCH of the environment (reproducible-builds.org), or None."""
-    value = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return int(value) if value.isdigit() else None
-
-
-def pack(tree: Path, target: Path, log: Path | None = None) -> None:
+def pack(tree: Path, target: Path, log: Path | None = None, *, epoch: int | None) -> None:
     """Write ``tree`` to the tar file ``target``: sorted, numeric owners, extended attributes.
 
-    /dev, /proc, /sys and /run are left empty: the guest's kernel fills them. With
-    SOURCE_DATE_EPOCH no file is younger than that.
+    /dev, /proc, /sys and /run are left empty: the guest's kernel fills them. With ``epoch``
+    (seconds since 1970) no file is younger than that.
     """
     argv = ["tar", "--create", "--format=posix", "--sort=name", "--numeric-owner"]
     argv += ["--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"]
     argv += ["--xattrs", "--xattrs-include=security.capability", "--one-file-system"]
     argv += [f"--exclude=./{name}/*" for name in ("dev", "proc", "sys", "run")]
-    epoch = source_date_epoch()
     if epoch is not None:
         argv += [f"--mtime=@{epoch}", "--clamp-mtime"]
     with target.open("wb") as stream:
@@ -41,10 +33,13 @@ def unpack(source: Path, tree: Path, log: Path | None = None) -> None:
     run([*userns.prefix(), *argv, "-C", str(tree), "-f", str(source)], log=log)
 
 
-def open_tree(stage_run: StageRun, artefact: str) -> Path:
-    """The tree of ``artefact`` to work in: the live one of the stage before, or unpacked."""
+def open_tree(stage_run: StageRun, artefact: str, *, epoch: int | None) -> Path:
+    """The tree of ``artefact`` to work in: the live one of the stage before, or unpacked.
+
+    With ``epoch`` it is unpacked, so that its times are those of the tar file.
+    """
     live = stage_run.workspace.handed_over(stage_run.inputs[artefact])
-    if live is not None and source_date_epoch() is None:
+    if live is not None and epoch is None:
         return live
     source = stage_run.inputs[artefact]
     tree = stage_run.workspace.temporary("tree", size_bytes=source.stat().st_size * 2)

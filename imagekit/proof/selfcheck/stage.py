@@ -37,7 +37,6 @@ class CheckLab(Stage):
 
     def key(self) -> Mapping[str, Any]:
         return {
-            "code": 1,
             "machine": vars(self._shape),
             "emulator": self._emulator.sha256,
             "programs": self._programs.digests(),

@@ -153,6 +153,18 @@ def test_a_broken_or_escaping_template_is_an_error_of_the_template(
     assert str(template) in str(caught.value)
 
 
+def test_a_user_whose_name_the_installer_refuses_is_made_after_it() -> None:
+    users = [{"name": "first.last", "sudo": True}, {"name": "ann"}]
+    text = render("preseed", context(identity={"users": users}))
+    questions = {a.question: a.value for a in read_preseed(text)}
+    assert questions["passwd/make-user"] == "false" and "passwd/username" not in questions
+    late = questions["preseed/late_command"]
+    assert late.count("useradd -m") == 2 and "/etc/sudoers.d/imagekit-first+last ;" in late
+    known = {a.question: a.value for a in read_preseed(render("preseed", context()))}
+    assert known["passwd/username"] == "ann"
+    assert "useradd" not in known["preseed/late_command"]
+
+
 def test_a_users_template_replaces_ours_and_sees_the_spec(tmp_path: Path) -> None:
     template = tmp_path / "mine.ks.j2"
     template.write_text("# {{ spec.name }} {{ target.name }} {{ volumes | length }}\n")

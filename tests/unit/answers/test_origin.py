@@ -103,7 +103,7 @@ def test_a_wrong_answer_in_a_loop_names_the_templates_line(tmp_path: Path) -> No
     file = load_spec(tmp_path / "web01.yaml")
     assert isinstance(file.spec.install, Iso)
     with pytest.raises(SpecError) as caught:
-        render_answers(file, file.spec.install)
+        render_answers(file, file.spec.install, {})
     assert caught.value.where == f"{template}:6"
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import base64
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imagekit.errors import SpecError
-from imagekit.guest import changes
-from imagekit.guest.accounts import parse_group, parse_passwd
-from imagekit.guest.from_spec import changes_from_spec
+from imagekit.guest import change_options as options
+from imagekit.guest import changes, from_spec
+from imagekit.guest.accounts import AccountTable, parse_group, parse_passwd
 from imagekit.guest.hostname import edit_hosts
 from imagekit.guest.sshkeys import add_keys, parse_key, parse_keys
 from imagekit.guest.working import named_format
-from imagekit.spec.model import Spec
+from imagekit.spec.load import SpecFile, load_spec
 
 
 def make_key(name: str = "ssh-ed25519", body: bytes = b"\1" * 32, comment: str = "me@here") -> str:
@@ -41,7 +42,7 @@ def test_copy_takes_source_target_mode_and_owner(
 ) -> None:
     source = tmp_path / "a:b"
     source.write_text("x")
-    copy = changes.parse_copy(text.format(src=source))
+    copy = options.parse_copy(text.format(src=source))
     assert (copy.source, copy.target, copy.mode, copy.owner) == (source, target, mode, owner)
 
 
@@ -65,63 +66,63 @@ def test_a_wrong_copy_is_refused(tmp_path: Path, text: str) -> None:
     source = tmp_path / "file"
     source.write_text("x")
     with pytest.raises(SpecError):
-        changes.parse_copy(text.format(src=source))
+        options.parse_copy(text.format(src=source))
 
 
 def test_a_mode_for_a_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="directory"):
-        changes.parse_copy(f"{tmp_path}:/srv:0755")
+        options.parse_copy(f"{tmp_path}:/srv:0755")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_written_text_ends_with_one_newline_and_is_otherwise_untouched(text: str) -> None:
     if text.startswith("@"):
         text = "@" + text
-    written = changes.parse_write(f"/etc/motd:{text}").content.decode()
+    written = options.parse_write(f"/etc/motd:{text}").content.decode()
     plain = text[1:] if text.startswith("@") else text
     assert written == (plain if not plain or plain.endswith("\n") else plain + "\n")
 
 
 def test_write_from_a_file_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"\0no newline")
-    assert changes.parse_write(f"/x:@{tmp_path}/f").content == b"\0no newline"
+    assert options.parse_write(f"/x:@{tmp_path}/f").content == b"\0no newline"
     with pytest.raises(SpecError, match="No such file"):
-        changes.parse_write("/x:@/nonexistent")
+        options.parse_write("/x:@/nonexistent")
 
 
 @pytest.mark.parametrize("text", ["motd:x", "/motd", "/../x:y", "/etc/:x", ""])
 def test_a_wrong_write_is_refused(text: str) -> None:
     with pytest.raises(SpecError):
-        changes.parse_write(text)
+        options.parse_write(text)
 
 
 @pytest.mark.parametrize("name", ["web'01", "a b", "-a", "a.", "a\n", "", "x" * 64, "a..b", "ä"])
 def test_a_host_name_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(SpecError):
-        changes.parse_hostname(name)
+        options.parse_hostname(name)
 
 
 def test_an_ssh_key_is_for_root_unless_a_user_is_named(tmp_path: Path) -> None:
     (tmp_path / "id.pub").write_text("# mine\n" + make_key() + "\n")
-    assert changes.parse_ssh_key(f"{tmp_path}/id.pub").user == "root"
-    assert changes.parse_ssh_key(f"web:{tmp_path}/id.pub").user == "web"
+    assert options.parse_ssh_key(f"{tmp_path}/id.pub").user == "root"
+    assert options.parse_ssh_key(f"web:{tmp_path}/id.pub").user == "web"
 
 
 def test_a_private_key_never_passes(tmp_path: Path) -> None:
     (tmp_path / "id").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n")
     with pytest.raises(SpecError, match="private key"):
-        changes.parse_ssh_key(f"{tmp_path}/id")
+        options.parse_ssh_key(f"{tmp_path}/id")
 
 
 def test_secrets_in_contents_do_not_show_in_the_log_line() -> None:
-    assert "hunter2" not in str(changes.parse_write("/etc/secret:hunter2"))
-    assert "hunter2" not in repr(changes.parse_write("/etc/secret:hunter2"))
+    assert "hunter2" not in str(options.parse_write("/etc/secret:hunter2"))
+    assert "hunter2" not in repr(options.parse_write("/etc/secret:hunter2"))
 
 
 def test_removing_the_root_is_refused() -> None:
     for path in ("/", "//", "/./"):
         with pytest.raises(SpecError):
-            changes.parse_remove(path)
+            options.parse_remove(path)
 
 
 def test_keys_with_options_are_known_and_not_doubled() -> None:
@@ -218,28 +219,71 @@ def test_a_raw_disk_that_claims_to_be_something_else_is_never_guessed(
         named_format(tmp_path / name, None)
 
 
-def test_a_spec_becomes_the_same_changes(tmp_path: Path) -> None:
-    (tmp_path / "motd").write_text("hi\n")
-    (tmp_path / "setup.sh").write_text("#!/bin/sh\n")
-    spec = Spec.model_validate(
-        {
-            "name": "web01",
-            "os": {"suite": "bookworm"},
-            "install": {"method": "debootstrap"},
-            "identity": {"domain": "example.org", "ssh_keys": [make_key()]},
-            "files": [
-                {"target": "/etc/motd", "source": "motd", "mode": "0640", "owner": "root:adm"},
-                {"target": "/etc/issue", "content": "hello"},
-            ],
-            "scripts": ["setup.sh"],
-        }
-    )
-    motd, issue, name, key, script = changes_from_spec(spec, tmp_path)
+SPEC = """\
+name: web01
+os: {{suite: bookworm}}
+install: {{method: debootstrap}}
+identity:
+  ssh_keys: ['{key}']
+  users: [{{name: first.last, gecos: F, groups: [sudo], sudo: true, ssh_keys: [odd]}}]
+files:
+  - {{target: /etc/motd, source: motd, mode: "0640", owner: root:adm}}
+  - {{target: /etc/issue, content: hello}}
+scripts: [setup.sh]
+"""
+
+
+def spec_file(base: Path) -> SpecFile:
+    (base / "web01.yaml").write_text(SPEC.format(key=make_key()))
+    return load_spec(base / "web01.yaml")
+
+
+def test_a_spec_becomes_changes(tmp_path: Path) -> None:
+    file = spec_file(tmp_path)
+    motd, issue = from_spec.file_changes(file)
     assert motd == changes.Copy(tmp_path / "motd", "/etc/motd", 0o640, "root:adm")
     assert issue == changes.Write("/etc/issue", b"hello", 0o644, "root:root")
-    assert name == changes.Hostname("web01.example.org")
-    assert isinstance(key, changes.SshKey) and isinstance(script, changes.RunScript)
-    assert (key.user, len(key.keys)) == ("root", 1)
-    assert script.content == b"#!/bin/sh\n"
-    with pytest.raises(SpecError, match="motd"):
-        changes_from_spec(spec, tmp_path / "elsewhere")
+    accounts: list[Any] = [*from_spec.account_changes(file.spec.identity, {"root": "$6$x"})]
+    hash_, key, user, odd, rule = accounts
+    assert hash_ == changes.SetHash("root", "$6$x") and "$6$x" not in f"{hash_} {hash_!r}"
+    assert (key.user, [k.line for k in key.keys]) == ("root", [make_key()])
+    assert user == changes.AddUser("first.last", "F", "/bin/bash", ("sudo",))
+    assert (odd.user, [k.line for k in odd.keys]) == ("first.last", ["odd"])
+    assert rule.target == "/etc/sudoers.d/imagekit-first+last"
+    assert rule.content == b"first.last ALL=(ALL:ALL) NOPASSWD: ALL\n"
+    (script,) = from_spec.script_changes(file, 1234)
+    assert script.content == tmp_path / "setup.sh"
+    assert script.environment == (("SOURCE_DATE_EPOCH", "1234"),)
+
+
+def test_sources_that_are_missing_are_named_and_what_is_in_them_counts(tmp_path: Path) -> None:
+    file = spec_file(tmp_path)
+    for name, place in (("motd", "files"), ("setup.sh", "scripts")):
+        with pytest.raises(SpecError) as caught:
+            from_spec.require_sources(file)
+        assert name in str(caught.value) and place in str(caught.value)
+        (tmp_path / name).write_text("1")
+    from_spec.require_sources(file)
+    before = from_spec.digest_of_files(file), from_spec.digest_of_scripts(file)
+    (tmp_path / "motd").write_text("2")
+    (tmp_path / "setup.sh").write_text("2")
+    assert before[0] != from_spec.digest_of_files(file)
+    assert before[1] != from_spec.digest_of_scripts(file)
+
+
+LINE = st.text(st.characters(exclude_characters="\n"), max_size=30)
+
+
+@given(st.lists(LINE, max_size=6), st.sampled_from(sorted(("passwd", "group", "shadow"))))
+def test_an_account_file_keeps_every_line_that_is_not_changed(lines: list[str], kind: str) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    count = {"passwd": 7, "group": 4, "shadow": 9}[kind]
+    row = ["new", *("1" for _ in range(count - 1))]
+    table = AccountTable(kind, text)
+    assert table.text == text
+    there = table.find("new") is not None
+    table.put(row)
+    after = table.text.split("\n")[:-1]
+    assert table.find("new") == row
+    assert len(after) == len(lines) + (not there)
+    assert all(a == b or b.startswith("new:") for a, b in zip(lines, after, strict=False))

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from imagekit.guest.files import GuestFiles
-from imagekit.guest.hostkeys import UNIT, UNIT_PATH, WANTED_BY, make_at_first_boot
+from imagekit.guest.hostkeys import NAME, UNIT, make_at_first_boot
 
 
 class Tree:
@@ -19,15 +19,17 @@ class Tree:
     def stat(self, path: str) -> Any:
         return path if path in self.paths else None
 
-    def write_text(self, path: str, text: str) -> str:
-        self.paths[path] = text
+    def write(self, path: str, content: bytes, *, mode: int) -> str:
+        self.paths[path] = content.decode()
         return path
 
     def link(self, path: str, target: str) -> None:
         self.paths[path] = f"-> {target}"
 
 
-DEBIAN = ("/usr/bin/ssh-keygen", "/usr/lib/systemd")
+DEBIAN = ("/usr/sbin/sshd", "/usr/bin/ssh-keygen", "/usr/lib/systemd")
+UNIT_PATH = f"/etc/systemd/system/{NAME}"
+WANTED_BY = f"/etc/systemd/system/multi-user.target.wants/{NAME}"
 
 
 def test_a_debian_guest_gets_a_unit_that_is_enabled() -> None:
@@ -42,8 +44,9 @@ def test_a_debian_guest_gets_a_unit_that_is_enabled() -> None:
     "paths",
     [
         (*DEBIAN, "/usr/lib/systemd/system/sshd-keygen@.service"),
-        ("/usr/bin/ssh-keygen",),
-        ("/usr/lib/systemd",),
+        DEBIAN[:2],
+        DEBIAN[1:],
+        ("/usr/sbin/sshd", "/usr/lib/systemd"),
     ],
 )
 def test_a_guest_that_needs_none_is_left_alone(paths: tuple[str, ...]) -> None:

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from oracles.directory_guest import DirectoryGuest
 
 from imagekit.errors import GuestError
-from imagekit.guest.network import interfaces, keyfile, netplan_routes, set_network, without_stanzas
-from imagekit.guest.networkd import network_file
-from imagekit.guest.vif import Vif
+from imagekit.guest.network import ifupdown
+from imagekit.guest.network.keyfile import keyfile
+from imagekit.guest.network.netplan import ethernets
+from imagekit.guest.network.networkd import network_file, render
+from imagekit.guest.network.setting import set_network
+from imagekit.guest.network.state import NetworkState, Vif
 
 WANTS = "/etc/systemd/system/multi-user.target.wants"
 STATIC = Vif(
@@ -56,6 +59,10 @@ def guest(root: Path, **files: str) -> Any:
     return DirectoryGuest(root, **{"/usr/lib/systemd/systemd-udevd": "", **files})
 
 
+def state(*vifs: Vif) -> NetworkState:
+    return NetworkState(vifs)
+
+
 def ini(text: str) -> dict[str, dict[str, str]]:
     parser = configparser.ConfigParser(strict=True, interpolation=None)
     parser.read_string(text)
@@ -69,7 +76,7 @@ def test_networkd_gets_one_file_for_each_nic_and_loses_those_of_the_golden_image
     old = ("vif0", "vif7", "vifplace0")
     for name in (*(f"10-imagekit-{part}.network" for part in old), "20-mine.network"):
         files.write(f"/etc/systemd/network/{name}", b"old")
-    assert set_network(files, [STATIC, DHCP]) == "networkd"
+    assert set_network(files, state(STATIC, DHCP)) == "networkd"
     names = files.names("/etc/systemd/network")
     assert names == ["10-imagekit-vif0.network", "10-imagekit-vif1.network", "20-mine.network"]
     lines = files.peek("/etc/systemd/network/10-imagekit-vif0.network").splitlines()
@@ -86,7 +93,7 @@ def test_network_manager_gets_profiles_that_go_before_its_own(tmp_path: Path) ->
     profiles = "/etc/NetworkManager/system-connections"
     files = guest(tmp_path, **{f"{WANTS}/NetworkManager.service": ""})
     files.write(f"{profiles}/ens3.nmconnection", b"[connection]\nid=ens3\n", mode=0o600)
-    assert set_network(files, [STATIC, DHCP]) == "NetworkManager"
+    assert set_network(files, state(STATIC, DHCP)) == "NetworkManager"
     first, second = (ini(files.peek(f"{profiles}/imagekit-vif{n}.nmconnection")) for n in (0, 1))
     assert first["ethernet"] == {"mac-address": "00:16:3E:00:00:01"}
     assert first["ipv4"] == {
@@ -113,7 +120,7 @@ def test_a_family_that_has_no_address_asks_for_none_by_dhcp() -> None:
 def test_netplans_ethernets_are_replaced_and_its_renderer_kept(tmp_path: Path) -> None:
     files = guest(tmp_path, **{"/etc/netplan/00-installer-config.yaml": CURTIN})
     files.write(f"{WANTS}/systemd-networkd.service", b"")
-    assert set_network(files, [STATIC, DHCP]) == "netplan"
+    assert set_network(files, state(STATIC, DHCP)) == "netplan"
     assert files.names("/etc/netplan") == ["50-imagekit.yaml"]
     network = json.loads(files.peek("/etc/netplan/50-imagekit.yaml"))["network"]
     assert (network["version"], network["renderer"]) == (2, "networkd")
@@ -140,8 +147,8 @@ def test_netplans_ethernets_are_replaced_and_its_renderer_kept(tmp_path: Path) -
 def test_a_netplan_that_is_more_than_ethernets_is_left_alone(tmp_path: Path, text: str) -> None:
     files = guest(tmp_path, **{"/etc/netplan/x.yaml": text})
     with pytest.raises(GuestError):
-        set_network(files, [STATIC])
-    set_network(files, [DHCP])
+        set_network(files, state(STATIC))
+    set_network(files, state(DHCP))
     assert files.names("/etc/netplan") == ["x.yaml"]
     assert files.peek("/etc/netplan/x.yaml") == text
 
@@ -162,7 +169,7 @@ def stanzas(text: str) -> list[str]:
 def test_ifupdown_keeps_the_name_that_the_installer_wrote_down(tmp_path: Path) -> None:
     files = guest(tmp_path, **{"/etc/network/interfaces": D_I})
     files.write("/etc/network/interfaces.d/more", b"auto ens3\niface ens3:1 inet dhcp\n")
-    assert set_network(files, [STATIC, DHCP]) == "ifupdown"
+    assert set_network(files, state(STATIC, DHCP)) == "ifupdown"
     assert stanzas(files.peek("/etc/network/interfaces")) == [
         "source /etc/network/interfaces.d/*",
         "auto lo",
@@ -183,7 +190,7 @@ def test_ifupdown_keeps_the_name_that_the_installer_wrote_down(tmp_path: Path) -
         "10-imagekit-eth0.link": ["xen-vif-1", "eth0"],
     }
     # A clone of the clone: the names stay.
-    set_network(files, [DHCP, DHCP])
+    set_network(files, state(DHCP, DHCP))
     again = stanzas(files.peek("/etc/network/interfaces"))
     assert again[3:] == ["allow-hotplug ens3", "iface ens3 inet dhcp", *again[5:]]
     assert again[5:] == ["allow-hotplug eth0", "iface eth0 inet dhcp"]
@@ -206,7 +213,7 @@ STANZAS = st.lists(
 @given(STANZAS)
 def test_stanzas_of_other_interfaces_are_left_as_they_are(rows: list[str]) -> None:
     text = "\n".join(rows) + "\n"
-    made = stanzas(interfaces(text, ["ens3"], [DHCP]))
+    made = stanzas(ifupdown.render(state(DHCP), ["ens3"], text))
     assert made[-2:] == ["allow-hotplug ens3", "iface ens3 inet dhcp"]
     expected = []
     for stanza in stanzas(text):
@@ -217,13 +224,13 @@ def test_stanzas_of_other_interfaces_are_left_as_they_are(rows: list[str]) -> No
         elif words[:2] != ["iface", "ens3"]:
             expected.append(stanza)
     assert made[:-2] == expected
-    once = without_stanzas(text, ["ens3"])
-    assert without_stanzas(once, ["ens3"]) == once
+    once = ifupdown.without_stanzas(text, ["ens3"])
+    assert ifupdown.without_stanzas(once, ["ens3"]) == once
 
 
 def test_what_only_unicode_takes_for_the_end_of_a_line_is_none() -> None:
     text = "# a\x0bauto ens3\u2028iface ens3\nauto lo\n"
-    assert without_stanzas(text, ["ens3"]) == text
+    assert ifupdown.without_stanzas(text, ["ens3"]) == text
 
 
 def test_a_name_server_alone_goes_beside_dhcp(tmp_path: Path) -> None:
@@ -231,7 +238,7 @@ def test_a_name_server_alone_goes_beside_dhcp(tmp_path: Path) -> None:
     assert "DHCP=yes" in lines and "DNS=192.0.2.53" in lines
     assert ini(keyfile(0, WITH_DNS))["ipv4"] == {"method": "auto", "dns": "192.0.2.53;"}
     files = guest(tmp_path, **{"/etc/netplan/x.yaml": CURTIN})
-    set_network(files, [WITH_DNS])
+    set_network(files, state(WITH_DNS))
     network = json.loads(files.peek("/etc/netplan/50-imagekit.yaml"))["network"]
     entry = network["ethernets"]["vif0"]
     assert (entry["dhcp4"], entry["nameservers"]) == (True, {"addresses": ["192.0.2.53"]})
@@ -256,11 +263,11 @@ def test_a_gateway_outside_the_network_is_on_the_link_in_every_stacks_words(
     assert profile["ipv4"]["route1"] == "0.0.0.0/0,198.51.100.1"
     assert profile["ipv6"]["route1"] == "::/0,2001:db8:1::1"
     assert profile["ipv4"]["route1_options"] == profile["ipv6"]["route1_options"] == "onlink=true"
-    assert netplan_routes(ROUTED) == [
+    assert ethernets(state(ROUTED))["vif0"]["routes"] == [
         {"to": "default", "via": "198.51.100.1", "on-link": True},
         {"to": "default", "via": "2001:db8:1::1", "on-link": True},
     ]
-    assert stanzas(interfaces("", ["eth0"], [ROUTED])) == [
+    assert stanzas(ifupdown.render(state(ROUTED), ["eth0"], "")) == [
         "allow-hotplug eth0",
         "iface eth0 inet static | address 192.0.2.5/32"
         " | post-up ip route add 198.51.100.1 dev $IFACE"
@@ -281,5 +288,15 @@ def test_a_gateway_of_the_link_itself_needs_no_such_words() -> None:
 def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     files = guest(tmp_path)
     (tmp_path / "etc/systemd/network").mkdir(parents=True)
-    assert set_network(files, [STATIC]) is None
+    assert set_network(files, state(STATIC)) is None
     assert files.names("/etc/systemd/network") == []
+
+
+def test_a_nic_that_is_not_used_gets_no_address_from_any_renderer() -> None:
+    unused = Vif("00:16:3e:00:00:03", unused=True)
+    assert ini(render(state(unused))[0].text)["Network"] == {"linklocaladdressing": "no"}
+    profile = ini(keyfile(0, unused))
+    assert profile["ipv4"] == profile["ipv6"] == {"method": "disabled"}
+    entry = ethernets(state(unused))["vif0"]
+    assert entry == {"match": {"macaddress": unused.mac}, "link-local": []}
+    assert stanzas(ifupdown.render(state(unused), ["eth0"], "")) == ["iface eth0 inet manual"]

@@ -10,6 +10,7 @@ from imagekit.domain.bootpath import domain_for
 from imagekit.domain.model import Cpu, Rate, Vnc
 from imagekit.errors import CapabilityError, SpecError
 from imagekit.installs.build_facts import ABLE_KERNEL, facts_for, trial_image
+from imagekit.installs.context import BuildContext
 from imagekit.installs.stages.configs import Configs
 from imagekit.spec.load import SpecFile, load_spec
 from imagekit.toolstacks.options import choices, chosen
@@ -57,24 +58,24 @@ def test_machine_and_nics_of_a_spec_reach_the_domain(tmp_path: Path) -> None:
 def test_words_are_tried_before_anything_is_built(tmp_path: Path) -> None:
     file = load(tmp_path, SPEC.replace(", ip: 192.0.2.7", ""))
     with pytest.raises(SpecError, match="ip") as caught:
-        Configs(file, tmp_path)
+        Configs(BuildContext(file, tmp_path))
     assert "nics[0]" in str(caught.value)
 
 
 def test_a_toolstack_leaves_out_the_modes_it_does_not_know(tmp_path: Path) -> None:
     plain = SPEC.split("nics:")[0] + "toolstacks: [xl, xm]\n"
-    made = Configs(load(tmp_path, plain), tmp_path).makes
+    made = Configs(BuildContext(load(tmp_path, plain), tmp_path)).makes
     assert "web01.pvh.xl.cfg" in made
     assert "web01.pv.xm.cfg" in made
     assert "web01.pvh.xm.cfg" not in made
     only = plain.replace("[xl, xm]", "[xm]") + "boot: {modes: [pvh]}\n"
     with pytest.raises(CapabilityError, match="PVH"):
-        Configs(load(tmp_path, only), tmp_path)
+        Configs(BuildContext(load(tmp_path, only), tmp_path))
 
 
 def test_a_screen_with_a_password_is_worded_by_config_alone(tmp_path: Path) -> None:
     file = load(tmp_path, SPEC.replace("display: 3", "password: true"))
-    assert Configs(file, tmp_path).makes == ("facts.json",)
+    assert Configs(BuildContext(file, tmp_path)).makes == ("facts.json",)
 
 
 def test_options_of_a_toolstack_are_checked() -> None:

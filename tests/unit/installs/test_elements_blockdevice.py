@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from imagekit.disk.layout import Ids
 from imagekit.errors import SpecError
 from imagekit.installs import diskimage_builder
+from imagekit.installs.context import BuildContext
 from imagekit.installs.elements.blockdevice import BlockDevice, read_block_device
 from imagekit.installs.elements.catalogue import library_path
 from imagekit.installs.stages.blockdevice import BlockDeviceImage
@@ -168,7 +169,7 @@ def test_no_configuration_ends_in_anything_but_a_plan_or_a_refusal(
 
 
 def test_the_disk_of_the_configuration_takes_the_place_of_imagekits(tmp_path: Path) -> None:
-    plan = diskimage_builder.plan(spec_of(tmp_path, WHOLE_DISK), tmp_path / "out")
+    plan = diskimage_builder.plan(BuildContext(spec_of(tmp_path, WHOLE_DISK), tmp_path / "out"))
     stages = {p.stage.name: p.stage for p in plan.stages}
     assert isinstance(stages["image"], BlockDeviceImage)
     assert "harvest.json" in stages["configs"].needs
@@ -176,9 +177,15 @@ def test_the_disk_of_the_configuration_takes_the_place_of_imagekits(tmp_path: Pa
 
 def test_changing_the_configuration_makes_the_disk_anew_and_nothing_before(tmp_path: Path) -> None:
     file = spec_of(tmp_path, WHOLE_DISK)
-    first = {p.stage.name: p.key for p in diskimage_builder.plan(file, tmp_path / "out").stages}
+    first = {
+        p.stage.name: p.key
+        for p in diskimage_builder.plan(BuildContext(file, tmp_path / "out")).stages
+    }
     (tmp_path / "disk.yaml").write_text(WHOLE_DISK.replace("defaults", "noatime"))
-    second = {p.stage.name: p.key for p in diskimage_builder.plan(file, tmp_path / "out").stages}
+    second = {
+        p.stage.name: p.key
+        for p in diskimage_builder.plan(BuildContext(file, tmp_path / "out")).stages
+    }
     changed = {name for name in first if first[name] != second[name]}
     assert {"image", "configs"} <= changed
     assert not changed & {"rootfs", "disk-image-create", "system"}
@@ -198,4 +205,4 @@ def test_what_the_spec_says_of_the_disk_beside_it_is_refused(
 ) -> None:
     file = spec_of(tmp_path, WHOLE_DISK, override)
     with pytest.raises(SpecError, match=words):
-        diskimage_builder.plan(file, tmp_path / "out")
+        diskimage_builder.plan(BuildContext(file, tmp_path / "out"))

@@ -14,9 +14,11 @@ from oracles.elements import make_element
 from imagekit.errors import SpecError
 from imagekit.installs import debootstrap
 from imagekit.installs.build import plan_for
+from imagekit.installs.context import BuildContext, context_for
 from imagekit.installs.stages.lockfile import LockFile
 from imagekit.locks.changes import changes
 from imagekit.pipeline.events import Events
+from imagekit.pipeline.plan import Plan
 from imagekit.pipeline.stage import StageRun
 from imagekit.pipeline.workspace import workspace
 from imagekit.spec.load import SpecFile, load_spec
@@ -37,8 +39,12 @@ def file(tmp_path: Path) -> SpecFile:
     return load_spec(path)
 
 
+def planned(file: SpecFile, lock: Lock) -> Plan:
+    return plan_for(context_for(file, file.base / "out", {}, lock=lock))
+
+
 def lock_stage(file: SpecFile) -> LockFile:
-    plan = debootstrap.plan(file, file.base / "out")
+    plan = debootstrap.plan(BuildContext(file, file.base / "out"))
     (stage,) = [p.stage for p in plan.stages if isinstance(p.stage, LockFile)]
     return stage
 
@@ -78,11 +84,11 @@ def test_the_lock_is_written_anew_when_an_element_changed(file: SpecFile) -> Non
 @pytest.mark.parametrize("path", ["install.d/10-x", "static/etc/x"])
 def test_a_locked_build_is_refused_when_an_element_changed(file: SpecFile, path: str) -> None:
     lock = lock_of(file)
-    plan_for(file, file.base / "out", lock)
+    planned(file, lock)
     changed = file.base / "mine/e" / path
     changed.write_text(changed.read_text() + "\n")
     with pytest.raises(SpecError, match=r"the element e .*mine/e.* has changed") as caught:
-        plan_for(file, file.base / "out", lock)
+        planned(file, lock)
     assert "g.yaml:3" in str(caught.value.where)
     assert "lock diff" in str(caught.value.hint)
 
@@ -91,7 +97,7 @@ def test_a_locked_build_is_refused_when_a_script_lost_its_execute_bit(file: Spec
     lock = lock_of(file)
     (file.base / "mine/e/install.d/10-x").chmod(0o644)
     with pytest.raises(SpecError, match="the element e "):
-        plan_for(file, file.base / "out", lock)
+        planned(file, lock)
 
 
 def test_elements_that_came_or_went_are_named(file: SpecFile) -> None:
@@ -99,20 +105,20 @@ def test_elements_that_came_or_went_are_named(file: SpecFile) -> None:
     make_element(file.base / "mine", "more", {"install.d/20-y": "#!/bin/sh\n"})
     (file.base / "mine/e/element-deps").write_text("more\n")
     with pytest.raises(SpecError, match="the element e "):
-        plan_for(file, file.base / "out", lock)
+        planned(file, lock)
     same = [e for e in lock_of(file).elements if e.name not in ("more", "sysprep")]
     with pytest.raises(SpecError, match="element more is needed, and is not in the lock"):
-        plan_for(file, file.base / "out", lock.model_copy(update={"elements": same}))
+        planned(file, lock.model_copy(update={"elements": same}))
     gone = [*lock_of(file).elements, LockedElement(name="old", path="mine/old", sha256="a" * 64)]
     with pytest.raises(SpecError, match="element old is in the lock, and is not needed"):
-        plan_for(file, file.base / "out", lock.model_copy(update={"elements": gone}))
+        planned(file, lock.model_copy(update={"elements": gone}))
 
 
 def test_the_same_element_in_another_place_is_the_same(file: SpecFile) -> None:
     lock = lock_of(file)
     shutil.move(file.base / "mine", file.base / "moved")
     (file.base / "mine").symlink_to("moved")
-    plan_for(file, file.base / "out", lock)
+    planned(file, lock)
 
 
 def test_an_element_that_makes_the_tree_has_no_lock(file: SpecFile) -> None:
@@ -120,7 +126,7 @@ def test_an_element_that_makes_the_tree_has_no_lock(file: SpecFile) -> None:
     other = load_spec(file.path, overrides)
     lock = lock_of(file).model_copy(update={"spec_sha256": other.sha256})
     with pytest.raises(SpecError, match="in no lock"):
-        plan_for(other, file.base / "out", lock)
+        planned(other, lock)
 
 
 def test_a_diff_of_locks_shows_the_elements_that_changed(file: SpecFile) -> None:

@@ -11,6 +11,7 @@ from oracles.elements import make_element
 
 from imagekit.errors import SpecError
 from imagekit.installs import debootstrap, diskimage_builder
+from imagekit.installs.context import BuildContext
 from imagekit.installs.elements import environment, hooks
 from imagekit.installs.elements.catalogue import find_all, library_path, load
 from imagekit.installs.elements.failures import find_culprit
@@ -39,14 +40,16 @@ def key(plan: Plan, stage: str) -> str:
 
 
 def test_a_spec_without_elements_has_no_stage_of_theirs(tmp_path: Path) -> None:
-    plan = debootstrap.plan(spec_of(tmp_path), tmp_path / "out")
+    plan = debootstrap.plan(BuildContext(spec_of(tmp_path), tmp_path / "out"))
     assert [n for n in names(plan) if n.startswith("elements")] == []
     system = next(p.stage for p in plan.stages if p.stage.name == "system")
     assert tuple(system.needs) == ("rootfs.tar",)
 
 
 def test_elements_come_between_the_tree_and_the_system(tmp_path: Path) -> None:
-    plan = debootstrap.plan(spec_of(tmp_path, "install.elements=[growroot]"), tmp_path / "out")
+    plan = debootstrap.plan(
+        BuildContext(spec_of(tmp_path, "install.elements=[growroot]"), tmp_path / "out")
+    )
     found = names(plan)
     ours = [n for n in found if n.startswith("elements")]
     assert ours == [
@@ -62,7 +65,7 @@ def test_elements_come_between_the_tree_and_the_system(tmp_path: Path) -> None:
 
 def test_an_element_that_makes_the_root_takes_the_place_of_the_tree_stage(tmp_path: Path) -> None:
     overrides = ["install.elements=[debian-minimal]", "install.element_network=true"]
-    plan = debootstrap.plan(spec_of(tmp_path, *overrides), tmp_path / "out")
+    plan = debootstrap.plan(BuildContext(spec_of(tmp_path, *overrides), tmp_path / "out"))
     assert "rootfs" not in names(plan)
     assert names(plan)[0] == "elements-root"
 
@@ -74,9 +77,9 @@ def test_changing_a_script_changes_its_phase_and_what_follows_alone(tmp_path: Pa
         {"install.d/10-x": "#!/bin/sh\n", "finalise.d/10-x": "#!/bin/sh\n"},
     )
     file = spec_of(tmp_path, "install.elements=[e]", "install.element_path=[mine]")
-    before = debootstrap.plan(file, tmp_path / "out")
+    before = debootstrap.plan(BuildContext(file, tmp_path / "out"))
     (path / "finalise.d/10-x").write_text("#!/bin/sh\n# other\n")
-    after = debootstrap.plan(file, tmp_path / "out")
+    after = debootstrap.plan(BuildContext(file, tmp_path / "out"))
     same = {n for n in names(before) if key(before, n) == key(after, n)}
     assert {"rootfs", "elements-install", "elements-post-install"} <= same
     assert not same & {"elements-finalise", "elements-cleanup", "system", "image"}
@@ -98,7 +101,7 @@ def test_what_cannot_be_run_is_refused_with_its_place(
     tmp_path: Path, overrides: list[str], words: str
 ) -> None:
     with pytest.raises(SpecError) as caught:
-        debootstrap.plan(spec_of(tmp_path, *overrides), tmp_path / "out")
+        debootstrap.plan(BuildContext(spec_of(tmp_path, *overrides), tmp_path / "out"))
     assert words in str(caught.value)
     assert "g.yaml" in str(caught.value.where)
 
@@ -108,7 +111,7 @@ def test_disk_image_create_takes_imagekits_tree_where_no_element_brings_one(
 ) -> None:
     def whole(elements: str) -> Plan:
         value = f"install={{method: diskimage-builder, elements: [{elements}]}}"
-        return diskimage_builder.plan(spec_of(tmp_path, value), tmp_path / "out")
+        return diskimage_builder.plan(BuildContext(spec_of(tmp_path, value), tmp_path / "out"))
 
     theirs = whole("debian-minimal, xen-guest")
     assert "rootfs" not in names(theirs)

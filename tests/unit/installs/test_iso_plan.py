@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from imagekit.errors import SpecError
 from imagekit.installs import iso
+from imagekit.installs.context import BuildContext
 from imagekit.installs.stages.harvesting import read_dpkg_status
 from imagekit.pipeline.plan import Plan
 from imagekit.spec.load import load_spec
@@ -27,7 +28,7 @@ def plan(base: Path, install: dict[str, Any] | None = None, **changes: Any) -> P
         (base / "x.iso").write_bytes(b"an ISO")
     with (base / "web01.yaml").open("w") as stream:
         YAML().dump(value, stream)
-    return iso.plan(load_spec(base / "web01.yaml"), base / "out")
+    return iso.plan(BuildContext(load_spec(base / "web01.yaml"), base / "out"))
 
 
 def keys(made: Plan) -> dict[str, str]:
@@ -53,7 +54,13 @@ def test_the_stages_come_in_order_and_deliver_every_artefact(tmp_path: Path) -> 
         ({"template": "no.j2"}, {}, "there is no template"),
         ({"args": 'inst.sshd a"b'}, {}, "kernel argument"),
         ({"answers": "kickstart", "release": "slackware"}, {}, "kickstart release"),
-        ({}, {"files": [{"target": "/etc/motd", "content": "x"}]}, "imagekit inject"),
+        (
+            {"on_host": True},
+            {"files": [{"target": "/etc/motd", "content": "x"}]},
+            "imagekit inject",
+        ),
+        ({"on_host": True}, {"scripts": ["x.iso"]}, "imagekit inject"),
+        ({}, {"files": [{"target": "/etc/motd", "source": "no"}]}, "there is no file"),
         ({}, {"disk": {"size": "8GiB", "filesystem": "btrfs"}}, "btrfs"),
         (
             {},
@@ -82,6 +89,21 @@ def test_other_answers_run_the_installer_again_and_another_toolstack_does_not(
     toolstack = keys(plan(tmp_path, toolstacks=["xl", "libvirt"]))
     assert first["install"] != answers["install"] and first["harvest"] != answers["harvest"]
     assert first["install"] == toolstack["install"] and first["configs"] != toolstack["configs"]
+
+
+def test_files_and_scripts_are_put_into_the_disk_that_the_installer_left(tmp_path: Path) -> None:
+    (tmp_path / "motd").write_text("a")
+    (tmp_path / "setup.sh").write_text("#!/bin/sh\n")
+    more: dict[str, Any] = {
+        "files": [{"target": "/etc/motd", "source": "motd"}],
+        "scripts": ["setup.sh"],
+    }
+    made = [keys(plan(tmp_path)), keys(plan(tmp_path, **more))]
+    for name in more:
+        (tmp_path / {"files": "motd", "scripts": "setup.sh"}[name]).write_text("b")
+        made.append(keys(plan(tmp_path, **more)))
+    assert len({k["install"] for k in made}) == 1, "the installer is not run again"
+    assert len({k["harvest"] for k in made}) == 4
 
 
 def test_a_changed_iso_is_taken_anew(tmp_path: Path) -> None:

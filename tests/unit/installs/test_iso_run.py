@@ -15,12 +15,10 @@ from imagekit.errors import SpecError
 from imagekit.installs.machine import Hardware, Machine, Running, clean, readable
 from imagekit.installs.unattended import _Watch
 
-FDS = {"console": 3, "syslog": 4, "monitor": 5}
-
 
 def argv(**changes: object) -> str:
     base = {"media": Path("/a,b.iso"), "disk": Path("/d"), "memory": 512, "kvm": False, **changes}
-    return " ".join(Hardware(**base).argv(FDS, Path("/state")))  # type: ignore[arg-type]
+    return " ".join(Hardware(**base).argv())  # type: ignore[arg-type]
 
 
 def test_disks_have_their_format_named_and_commas_doubled() -> None:

@@ -15,13 +15,15 @@ from ruamel.yaml import YAML
 from imagekit.answers.context import Static
 from imagekit.errors import ImagekitError, SpecError
 from imagekit.installs import iso, netboot
-from imagekit.installs.machine import Hardware, Network
+from imagekit.installs.context import BuildContext
+from imagekit.installs.machine import Hardware
 from imagekit.installs.netboot_tree import arguments, host_address, netboot_guest, serving
 from imagekit.netboot.publish import Site, publish
 from imagekit.netboot.tree import load
 from imagekit.pipeline.plan import Plan
 from imagekit.spec.install import Netboot
 from imagekit.spec.load import SpecFile, load_spec
+from imagekit.vm.card import NetworkBoot
 
 STATIC = {"addresses": ["192.0.2.10/24"], "gateways": ["192.0.2.1"], "dns": ["192.0.2.53"]}
 
@@ -43,7 +45,7 @@ def load_it(base: Path, install: dict[str, Any] | None = None, **changes: Any) -
 
 
 def plan(base: Path, install: dict[str, Any] | None = None, **changes: Any) -> Plan:
-    return netboot.plan(load_it(base, install, **changes), base / "out")
+    return netboot.plan(BuildContext(load_it(base, install, **changes), base / "out"))
 
 
 def told(base: Path, install: dict[str, Any] | None = None, **changes: Any) -> str:
@@ -58,7 +60,7 @@ def test_a_network_installation_is_harvested_as_one_from_iso(tmp_path: Path) -> 
     assert names[:5] == ["installer", "answers", "install", "harvest", "configs"]
     (tmp_path / "x.iso").write_bytes(b"an ISO")
     other = {"method": "iso", "iso": "x.iso", "kernel": None, "initrd": None}
-    from_iso = iso.plan(load_it(tmp_path, other), tmp_path / "out")
+    from_iso = iso.plan(BuildContext(load_it(tmp_path, other), tmp_path / "out"))
     roles = {t.role for t in from_iso.targets} - {"remaster-report"} | {"netboot-report"}
     assert {t.role for t in made.targets} == roles
 
@@ -86,7 +88,13 @@ def test_a_network_installation_is_harvested_as_one_from_iso(tmp_path: Path) -> 
         ({}, {"nics": []}, "without a NIC"),
         ({}, {"nics": [{"network": {"addresses": ["2001:db8::2/64"]}}]}, "PXE"),
         ({}, {"nics": [{"network": {"addresses": ["192.0.2.2/24"]}}]}, "PXE"),
-        ({}, {"files": [{"target": "/etc/motd", "content": "x"}]}, "imagekit inject"),
+        (
+            {"on_host": True},
+            {"files": [{"target": "/etc/motd", "content": "x"}]},
+            "imagekit inject",
+        ),
+        ({"on_host": True}, {"scripts": ["linux"]}, "imagekit inject"),
+        ({}, {"scripts": ["no.sh"]}, "there is no script"),
         ({"on_host": True}, {"toolstacks": ["glance"]}, "bootloader program"),
         ({"on_host": True}, {"nics": [{"type": "vif"}]}, "PXE ROM"),
     ],
@@ -168,14 +176,11 @@ def test_a_guest_fetches_its_answers_once_and_says_when_it_is_done(tmp_path: Pat
 
 def test_the_machine_boots_by_its_pxe_rom_before_the_disk() -> None:
     static = Static("192.0.2.10", "255.255.255.0", 24, "192.0.2.1", (), 4)
-    media = Network(Path("/t,ftp"), "boot.ipxe")
-    argv = Hardware(media, Path("/d"), 512, False, static=static).argv(
-        {"console": 3, "syslog": 4, "monitor": 5}, Path("/state")
-    )
-    line = " ".join(argv)
+    media = NetworkBoot(Path("/t,ftp"), "boot.ipxe")
+    line = " ".join(Hardware(media, Path("/d"), 512, False, static=static).argv())
     assert (
         "-netdev user,id=net,net=192.0.2.0/24,host=192.0.2.1,dhcpstart=192.0.2.10"
         ",tftp=/t,,ftp,bootfile=boot.ipxe " in line
     )
-    assert ",bootindex=1 " in line.partition("virtio-net-pci")[2]
+    assert ",bootindex=1" in line.partition("virtio-net-pci")[2]
     assert "drive=disk,bootindex=2" in line and "ide-cd" not in line and "romfile" not in line

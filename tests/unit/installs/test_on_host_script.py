@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from imagekit.installs.onhost import menu_arguments, with_consoles
-from imagekit.installs.onhost_script import script
+from imagekit.installs.stages.onhost import menu_arguments, with_consoles
+from imagekit.installs.stages.onhost_script import script
 
 NAME = "web01"
 XL = """#!/bin/sh

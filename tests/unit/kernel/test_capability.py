@@ -17,8 +17,8 @@ from imagekit.kernel.capability import examine, judge, modes, require_mode
 from imagekit.kernel.image import read_kernel
 from imagekit.kernel.initrd import parse_initrd
 from imagekit.kernel.kconfig import parse_config
-from imagekit.kernel.report import KernelReport
-from imagekit.kernel.table import as_text
+from imagekit.kernel.report import KernelReport, read_report, write_report
+from imagekit.kernel.report_text import as_text
 
 GUEST = (
     make.note(make.GUEST_OS, b"linux\0")
@@ -327,6 +327,21 @@ def test_json_begins_with_the_promised_keys(tmp_path: Path) -> None:
     assert data["initrd"]["xen_netfront"]["state"] == "module"
     assert data["config"]["CONFIG_XEN_BLKDEV_FRONTEND"] == "m"
     assert "together they boot as: pv, pvh, hvm" in as_text(found)
+
+
+def test_the_report_that_a_build_keeps_gives_the_verdicts_back(tmp_path: Path) -> None:
+    found = report(PV_ENTRY + GUEST, PVOPS)
+    write_report(found, tmp_path / "kernel.json", "6.1.0-17-amd64")
+    kept = read_report(tmp_path / "kernel.json")
+    assert (kept.pv, kept.pvh, kept.hvm) == (found.pv, found.pvh, found.hvm)
+    assert kept.release == "6.1.0-17-amd64"
+    value = json.loads((tmp_path / "kernel.json").read_text())
+    verdict = {"capable": 1, "evidence": []}
+    wrong: list[Any] = [[], {**value, "pv": True}, {**value, "hvm": verdict}]
+    for broken in wrong:
+        (tmp_path / "kernel.json").write_text(json.dumps(broken))
+        with pytest.raises(SpecError, match=r"report|verdict"):
+            read_report(tmp_path / "kernel.json")
 
 
 def test_absent_symbols_of_a_defconfig_say_nothing() -> None:

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
+from imagekit.disk.layout import Part
 from imagekit.errors import DownloadError, HostError, SpecError, VerificationError
+from imagekit.installs.mirrors import Mirrors
 from imagekit.installs.stages import archive, lockfile
-from imagekit.installs.stages.mirrors import Mirrors
 from imagekit.installs.stages.provenance import provenance
 from imagekit.locks.changes import changes
 from imagekit.locks.difference import differing_blocks, disk_difference, tar_differences
@@ -267,7 +268,7 @@ def test_a_differing_block_of_an_ext4_is_traced_to_its_file(tmp_path: Path) -> N
         argv += ["-O", "^has_journal", "-E", f"offset=1048576,{seed}", str(image), "4096"]
         subprocess.run(argv, check=True, env={"E2FSPROGS_FAKE_TIME": "1700000000"})
         images.append(image)
-    part = {"start": 1 << 20, "size": 16 << 20, "role": "root", "filesystem": "ext4"}
+    part = Part(1, "root", 1 << 20, 16 << 20, "", filesystem="ext4")
     found = disk_difference(images[0], images[1], [part])
     assert found is not None
     assert found.file == "/etc/motd"

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from imagekit.cli.guests import app
 from imagekit.cli.netboot import app as netboot_app
+from imagekit.domain import guestdb
 from imagekit.errors import SpecError
-from imagekit.netboot import guests, request
+from imagekit.netboot import request
 
 TEXT = """# our guests
 hosts: [xenhost1.example.org, xenhost2.example.org]
@@ -39,12 +40,12 @@ def path(tmp_path: Path) -> Path:
     return made
 
 
-def names(found: list[guests.Guest]) -> list[str]:
+def names(found: list[guestdb.Guest]) -> list[str]:
     return [guest.name.split(".")[0] for guest in found]
 
 
 def test_lists_per_host(path: Path) -> None:
-    db = guests.load(path)
+    db = guestdb.load(path)
     lists = db.by_host()
     assert {host: names(found) for host, found in lists.items()} == {
         "xenhost1.example.org": ["web1", "db1"],
@@ -69,8 +70,8 @@ def test_lists_per_host(path: Path) -> None:
             "web1.example.org\n    mac: 00:16:3e:10:20:31\n    host: xenhost2",
             "web1.example.org is on two hosts: xenhost1.example.org, xenhost2.example.org",
         ),
-        ("mac: 00:16:3e:10:20:31", "mac: 01:16:3e:10:20:31", "group or null"),
-        ("mac: 00:16:3e:10:20:31", "mac: 3", "not a MAC"),
+        ("mac: 00:16:3e:10:20:31", "mac: 01:16:3e:10:20:31", "multicast or null"),
+        ("mac: 00:16:3e:10:20:31", "mac: web1", "not a MAC"),
         ("os: debian-11", "os: ../x", "guests.1.os"),
         ("os: debian-11", "colour: red", "guests.1.colour"),
         ("os: debian-11", "host: other", "not YAML|host"),
@@ -86,14 +87,14 @@ def test_unsound_databases_are_refused(path: Path, old: str, new: str, message: 
         TEXT.replace(old, new, 1) if "\n" in old or ":" in old else TEXT.replace(old, new)
     )
     with pytest.raises(SpecError, match=message) as caught:
-        guests.load(path)
+        guestdb.load(path)
     assert str(path) in str(caught.value.where)
 
 
 def test_the_error_names_the_line(path: Path) -> None:
     path.write_text(TEXT.replace("os: debian-11", "os: 7"))
     with pytest.raises(SpecError) as caught:
-        guests.load(path)
+        guestdb.load(path)
     assert caught.value.where == f"{path}:9"
 
 
@@ -101,12 +102,12 @@ def test_the_error_names_the_line(path: Path) -> None:
 def test_what_is_no_database_is_refused(path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(SpecError):
-        guests.load(path)
+        guestdb.load(path)
 
 
 def test_assign_changes_one_line_and_keeps_comments(path: Path) -> None:
     path.chmod(0o640)
-    assert guests.assign(path, "db1", "xenhost2.example.org").host == "xenhost2.example.org"
+    assert guestdb.assign(path, "db1", "xenhost2.example.org").host == "xenhost2.example.org"
     changed = [
         line
         for line in difflib.ndiff(TEXT.splitlines(), path.read_text().splitlines())
@@ -131,8 +132,8 @@ def test_assign_and_take_off_in_every_style_of_yaml(path: Path, entry: str) -> N
     entry = entry.replace("host:\n", "host: ''\n")
     path.write_text(TEXT + entry)
     for host in ("xenhost1.example.org", "xenhost2.example.org", ""):
-        guests.assign(path, "x", host)
-        db = guests.load(path)
+        guestdb.assign(path, "x", host)
+        db = guestdb.load(path)
         assert db.get("x").host == host
         assert len(db.guests) == 4
         assert "# our guests" in path.read_text()
@@ -141,7 +142,7 @@ def test_assign_and_take_off_in_every_style_of_yaml(path: Path, entry: str) -> N
 def test_assign_to_an_unknown_host_or_of_an_unknown_guest_changes_nothing(path: Path) -> None:
     for name, host in (("db1", "nowhere"), ("nobody", "xenhost1.example.org")):
         with pytest.raises(SpecError):
-            guests.assign(path, name, host)
+            guestdb.assign(path, name, host)
     assert path.read_text() == TEXT
 
 

@@ -19,9 +19,10 @@ from imagekit.errors import (
     SpecError,
     VerificationError,
 )
+from imagekit.host.exclusive import exclusive
 from imagekit.netboot import render, tree
 from imagekit.netboot.netguest import NetbootGuest
-from imagekit.netboot.publish import Site, flip, publish, unpublish
+from imagekit.netboot.publish import Site, flip, publish
 from imagekit.pypxeboot import ipxe, pxelinux
 from imagekit.pypxeboot.entry import BootEntry, LocalBoot
 
@@ -118,7 +119,7 @@ def test_other_guests_stay_unless_pruned(site: Site, files: dict[str, Path]) -> 
     assert (site.root / "tftp/pxelinux.cfg/01-00-16-3e-10-20-30").exists()
     publish(site, [guest(files, "web2", "00:16:3e:10:20:31")], prune=True)
     assert not (site.root / "tftp/pxelinux.cfg/01-00-16-3e-10-20-30").exists()
-    unpublish(site.root, ["web2"])
+    publish(site, [], prune=True)
     assert set(snapshot(site.root)) == {"state.json"}
 
 
@@ -130,7 +131,7 @@ def test_foreign_files_are_neither_replaced_nor_removed(site: Site, files: dict[
     edited.write_text("edited")
     with pytest.raises(ExistsError, match="not written by imagekit, or was changed"):
         publish(site, [guest(files)])
-    changes = unpublish(site.root, ["web1"])
+    changes = publish(site, [], prune=True)
     assert changes.kept == ("tftp/pxelinux.cfg/01-00-16-3e-10-20-30",)
     assert foreign.read_text() == "mine"
     assert edited.read_text() == "edited"
@@ -252,7 +253,7 @@ def test_images_are_verified(site: Site, files: dict[str, Path]) -> None:
 def test_another_imagekit_at_work_is_waited_for_by_nobody(
     site: Site, files: dict[str, Path]
 ) -> None:
-    with tree.locked(site.root), pytest.raises(BusyError):
+    with exclusive(site.root), pytest.raises(BusyError):
         publish(site, [guest(files)])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from imagekit.pipeline.plan import Plan, make_plan, why
 from imagekit.pipeline.stage import Stage, StageRun, Target
 from imagekit.pipeline.store import Store
 from imagekit.pipeline.workspace import sweep, workspace
+from imagekit.spec.manifest import Manifest, read_manifest
 
 
 @pytest.fixture(autouse=True)
@@ -152,12 +152,12 @@ def test_an_artefact_nobody_or_two_stages_make_is_an_error() -> None:
         make_plan([Made("x", (), ""), Made("x", (), "")], [])
 
 
-def deliver_to(out: Path, made: list[Made]) -> dict[str, Any]:
+def deliver_to(out: Path, made: list[Made]) -> Manifest:
     plan = plan_of(made)
     results = execute(plan, Store(), Events(), guest="g", fresh=False, digest=digest)
     directory = BuildDirectory(out)
     directory.refuse_strangers("g", force=False)
-    return deliver(plan, results, directory, {"name": "g"}, _copy)
+    return deliver(plan, results, directory, Manifest(name="g"), _copy)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -166,13 +166,12 @@ def _copy(source: Path, target: Path) -> None:
 
 def test_delivery_writes_artefacts_logs_and_manifest(tmp_path: Path) -> None:
     manifest = deliver_to(tmp_path / "b", stages())
-    on_disk = json.loads((tmp_path / "b/manifest.json").read_text())
-    assert on_disk == manifest
-    disk = next(a for a in manifest["artefacts"] if a["role"] == "disk")
-    assert disk["path"] == "out/three.txt"
-    assert disk["sha256"] == digest(tmp_path / "b/out/three.txt")
-    assert disk["bytes"] == 4
-    logs = [a["path"] for a in manifest["artefacts"] if a["role"] == "log"]
+    assert read_manifest(tmp_path / "b") == manifest
+    (disk,) = manifest.disks
+    assert disk.path == "out/three.txt"
+    assert disk.sha256 == digest(tmp_path / "b/out/three.txt")
+    assert disk.size_bytes == 4
+    logs = [log.path for log in manifest.having("log")]
     assert sorted(logs) == ["logs/one-tool.log", "logs/three-tool.log", "logs/two-tool.log"]
     assert BuildDirectory(tmp_path / "b").intact(plan_digest(plan_of(stages())))
 
@@ -218,7 +217,7 @@ def test_a_failing_copy_leaves_no_half_artefact(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device", str(target))
 
     with pytest.raises(ImagekitError, match="no space"):
-        deliver(plan, results, BuildDirectory(tmp_path / "b"), {"name": "g"}, broken)
+        deliver(plan, results, BuildDirectory(tmp_path / "b"), Manifest(name="g"), broken)
     assert not (tmp_path / "b").exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles import domain_strategies as some
 from oracles.labs import lab_tools
+from oracles.manifests import artefact as made_up
+from oracles.manifests import write_manifest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
@@ -159,9 +160,10 @@ def a_build(path: Path, *own: str) -> Path:
         for suffix, text in ((".xl.cfg", xl.emit(domain)), (".xml", libvirt.emit(domain))):
             if suffix in own:
                 (path / f"web.{mode}{suffix}").write_text(text)
-                artefacts.append({"role": "domain-config", "path": f"web.{mode}{suffix}"})
-    value = {"facts": FACTS.to_json(), "artefacts": artefacts}
-    (path / "manifest.json").write_text(json.dumps(value))
+                toolstack = "xl" if suffix == ".xl.cfg" else "libvirt"
+                name = f"web.{mode}{suffix}"
+                artefacts.append(made_up("domain-config", name, toolstack=toolstack))
+    write_manifest(path, FACTS, artefacts)
     return path
 
 
@@ -255,10 +257,10 @@ def test_a_wrong_toolstack_is_refused_before_anything_starts(
 
 def test_a_spec_says_which_toolstacks_and_the_user_comes_first(tmp_path: Path) -> None:
     proof = Proof.model_validate({"toolstacks": ["libvirt", "xl"]})
-    (tmp_path / "manifest.json").write_text(json.dumps({"proof": proof.model_dump()}))
-    options = prove._with_manifest(tmp_path, prove.Options())
+    write_manifest(tmp_path, proof=proof)
+    options = prove._with_manifest(tmp_path, prove.ProofOptions())
     assert options.wanted.toolstacks == ("libvirt", "xl")
-    asked = prove.Options(wanted=Wanted.checked(toolstacks=["xl"]))
+    asked = prove.ProofOptions(wanted=Wanted.checked(toolstacks=["xl"]))
     assert prove._with_manifest(tmp_path, asked).wanted.toolstacks == ("xl",)
 
 

@@ -11,7 +11,7 @@ from imagekit.errors import SpecError
 from imagekit.netboot import publish
 from imagekit.netboot.netguest import NetbootGuest
 from imagekit.pipeline.events import Events
-from imagekit.proof.netboot import SERVER, check_tree, program_path, ship_tree, write_program
+from imagekit.proof.bootserver import SERVER, check_tree, program_path, ship_tree, write_program
 from imagekit.proof.prove import prove_image
 
 MAC = "00:16:3e:10:20:36"

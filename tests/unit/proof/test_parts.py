@@ -18,16 +18,18 @@ from hypothesis import strategies as st
 from imagekit.disk.qcow2 import write_qcow2
 from imagekit.disk.vhd import write_vhd
 from imagekit.errors import ProofError, SpecError, ToolError
-from imagekit.host.qmp import Qmp
 from imagekit.proof import boots, overlay
 from imagekit.proof.boots import Wanted
 from imagekit.proof.console import expectation
+from imagekit.proof.findings import Finding
 from imagekit.proof.guestconfig import GuestDisk
 from imagekit.proof.machine import Shape
 from imagekit.proof.observed import disk_name, frontends
 from imagekit.proof.outcome import require_up
-from imagekit.proof.report import Boot, Failure, Outcome, ProofReport, table
+from imagekit.proof.report import Boot, Failure, Outcome, ProofReport, read_proof, table
 from imagekit.proof.session import Rules, bounded_command
+from imagekit.proof.versions import Component, LabVersions
+from imagekit.vm.qmp import Qmp
 
 MIB = 1 << 20
 
@@ -129,6 +131,24 @@ def test_the_report_is_written_whole_and_reads_back(tmp_path: Path) -> None:
     assert (value["proof_version"], value["ok"], value["under"]) == (2, True, "xen")
     assert value["boots"][0]["config_sha256"] == "0" * 64
     assert value["seconds"] == {"lab": 1.5}
+
+
+def test_a_report_on_a_guest_that_failed_is_read_as_it_was_written(tmp_path: Path) -> None:
+    finding = Finding("segfault", "a[1]: segfault")
+    failure = Failure("no-blkfront", "no driver", "add it", console=("a", "b"))
+    bad = boot(outcome=Outcome.FAILED, failure=failure, findings=(finding,), seconds=3.25)
+    versions = LabVersions("tcg", Component("7.2.22", "4" * 64), reason="no KVM")
+    good = boot(dhcp={"00:16:3e:00:00:01": None})
+    report = ProofReport("xen", (good, bad), {"lab": 1.5}, (versions,))
+    path = report.write(tmp_path)
+    assert read_proof(tmp_path) == report
+    value = json.loads(path.read_text())
+    wrong: list[dict[str, Any]] = [{"proof_version": 1}, {"boots": [{}]}, {"under": 1}]
+    for changes in wrong:
+        path.write_text(json.dumps({**value, **changes}))
+        with pytest.raises(SpecError, match=r"proof_version|boots\.0|under") as caught:
+            read_proof(tmp_path)
+        assert caught.value.where == str(path)
 
 
 def test_the_table_shows_why_a_guest_is_not_up() -> None:

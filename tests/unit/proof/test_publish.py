@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from oracles.manifests import artefact, write_manifest
 
 from imagekit.errors import ProofError
 from imagekit.pipeline.events import Events
@@ -14,6 +15,7 @@ from imagekit.proof import publish
 from imagekit.proof.boots import Wanted, trials_of_build
 from imagekit.proof.report import Boot, Outcome, ProofReport
 from imagekit.spec.load import load_spec
+from imagekit.spec.manifest import Manifest
 
 SPEC = """\
 name: web01
@@ -28,12 +30,11 @@ def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Stands in for the slow parts: a build is one file, a proof a directory and a report."""
     made: list[Path] = []
 
-    def build(file: Any, out: Path, events: Events, **options: Any) -> dict[str, Any]:
+    def build(file: Any, out: Path, events: Events, **options: Any) -> Manifest:
         made.append(out)
         out.mkdir(exist_ok=True)
         (out / "web01.raw").write_text("image")
-        (out / "manifest.json").write_text(json.dumps({"name": "web01"}))
-        return {"name": "web01"}
+        return write_manifest(out, name="web01")
 
     monkeypatch.setattr(publish, "build", build)
     monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
@@ -76,7 +77,7 @@ def test_a_build_that_does_not_boot_leaves_the_published_one_alone(
     out = tmp_path / "out"
     out.mkdir()
     (out / "web01.raw").write_text("the one in use")
-    (out / "manifest.json").write_text(json.dumps({"name": "web01"}))
+    write_manifest(out, name="web01")
     with pytest.raises(ProofError) as caught:
         publish.build_proven(load_spec(tmp_path / "web01.yaml"), out, Events())
     assert (out / "web01.raw").read_text() == "the one in use"
@@ -93,8 +94,7 @@ def test_configs_proven_before_they_are_published_name_the_published_files(tmp_p
         f'disk = ["format=raw, vdev=xvda, access=rw, target={out}/web01.raw"]\n'
     )
     (room / "web01.pv.xl.cfg").write_text(config)
-    artefact = {"role": "domain-config", "path": "web01.pv.xl.cfg"}
-    (room / "manifest.json").write_text(json.dumps({"artefacts": [artefact]}))
+    write_manifest(room, artefacts=[artefact("domain-config", "web01.pv.xl.cfg", toolstack="xl")])
     (trial,) = trials_of_build(room, Wanted(), room / "proof")
     assert trial.config.data == config.encode()
     assert trial.host_path(f"{out}/web01.raw") == room / "web01.raw"

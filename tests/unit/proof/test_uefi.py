@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from oracles.manifests import artefact, write_manifest
 
 from imagekit.domain.bootpath import domain_for
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
@@ -34,9 +34,8 @@ def a_build(path: Path, facts: BuildFacts) -> Path:
     """A build directory as far as a proof reads it, with a config for HVM."""
     config = xl.emit(domain_for(facts.located(str(path)), mode="hvm"))
     (path / "web.hvm.xl.cfg").write_text(config)
-    artefact = {"role": "domain-config", "path": "web.hvm.xl.cfg"}
-    value = {"facts": facts.to_json(), "artefacts": [artefact]}
-    (path / "manifest.json").write_text(json.dumps(value))
+    own = artefact("domain-config", "web.hvm.xl.cfg", toolstack="xl")
+    write_manifest(path, facts, [own])
     return path
 
 

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from imagekit.cli import prove as command
 from imagekit.cli.main import make_app
 from imagekit.errors import DownloadError, InconclusiveError, SpecError, ToolError
-from imagekit.installs.stages.mirrors import Mirrors, still_there
+from imagekit.installs.mirrors import Mirrors, still_there
 from imagekit.pipeline.events import Events
-from imagekit.proof import lab, prove
+from imagekit.proof import labimage, lablanes, prove
 from imagekit.proof.boots import Trial, under_each
 from imagekit.proof.console import expectation
 from imagekit.proof.lab import lab_plan
@@ -134,10 +134,10 @@ class FakeLab:
         raise AssertionError("nothing is to be stopped")
 
 
-def lanes_of(labs: dict[str, FakeLab], out: Path, seconds: dict[str, float]) -> prove._Lanes:
+def lanes_of(labs: dict[str, FakeLab], out: Path, seconds: dict[str, float]) -> lablanes.LabLanes:
     rules = Rules(expectation(None))
-    ours = cast("dict[str, prove._Lab]", labs)
-    return prove._Lanes(ours, out, Events([]), rules, seconds, keep=False)
+    ours = cast("dict[str, lablanes.StartableLab]", labs)
+    return lablanes.LabLanes(ours, out, Events([]), rules, seconds, keep=False)
 
 
 def test_each_boot_runs_in_the_lab_of_its_xen_hvm_first(
@@ -150,7 +150,7 @@ def test_each_boot_runs_in_the_lab_of_its_xen_hvm_first(
         ran.append((xen, trial.ident))
         return boot(trial.xen, ident=trial.ident)
 
-    monkeypatch.setattr(prove, "boot_of", boot_of)
+    monkeypatch.setattr(lablanes, "boot_of", boot_of)
     versions = ["4.14", "4.20"]
     labs = {version: FakeLab(version, f"-{version}") for version in versions}
     trials = under_each([trial("pv"), trial("pvh", "pvh"), trial("hvm", "hvm")], versions)
@@ -173,7 +173,7 @@ def test_each_boot_runs_in_the_lab_of_its_xen_hvm_first(
 def test_a_lab_that_ends_takes_no_other_guests_result_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    monkeypatch.setattr(prove, "boot_of", lambda seen, out: boot(seen[0], ident=seen[1].ident))
+    monkeypatch.setattr(lablanes, "boot_of", lambda seen, out: boot(seen[0], ident=seen[1].ident))
     labs = {"4.14": FakeLab("4.14", "")}
     trials = under_each([trial("a"), trial("killer", name="killer"), trial("b")], ["4.14"])
     boots = lanes_of(labs, tmp_path / "out", {}).prove(trials, count)
@@ -240,9 +240,9 @@ def test_a_wrong_xen_is_refused_before_anything_starts(
 
 
 def test_the_option_names_the_xens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[prove.Options] = []
+    asked: list[prove.ProofOptions] = []
 
-    def proving(build: Path, events: Events, options: prove.Options) -> ProofReport:
+    def proving(build: Path, events: Events, options: prove.ProofOptions) -> ProofReport:
         asked.append(options)
         return ProofReport("xen", (boot("4.14"), boot("4.20")), {})
 
@@ -305,4 +305,4 @@ def test_a_driver_is_loaded_as_elf_however_it_is_packed(
 ) -> None:
     module = tmp_path / "loop.ko"
     module.write_bytes(packed(b"\x7fELF and so on"))
-    assert lab._plain(module) == b"\x7fELF and so on"
+    assert labimage._plain(module) == b"\x7fELF and so on"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.domains import FACTS
 
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Nic
 from imagekit.errors import BusyError, ExistsError, SpecError
-from imagekit.guest.networkd import network_file
+from imagekit.guest.network.networkd import network_file
 from imagekit.provision.golden import sweep
 from imagekit.provision.guest_facts import guest_facts, root_uuid
 from imagekit.provision.identity import check_size, vifs_of
@@ -84,6 +86,47 @@ def test_a_journal_cut_off_anywhere_can_be_swept(length: int) -> None:
         assert swept == ([] if whole else ["g"])
         # An empty directory may go as well; what a finished guest has must stay.
         assert place.exists() or not whole
+
+
+def test_the_record_of_a_guest_is_read_as_it_was_written() -> None:
+    facts = FACTS.to_json()
+    line = {
+        "name": "web01",
+        "uuid": "u",
+        "golden": "/golden",
+        "golden_sha256": "0" * 64,
+        "size": 1 << 30,
+        "files": {"disk": "/g/web01.qcow2", "config": "/g/web01.cfg"},
+        "request": {"name": "web01", "ip": []},
+        "facts": facts,
+        "mode": "pv",
+        "toolstack": "xl",
+    }
+    with journal("web01") as found:
+        found.add("base", path="/g/.golden/0")
+        found.add("complete", **line)
+        record = found.record()
+        assert found.bases() == [Path("/g/.golden/0")]
+    assert record is not None and record.facts is not None
+    assert record.to_json() == {"op": "complete", **line}
+    assert (record.size_bytes, record.facts.to_json()) == (1 << 30, facts)
+    with journal("copy") as other:
+        other.complete(record)
+        assert other.record() == record
+
+
+@pytest.mark.parametrize("line", [{}, {"name": "web01", "size": -1}, {"name": "web01", "files": 1}])
+def test_a_guest_whose_record_cannot_be_read_is_kept(state: Path, line: dict[str, Any]) -> None:
+    with journal("web01") as found:
+        found.directory(state / "web01")
+        found.add("complete", **line)
+        assert found.finished
+        with pytest.raises(SpecError, match=r"name|size|files"):
+            found.record()
+    assert sweep() == []
+    assert (state / "web01").is_dir()
+    destroy("web01")
+    assert not (state / "web01").exists()
 
 
 def test_a_finished_guest_is_not_swept_and_a_busy_one_neither(state: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagekit.errors import HostError, SpecError
-from imagekit.pypxeboot import arguments, output, profile
+from imagekit.pypxeboot import arguments, handover, profile
 
 MAC = "00:16:3e:10:20:36"
 
@@ -124,15 +124,15 @@ PLAIN = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x2FF, exclude_c
 
 @given(PLAIN, st.booleans())
 def test_formats_can_be_read_back(args: str, with_ramdisk: bool) -> None:
-    result = output.Result(Path("/k"), Path("/r") if with_ramdisk else None, args)
+    result = handover.Result(Path("/k"), Path("/r") if with_ramdisk else None, args)
     pairs = [("kernel", "/k")] + [("ramdisk", "/r")] * with_ramdisk + [("args", args)] * bool(args)
-    assert output.render(result, "simple0").split(b"\0") == [
+    assert handover.render(result, "simple0").split(b"\0") == [
         *(f"{key} {value}".encode() for key, value in pairs), b"", b"",
     ]  # fmt: skip
-    assert output.render(result, "simple").split(b"\n") == [
+    assert handover.render(result, "simple").split(b"\n") == [
         *(f"{key} {value}".encode() for key, value in pairs), b"", b"",
     ]  # fmt: skip
-    sxp = output.render(result, "sxp").decode()
+    sxp = handover.render(result, "sxp").decode()
     read = re.findall(r"\((kernel|ramdisk|args) ('(?:[^'\\]|\\.)*')\)", sxp)
     assert sxp == "linux " + "".join(f"({key} {value})" for key, value in read)
     assert [(key, ast.literal_eval(value)) for key, value in read] == pairs
@@ -140,16 +140,16 @@ def test_formats_can_be_read_back(args: str, with_ramdisk: bool) -> None:
 
 @pytest.mark.parametrize("args", ["a\nb", "a\0b", "a\x1b[m", "x" * 8200, "é" * 4096])
 def test_what_a_format_cannot_carry_is_refused(args: str) -> None:
-    for form in output.FORMATS:
+    for form in handover.FORMATS:
         with pytest.raises(SpecError):
-            output.render(output.Result(Path("/k"), None, args), form)
+            handover.render(handover.Result(Path("/k"), None, args), form)
 
 
 def test_output_file_of_our_own_making_vanishes_when_nothing_was_written(tmp_path: Path) -> None:
-    made = output.Output(str(tmp_path / "new"))
+    made = handover.Output(str(tmp_path / "new"))
     made.close()
     assert list(tmp_path.iterdir()) == []
-    made = output.Output(str(tmp_path / "new"))
+    made = handover.Output(str(tmp_path / "new"))
     made.write(b"x")
     made.close()
     assert (tmp_path / "new").read_bytes() == b"x"
@@ -158,24 +158,24 @@ def test_output_file_of_our_own_making_vanishes_when_nothing_was_written(tmp_pat
 def test_existing_output_is_replaced_only_by_a_result(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_bytes(b"old and long")
-    made = output.Output(str(path))
+    made = handover.Output(str(path))
     made.close()
     assert path.read_bytes() == b"old and long"
-    made = output.Output(str(path))
+    made = handover.Output(str(path))
     made.write(b"new")
     made.close()
     assert path.read_bytes() == b"new"
 
 
 def test_fifo_without_a_reader_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "FIFO_SECONDS", 0.1)
+    monkeypatch.setattr(handover, "FIFO_SECONDS", 0.1)
     os.mkfifo(tmp_path / "f")
     with pytest.raises(HostError):
-        output.Output(str(tmp_path / "f"))
+        handover.Output(str(tmp_path / "f"))
 
 
 def test_fresh_files_are_deleted_unless_kept(tmp_path: Path) -> None:
-    with output.fresh_files(tmp_path) as files:
+    with handover.fresh_files(tmp_path) as files:
         names = []
         for _ in range(3):
             fd, path = files.create("boot_kernel.")
@@ -183,9 +183,9 @@ def test_fresh_files_are_deleted_unless_kept(tmp_path: Path) -> None:
             names.append(path)
     assert len(set(names)) == 3
     assert list(tmp_path.iterdir()) == []
-    with output.fresh_files(tmp_path) as files:
+    with handover.fresh_files(tmp_path) as files:
         os.close(files.create("boot_kernel.")[0])
         files.keep()
     assert len(list(tmp_path.iterdir())) == 1
-    with pytest.raises(SpecError), output.fresh_files(tmp_path / "none"):
+    with pytest.raises(SpecError), handover.fresh_files(tmp_path / "none"):
         pass

@@ -8,6 +8,7 @@ import os
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,8 +16,12 @@ from hypothesis import strategies as st
 
 from imagekit.errors import ExistsError, ImagekitError, SpecError, ToolError, VerificationError
 from imagekit.host.signing import check_signature, sign_minisign, sign_ssh
+from imagekit.pipeline.events import Events
+from imagekit.pipeline.workspace import workspace
+from imagekit.recovery.about import About, read_about
 from imagekit.recovery.bundle import spec_text
 from imagekit.recovery.container import read_container, write_container
+from imagekit.recovery.unpacked import open_bundle
 from imagekit.spec.load import load_spec
 
 SOURCES: list[tuple[str, Path | bytes]] = [
@@ -236,6 +241,48 @@ def test_a_minisign_key_that_wants_a_password_is_refused_at_once(tmp_path: Path)
     key.write_text(f"{lines[0]}\n{base64.b64encode(raw).decode()}\n")
     with pytest.raises(ToolError, match="must have no password"):
         sign_minisign(b"x", key, tmp_path, "imagekit-bundle")
+
+
+ABOUT = {"bundle": 1, "kind": "guest", "name": "web01", "imagekit": "0.1.0"}
+
+
+def test_what_a_bundle_says_of_itself_is_read_as_it_was_written(tmp_path: Path) -> None:
+    whole = About(
+        kind="build",
+        name="web01",
+        imagekit="0.1.0",
+        secrets=["env:PASSWORD"],
+        inputs={"./a": "inputs/0000"},
+        sealed=["secrets.json.gpg"],
+        stripped=True,
+    )
+    for about in (whole, About(name="web01", imagekit="0.1.0")):
+        write_container(tmp_path / "b", about.to_json(), [], None, overwrite=True)
+        assert read_about(read_container(tmp_path / "b").about, tmp_path / "b") == about
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"bundle": 2}, "unknown form 2"),
+        ({"kind": "house"}, "kind"),
+        ({"sealed": 5}, "sealed"),
+        ({"sealed": [5]}, "sealed"),
+        ({"inputs": [1]}, "inputs"),
+        ({"trees": {"a": 1}}, "trees"),
+        ({"secrets": "env:A"}, "secrets"),
+        ({"imagekit": None}, "imagekit"),
+    ],
+)
+def test_what_a_stranger_says_of_a_bundle_is_checked(
+    changes: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "b"
+    write_container(path, {**ABOUT, **changes}, [("manifest.json", b"{}")], None)
+    with workspace(Events()) as space, pytest.raises(VerificationError, match=said) as caught:
+        open_bundle(path, None, workspace=space)
+    assert caught.value.where == str(path)
 
 
 def test_a_missing_bundle_is_an_error_a_user_can_read(tmp_path: Path) -> None:

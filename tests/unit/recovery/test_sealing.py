@@ -121,7 +121,7 @@ def test_a_directory_of_a_bundle_cannot_leave_the_bundle(tmp_path: Path) -> None
     (source / "mine/install.d/10-x").write_text("#!/bin/sh\n")
     (source / "mine/install.d/10-x").chmod(0o755)
     (source / "mine/install.d/20-y").symlink_to("../../mine/install.d/10-x")
-    pack(source, tmp_path / "tree.tar")
+    pack(source, tmp_path / "tree.tar", epoch=None)
     made = unpack_tree(tmp_path, "tree.tar")
     assert (made / "mine/install.d/20-y").stat().st_mode & 0o111
     assert (made / "mine/install.d/20-y").readlink() == Path("../../mine/install.d/10-x")

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from imagekit.errors import SpecError
+from imagekit.guest.change_options import parse_copy
 from imagekit.spec.load import load_spec
-from imagekit.spec.model import json_schema
+from imagekit.spec.model import File, User, json_schema
 from imagekit.spec.values import UNITS, format_size, parse_mac, parse_size
 
 FIVE_LINES = """\
@@ -168,3 +170,25 @@ def test_no_text_crashes_the_loader(tmp_path_factory: pytest.TempPathFactory, te
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(SpecError):
         load_spec(path)
+
+
+@pytest.mark.parametrize("owner", ["first.last", "web:www-data", "1000:33", "host$", "3proxy:adm"])
+def test_a_spec_and_inject_take_the_same_owners(owner: str, tmp_path: Path) -> None:
+    file = File.model_validate({"target": "/etc/x", "content": "", "owner": owner})
+    (tmp_path / "x").touch()
+    assert parse_copy(f"{tmp_path}/x:/etc/x:0644:{owner}").owner == file.owner == owner
+
+
+@pytest.mark.parametrize("owner", ["-u", "web;id", "web:", ":web", "a b", "root:\n", ".x", "Ä"])
+def test_a_spec_and_inject_refuse_the_same_owners(owner: str, tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    with pytest.raises(ValidationError):
+        File.model_validate({"target": "/etc/x", "content": "", "owner": owner})
+    with pytest.raises(SpecError):
+        parse_copy(f"{tmp_path}/x:/etc/x:0644:{owner}")
+
+
+def test_a_rule_of_sudo_lies_where_sudo_reads_it() -> None:
+    """sudoers(5): a file whose name has a dot is skipped."""
+    paths = [User(name=name).sudoers_path for name in ("first.last", "first_last", "ann")]
+    assert len(set(paths)) == 3 and not any("." in p.rpartition("/")[2] for p in paths)

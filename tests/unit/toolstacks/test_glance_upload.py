@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import hashlib
-import json
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 from oracles import fake_glance
 from oracles.domain_facts import facts_for
+from oracles.manifests import below, write_manifest
 
 from imagekit.disk.vhd import write_vhd
 from imagekit.domain import model
@@ -201,10 +201,8 @@ def test_what_glance_did_not_get_whole_is_deleted(
 
 def written(facts: BuildFacts, tmp_path: Path) -> Path:
     """A build directory of ``facts``, whose disk the command line uploads."""
-    build = tmp_path / "build"
-    build.mkdir()
-    (build / "manifest.json").write_text(json.dumps({"facts": facts.to_json()}))
-    return build
+    write_manifest(tmp_path, below(tmp_path, facts))
+    return tmp_path
 
 
 @contextmanager

@@ -134,10 +134,11 @@ def test_a_build_writes_the_config_of_a_new_toolstack(folder: Path, tmp_path: Pa
     spec.write_text(SPEC)
     program = """
 from pathlib import Path
+from imagekit.installs.context import BuildContext
 from imagekit.installs.stages.configs import Configs
 from imagekit.spec.load import load_spec
 file = load_spec(Path(sys.argv[1]))
-print(*Configs(file, Path("/srv")).makes, file.spec.machine.raw, sep="\\n")
+print(*Configs(BuildContext(file, Path("/srv"))).makes, file.spec.machine.raw, sep="\\n")
 """
     made = python(folder, program, spec).splitlines()
     assert {"web1.pv.sketch", "web1.pvh.sketch", "web1.hvm.sketch", "web1.pv.xl.cfg"} <= {*made}

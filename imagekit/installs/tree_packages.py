@@ -23,9 +23,10 @@ FILESYSTEM_TOOLS = {"xfs": "xfsprogs", "btrfs": "btrfs-progs"}
 def tree_install(spec: Spec) -> Debootstrap:
     """What a spec says of its tree, for every method that makes one."""
     install = spec.install
-    if isinstance(install, DiskimageBuilder):
-        return Debootstrap(method="debootstrap", packages=install.packages)
-    return spec.debootstrap
+    if isinstance(install, Debootstrap):
+        return install
+    packages = install.packages if isinstance(install, DiskimageBuilder) else []
+    return Debootstrap(method="debootstrap", packages=packages)
 
 
 def kernel_package(spec: Spec) -> str | None:

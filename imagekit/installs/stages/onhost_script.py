@@ -8,6 +8,7 @@ from pathlib import Path
 
 from imagekit.domain.model import Mode
 
+SHIPS = ("onhost.sh",)
 BODY = Path(__file__).with_name("onhost.sh")
 
 

@@ -16,29 +16,25 @@ One file from which per-host lists, specs and the netboot tree come, as Quattor 
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from imagekit.errors import SpecError
-from imagekit.netboot.tree import Content, locked, put
-from imagekit.pypxeboot.dhcp import is_server_address
-from imagekit.pypxeboot.profile import parse_mac
+from imagekit.host.addresses import is_server_address
+from imagekit.host.exclusive import exclusive
+from imagekit.host.outfile import replacing
+from imagekit.spec.base import Model
+from imagekit.spec.values import Mac
 
 MAX_FILE = 16 << 20
 FQDN = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9-]{1,63})*$"
-
-
-def _mac(value: object) -> str:
-    try:
-        return parse_mac(str(value)).hex(":")
-    except SpecError as error:
-        raise ValueError(error.what) from None
 
 
 def _ip(value: object) -> str:
@@ -48,15 +44,10 @@ def _ip(value: object) -> str:
 
 
 Name = Annotated[str, Field(pattern=FQDN, max_length=253)]
-Mac = Annotated[str, BeforeValidator(_mac)]
 Address = Annotated[str, BeforeValidator(_ip)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Hardware(_Model):
+class Hardware(Model):
     """What a guest's virtual hardware has; sizes in MiB."""
 
     memory_mib: int = Field(1024, ge=16, le=1 << 24)
@@ -64,7 +55,7 @@ class Hardware(_Model):
     disk_mib: int = Field(10240, ge=1, le=1 << 31)
 
 
-class Guest(_Model):
+class Guest(Model):
     """One guest. ``host`` empty: not assigned yet. ``spec`` names the spec it is built from."""
 
     name: Name
@@ -77,7 +68,7 @@ class Guest(_Model):
     spec: str = ""
 
 
-class GuestDb(_Model):
+class GuestDb(Model):
     """A checked database: no name, MAC or address twice, and no host that is not listed."""
 
     hosts: list[Name] = Field(default_factory=list)
@@ -141,7 +132,7 @@ def assign(path: Path, name: str, host: str) -> Guest:
 
     The file is replaced whole. Raises SpecError when the result would not be sound.
     """
-    with locked(path.parent):
+    with exclusive(path.parent):
         raw = _read(path)
         before = _check(raw, path)
         found = before.get(name)
@@ -157,10 +148,17 @@ def assign(path: Path, name: str, host: str) -> Guest:
             stream = io.BytesIO()
             _yaml().dump(raw, stream)
             edited = stream.getvalue().decode("utf-8")
-        mode = path.stat().st_mode & 0o777
-        put(path, Content(edited.encode()))
-        path.chmod(mode)
+        _write(path, edited.encode())
     return after.get(found.name)
+
+
+def _write(path: Path, data: bytes) -> None:
+    mode = path.stat().st_mode & 0o777
+    with replacing(path, overwrite=True) as part, part.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fchmod(stream.fileno(), mode)
+        os.fsync(stream.fileno())
 
 
 def _edited(text: str, entry: Any, host: str) -> str:

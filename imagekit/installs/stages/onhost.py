@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from imagekit.domain.model import Boot, DirectKernel, Disk, Domain, Firmware, Mo
 from imagekit.domain.model import Netboot as NetbootProgram
 from imagekit.domain.text import refuse
 from imagekit.installs.build_facts import facts_for, trial_image
-from imagekit.installs.stages.image import effective_disk
 from imagekit.kernel.capability import examine, require_mode
+from imagekit.kernel.report import Bootable, Capability, bootable
+from imagekit.spec.derived import effective_disk
 from imagekit.spec.model import Spec
 from imagekit.toolstacks.declaration import Toolstack
 from imagekit.toolstacks.registry import emitter_for
@@ -33,7 +34,7 @@ def kernel_files(spec: Spec) -> tuple[str, str]:
     return f"{spec.name}-installer-vmlinuz", f"{spec.name}-installer-initrd.img"
 
 
-def installer_evidence(kernel: Path, initrd: Path, modes: Sequence[Mode]) -> dict[str, Any]:
+def installer_evidence(kernel: Path, initrd: Path, modes: Sequence[Mode]) -> Bootable:
     """What the installer's kernel can boot as; CapabilityError for a mode that it cannot.
 
     HVM is left to the firmware: every installer that boots a PC boots there.
@@ -42,12 +43,11 @@ def installer_evidence(kernel: Path, initrd: Path, modes: Sequence[Mode]) -> dic
     for mode in modes:
         if mode != "hvm":
             require_mode(report, mode)
-    found = {**report.to_json(), "release": report.release or ""}
-    found["hvm"] = {"capable": True, "evidence": ["the installer boots by firmware"]}
-    return found
+    by_firmware = Capability(True, ("the installer boots by firmware",))
+    return replace(bootable(report), hvm=by_firmware)
 
 
-def expected_facts(spec: Spec, kernel: Mapping[str, Any], *, uefi: bool, out: Path) -> BuildFacts:
+def expected_facts(spec: Spec, kernel: Bootable, *, uefi: bool, out: Path) -> BuildFacts:
     """What the guest will be once its installer has run; ``out`` holds its disk, ``NAME.raw``.
 
     The boot paths follow from how our answers partition the disk, not from an image.

@@ -22,6 +22,7 @@ PROGRAM = "pypxeboot"
 SEARCHED = "/usr/bin"
 """A bootloader without a slash is looked up in Xen's own folder and then in PATH (libxl_exec.c)."""
 
+SHIPS = ("../__init__.py", "../errors.py", "../host", "../pypxeboot")
 SOURCES = ("__init__.py", "errors.py", "host/*.py", "pypxeboot/*.py")
 MAX_TREE_BYTES = 8 << 30
 _MAIN = b"import sys\nfrom imagekit.pypxeboot.program import main\nsys.exit(main())\n"

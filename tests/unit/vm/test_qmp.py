@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagekit.errors import ToolError
-from imagekit.host.qmp import MAX_MESSAGE, Messages
+from imagekit.vm.qmp import MAX_MESSAGE, Messages
 
 messages = st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3))
 

@@ -1,0 +1,1 @@
+"""The network of a guest: one state, and one renderer for each program that configures it."""

@@ -1,0 +1,34 @@
+"""One imagekit at a time in a directory."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from imagekit.errors import BusyError, HostError
+
+
+@contextlib.contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Hold ``directory``, which is made if need be, for one change (flock(2)).
+
+    Raises BusyError when another imagekit holds it, HostError.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"cannot write there: {error.strerror}", where=str(directory)) from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(
+                "another imagekit is changing files here", where=str(directory)
+            ) from None
+        yield
+    finally:
+        os.close(fd)

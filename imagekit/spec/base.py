@@ -1,0 +1,28 @@
+"""What all parts of a spec are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from imagekit.spec.values import HostPath
+
+
+class Model(BaseModel):
+    """Base of all parts of a spec: frozen, and no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+
+class Secret(Model):
+    """A secret that is named, never written: a file's first line or an environment variable."""
+
+    file: HostPath | None = None
+    env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Secret:
+        if (self.file is None) == (self.env is None):
+            raise ValueError("name exactly one of file and env")
+        return self

@@ -1,0 +1,1 @@
+"""One way to run QEMU: command line, firmware, sockets to the guest, QMP, confinement."""
