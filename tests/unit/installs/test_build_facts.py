@@ -17,13 +17,12 @@ from imagekit.cli.config import config
 from imagekit.disk.layout import Ids, plan_layout
 from imagekit.domain.facts import facts_in, read_facts
 from imagekit.installs import build as builds
-from imagekit.installs import methods
 from imagekit.installs.context import BuildContext
 from imagekit.installs.finish import finish
+from imagekit.installs.stages.lockfile import LockFile
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Stage, StageRun
-from imagekit.spec.install import Debootstrap
 from imagekit.spec.load import SpecFile, load_spec
 from imagekit.spec.manifest import Manifest, read_manifest
 
@@ -36,7 +35,7 @@ boot: {modes: [pv]}
 toolstacks: [xl, opennebula]
 """
 LEFT_OUT = ("sbom", "lock")
-"""What a build ends with that would need the sources of packages: stages, and their targets."""
+"""Stages, and roles of artefacts, that need packages from a mirror."""
 
 
 class Tree(Stage):
@@ -44,7 +43,16 @@ class Tree(Stage):
 
     name: ClassVar[str] = "image"
     title: ClassVar[str] = "making a disk"
-    makes = ("disk.raw", "layout.json", "kernel", "initrd", "kernel.json", "packages.json")
+    makes = (
+        "disk.raw",
+        "layout.json",
+        "kernel",
+        "initrd",
+        "kernel.json",
+        "packages.json",
+        "release",
+        "sources.json",
+    )
 
     def __init__(self, file: SpecFile) -> None:
         self._disk = file.spec.disk
@@ -60,6 +68,8 @@ class Tree(Stage):
             "layout.json": json.dumps({"layout": layout, "cmdline": "root=UUID=0 ro"}),
             "kernel": "a kernel",
             "initrd": "an initrd",
+            "release": "6",
+            "sources.json": "{}",
             "kernel.json": json.dumps({**modes, "release": "6"}),
             "packages.json": json.dumps([{"name": "a", "version": "1", "architecture": "all"}]),
         }
@@ -70,32 +80,17 @@ class Tree(Stage):
             disk.truncate(self._disk.size)
 
 
-class NoLock(Stage):
-    """In the place of the lock."""
-
-    name: ClassVar[str] = "lock"
-    title: ClassVar[str] = "locking nothing"
-    makes = ("lock.yaml",)
-
-    def key(self) -> Mapping[str, Any]:
-        return {}
-
-    def run(self, run: StageRun) -> None:
-        raise AssertionError("nothing asks for the lock")
-
-
 def plan(context: BuildContext) -> Plan:
-    whole = finish(context, [], Tree(context.file), NoLock())
-    kept = [p.stage for p in whole.stages if p.stage.name not in LEFT_OUT]
-    targets = [target for target in whole.targets if target.role not in LEFT_OUT]
-    return make_plan(kept, targets, context.environment)
+    whole = finish(context, [], Tree(context.file), LockFile(context, []))
+    kept = [planned.stage for planned in whole.stages if planned.stage.name not in LEFT_OUT]
+    made = [target for target in whole.targets if target.role not in LEFT_OUT]
+    return make_plan(kept, made, context.environment)
 
 
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
-    method = methods.Method(Debootstrap, plan)
-    monkeypatch.setitem(methods._METHODS, "debootstrap", method)
+    monkeypatch.setattr(builds, "plan_for", plan)
     path = tmp_path / "web01.yaml"
     path.write_text(SPEC.replace("FORMATS", "raw, vhd"))
     return path

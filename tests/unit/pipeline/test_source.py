@@ -220,7 +220,7 @@ def test_the_child_that_changes_the_tree_is_part_of_the_image_stage(
     )
     before = built(copy.parent, tmp_path / "cache", program)
     assert before == built(copy.parent, tmp_path / "cache", program)
-    with (copy / "installs/tree_child.py").open("a") as stream:
+    with (copy / "guest/backends/tree_child.py").open("a") as stream:
         stream.write("\n")
     assert before != built(copy.parent, tmp_path / "cache", program)
 
