@@ -7,9 +7,12 @@ APT_LIST := packages.apt
 DEMO := demo/web01
 PYTEST_WORKERS ?= 2
 
-.PHONY: setup demo test test-fast test-long lint bench boots fuzz clean
+.PHONY: help setup demo format lint coverage test test-fast test-long bench boots fuzz clean
 
-setup: $(STAMP)
+help: ## what there is to make (this)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+
+setup: $(STAMP) ## install what is needed: packages.apt, and .venv
 
 # Debian's own Python, because python3-guestfs belongs to it and is not on PyPI.
 $(STAMP): pyproject.toml $(APT_LIST)
@@ -18,35 +21,42 @@ $(STAMP): pyproject.toml $(APT_LIST)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,elements,glance,xapi]'
 	touch $(STAMP)
 
-demo: setup
+demo: setup ## build examples/web01.yaml, and say what to try next
 	$(BIN)/imagekit build examples/web01.yaml -o $(DEMO)
 	@$(BIN)/python -m imagekit.cli.demo $(DEMO)
 
-lint: setup
+format: setup ## ruff: order imports, format
+	$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
+
+lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+test: lint ## everything but test-long: under 45 minutes, 25 GB
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-fast: setup
+test-fast: setup ## the unit tests: no root, no network
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile tests/unit
 
-# Hours: 50 rounds of killing provision, bundle and reinstall; proofs that "make test" leaves out.
-test-long: setup
+coverage: setup ## the unit tests, and how many lines of imagekit they run
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --cov --cov-report=term:skip-covered tests/unit
+
+# 50 rounds of killing provision, bundle and reinstall; proofs that "make test" leaves out.
+test-long: setup ## rounds of SIGKILL, more proofs: hours
 	IMAGEKIT_KILL_ROUNDS=50 $(BIN)/python -m pytest tests/real -m "long or kills"
 
-bench: setup
+bench: setup ## build times beside other builders
 	$(BIN)/python -m tests.bench
 
-# Hours: 20 boots in each mode beside busy loops; goes on where it was stopped.
-boots: setup
+# Goes on where it was stopped.
+boots: setup ## 20 boots in each mode beside busy loops: hours
 	$(BIN)/python -m tests.bench.boots
 
-fuzz: setup
+fuzz: setup ## 100,000 random inputs for each parser of the network
 	IMAGEKIT_FUZZ_CASES=100000 $(BIN)/python -m pytest tests/fuzz
 
-clean:
-	rm -rf build demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove what was made, but .venv and the store
+	rm -rf build demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,14 +69,21 @@ def convert(
         qemu_img.check(src, "qcow2")
     if compression is None:
         _check_space(info, dst, copies=1 if direct else 2)
+    last = functools.partial(
+        _write,
+        dst=dst,
+        target_format=target_format,
+        overwrite=overwrite,
+        vhd_subformat=vhd_subformat,
+        compression=compression,
+    )
     if direct:
-        _write(info, dst, target_format, vhd_subformat, compression, overwrite, progress)
+        last(info, progress=progress)
     else:
         with _intermediate(dst) as middle:
-            _write(info, middle, "raw", vhd_subformat, None, False, _half(progress, 0))
+            _write(info, middle, "raw", overwrite=False, progress=_half(progress, 0))
             raw = ImageInfo(middle, "raw", info.virtual_size)
-            second = _half(progress, 1)
-            _write(raw, dst, target_format, vhd_subformat, compression, overwrite, second)
+            last(raw, progress=_half(progress, 1))
     return probe(dst, target_format)
 
 
@@ -96,10 +104,11 @@ def _write(
     info: ImageInfo,
     dst: Path,
     target_format: str,
-    vhd_subformat: vhd.Subformat,
-    compression: qcow2.Compression | None,
+    *,
     overwrite: bool,
     progress: Progress | None,
+    vhd_subformat: vhd.Subformat = "dynamic",
+    compression: qcow2.Compression | None = None,
 ) -> None:
     """One step that needs no intermediate file."""
     src = info.path

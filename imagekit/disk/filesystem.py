@@ -24,6 +24,18 @@ class Region:
     size: int
 
 
+@dataclass(frozen=True)
+class _New:
+    """A file system to make, as :func:`make` was asked for it."""
+
+    tree: Path | None
+    region: Region
+    uuid: str
+    label: str
+    epoch: int | None
+    log: Path | None
+
+
 def make(
     filesystem: str,
     tree: Path | None,
@@ -40,36 +52,39 @@ def make(
     when the tree does not fit, HostError or ToolError when the tool is missing or fails.
     """
     makers = {"ext4": _ext4, "xfs": _xfs, "btrfs": _btrfs, "vfat": _vfat, "swap": _swap}
-    makers[filesystem](tree, region, uuid, label, epoch, log)
+    makers[filesystem](_New(tree, region, uuid, label, epoch, log))
 
 
-def _ext4(
-    tree: Path | None, region: Region, uuid: str, label: str, epoch: int | None, log: Path | None
-) -> None:
-    extended = [f"offset={region.start}", f"hash_seed={uuid}", "root_owner=0:0", "nodiscard"]
+def _ext4(new: _New) -> None:
+    extended = [
+        f"offset={new.region.start}",
+        f"hash_seed={new.uuid}",
+        "root_owner=0:0",
+        "nodiscard",
+    ]
     env = {"MKE2FS_SYNC": "0"}
-    if epoch is not None:
-        env["E2FSPROGS_FAKE_TIME"] = str(epoch)
-    argv = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", str(EXT4_BLOCK), "-U", uuid, "-m", "1"]
+    if new.epoch is not None:
+        env["E2FSPROGS_FAKE_TIME"] = str(new.epoch)
+    argv = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", str(EXT4_BLOCK), "-U", new.uuid, "-m", "1"]
     # GRUB 2.06 reads none of these; orphan_file would need kernel 5.15 in the guest.
     argv += ["-O", "^orphan_file,^metadata_csum_seed,^inline_data,^casefold,^bigalloc"]
     # One inode per 8 KiB: small disks hold whole distributions of small files.
-    argv += ["-i", "8192" if region.size < 4 << 30 else "16384", "-E", ",".join(extended)]
-    if label:
-        argv += ["-L", label[:16]]
-    if tree is not None:
-        argv += ["-d", str(tree)]
-    argv += [str(region.image), str(region.size // EXT4_BLOCK)]
+    argv += ["-i", "8192" if new.region.size < 4 << 30 else "16384", "-E", ",".join(extended)]
+    if new.label:
+        argv += ["-L", new.label[:16]]
+    if new.tree is not None:
+        argv += ["-d", str(new.tree)]
+    argv += [str(new.region.image), str(new.region.size // EXT4_BLOCK)]
     try:
-        run([*userns.prefix(), *argv], env=env, log=log, what="making the ext4 file system")
+        run([*userns.prefix(), *argv], env=env, log=new.log, what="making the ext4 file system")
     except ToolError as error:
-        _explain_space(error, ("ould not allocate", "No space left"), tree, region)
+        _explain_space(error, ("ould not allocate", "No space left"), new.tree, new.region)
         raise
-    if epoch is not None and tree is not None:
-        _settle_ext4_times(region, epoch, log)
+    if new.epoch is not None and new.tree is not None:
+        _settle_ext4_times(new.region, new.epoch)
 
 
-def _settle_ext4_times(region: Region, epoch: int, log: Path | None) -> None:
+def _settle_ext4_times(region: Region, epoch: int) -> None:
     """Set the times that mke2fs 1.47.0 copies from the build: atime, ctime and crtime.
 
     mke2fs(8) from 1.47.1 clamps them to SOURCE_DATE_EPOCH by itself.
@@ -171,80 +186,77 @@ def _join(region: Region, path: Path) -> None:
     path.unlink()
 
 
-def _xfs(
-    tree: Path | None, region: Region, uuid: str, label: str, epoch: int | None, log: Path | None
-) -> None:
+def _xfs(new: _New) -> None:
     from imagekit.disk.xfs_protofile import write_protofile
 
-    if region.size < 300 * MIB:
+    if new.region.size < 300 * MIB:
         raise SpecError("XFS needs at least 300MiB", where="disk", hint="use ext4 for small ones")
-    apart = _apart(region, "xfs")
+    apart = _apart(new.region, "xfs")
     argv = [
         "mkfs.xfs",
         "-q",
         "-f",
         "-m",
-        f"uuid={uuid}",
+        f"uuid={new.uuid}",
         "-d",
-        f"file,name={apart},size={region.size}",
+        f"file,name={apart},size={new.region.size}",
     ]
-    if label:
-        argv += ["-L", label[:12]]
-    if tree is not None:
+    if new.label:
+        argv += ["-L", new.label[:12]]
+    if new.tree is not None:
         proto = apart.with_suffix(".proto")
-        write_protofile(tree, proto)
+        write_protofile(new.tree, proto)
         argv += ["-p", str(proto)]
     try:
-        run([*userns.prefix(), *argv], log=log, what="making the XFS file system")
+        run([*userns.prefix(), *argv], log=new.log, what="making the XFS file system")
     except ToolError as error:
-        _explain_space(error, ("No space left",), tree, region)
+        _explain_space(error, ("No space left",), new.tree, new.region)
         raise
-    _join(region, apart)
+    _join(new.region, apart)
 
 
-def _btrfs(
-    tree: Path | None, region: Region, uuid: str, label: str, epoch: int | None, log: Path | None
-) -> None:
-    if region.size < 128 * MIB:
+def _btrfs(new: _New) -> None:
+    if new.region.size < 128 * MIB:
         raise SpecError("btrfs needs at least 128MiB", where="disk", hint="use ext4 for small ones")
-    apart = _apart(region, "btrfs")
-    argv = ["mkfs.btrfs", "-q", "-f", "-U", uuid, "-b", str(region.size)]
-    if label:
-        argv += ["-L", label]
-    if tree is not None:
-        argv += ["--rootdir", str(tree)]
+    apart = _apart(new.region, "btrfs")
+    argv = ["mkfs.btrfs", "-q", "-f", "-U", new.uuid, "-b", str(new.region.size)]
+    if new.label:
+        argv += ["-L", new.label]
+    if new.tree is not None:
+        argv += ["--rootdir", str(new.tree)]
     try:
-        run([*userns.prefix(), *argv, str(apart)], log=log, what="making the btrfs file system")
+        run([*userns.prefix(), *argv, str(apart)], log=new.log, what="making the btrfs file system")
     except ToolError as error:
         words = ("No space left", "not enough space", "writing to device")
-        _explain_space(error, words, tree, region)
+        _explain_space(error, words, new.tree, new.region)
         raise
-    if apart.stat().st_size != region.size:
+    if apart.stat().st_size != new.region.size:
         # mkfs.btrfs --rootdir makes the file as large as it thinks the tree needs.
-        raise _too_small(tree, region)
-    _join(region, apart)
+        raise _too_small(new.tree, new.region)
+    _join(new.region, apart)
 
 
-def _vfat(
-    tree: Path | None, region: Region, uuid: str, label: str, epoch: int | None, log: Path | None
-) -> None:
-    apart = _apart(region, "vfat")
-    argv = ["mkfs.vfat", "--invariant", "-i", uuid, "-n", (label or "ESP")[:11], str(apart)]
-    run(argv, log=log, timeout=60, what="making the FAT file system")
-    if tree is not None:
-        names = sorted(str(p) for p in tree.iterdir())
-        env = {"SOURCE_DATE_EPOCH": str(epoch)} if epoch is not None else {}
-        run(["mcopy", "-s", "-m", "-Q", "-i", str(apart), *names, "::/"], env=env, log=log)
-    _join(region, apart)
+def _vfat(new: _New) -> None:
+    apart = _apart(new.region, "vfat")
+    argv = ["mkfs.vfat", "--invariant", "-i", new.uuid, "-n", (new.label or "ESP")[:11], str(apart)]
+    run(argv, log=new.log, timeout=60, what="making the FAT file system")
+    if new.tree is not None:
+        names = sorted(str(p) for p in new.tree.iterdir())
+        env = {"SOURCE_DATE_EPOCH": str(new.epoch)} if new.epoch is not None else {}
+        run(["mcopy", "-s", "-m", "-Q", "-i", str(apart), *names, "::/"], env=env, log=new.log)
+    _join(new.region, apart)
 
 
-def _swap(
-    tree: Path | None, region: Region, uuid: str, label: str, epoch: int | None, log: Path | None
-) -> None:
-    apart = _apart(region, "swap")
+def _swap(new: _New) -> None:
+    apart = _apart(new.region, "swap")
     apart.chmod(0o600)
-    run(["mkswap", "-q", "-U", uuid, str(apart)], log=log, timeout=60, what="making the swap area")
-    _join(region, apart)
+    run(
+        ["mkswap", "-q", "-U", new.uuid, str(apart)],
+        log=new.log,
+        timeout=60,
+        what="making the swap area",
+    )
+    _join(new.region, apart)
 
 
 def check_room(directory: Path, needed: int) -> None:

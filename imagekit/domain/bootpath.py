@@ -211,7 +211,7 @@ def _alternative(working: list[BootChoice]) -> str:
     return f"it can boot through {' or '.join(working)} (--boot {working[0]})"
 
 
-def _pygrub(facts: BuildFacts, mode: Mode) -> tuple[bool, str]:
+def _pygrub(facts: BuildFacts, _mode: Mode) -> tuple[bool, str]:
     if facts.pygrub.ok and facts.boot_filesystem.lower() in UNREADABLE_BY_PYGRUB:
         return False, f"pygrub has no reader for {facts.boot_filesystem}"
     return facts.pygrub.ok, facts.pygrub.reason
@@ -234,7 +234,7 @@ def _direct(facts: BuildFacts, mode: Mode) -> tuple[bool, str]:
     return True, f"kernel {facts.kernel_release or facts.kernel}"
 
 
-def _firmware(facts: BuildFacts, mode: Mode) -> tuple[bool, str]:
+def _firmware(facts: BuildFacts, _mode: Mode) -> tuple[bool, str]:
     kinds = [
         name
         for name, there in (("BIOS", facts.bootloader_bios), ("UEFI", facts.bootloader_uefi))

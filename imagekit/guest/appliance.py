@@ -70,7 +70,8 @@ class Appliance:
     def __init__(self, handle: Any) -> None:
         self._handle = handle
         self._errors = _ErrorState(handle)
-        self._pid: int | None = None
+        self.pid: int | None = None
+        """That of its QEMU, once it runs."""
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._console: deque[str] = deque(maxlen=200)
         self._dead = False
@@ -117,11 +118,11 @@ class Appliance:
     def kill(self) -> None:
         """End QEMU and whatever else libguestfs started, at once."""
         self._dead = True
-        if self._pid is not None:
-            found = {self._pid}
+        if self.pid is not None:
+            found = {self.pid}
         else:
             pids = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
-            found = pids - {os.getpid(), *(machine._pid for machine in list(_running))}
+            found = pids - {os.getpid(), *(machine.pid for machine in list(_running))}
         wanted = f"{_MARKER}={_token()}".encode()
         for pid in found:
             # The mark also tells QEMU from a stranger who has its number since it ended.
@@ -166,7 +167,8 @@ class _ErrorState:
         get_pointer.restype = ctypes.c_void_p
         get_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
         self._library = ctypes.CDLL("libguestfs.so.0")
-        self._pointer = ctypes.c_void_p(get_pointer(handle._o, b"guestfs_h"))
+        # The binding has no public way to the C handle, and none to what is called here.
+        self._pointer = ctypes.c_void_p(get_pointer(handle._o, b"guestfs_h"))  # noqa: SLF001 - see above
 
     def silence(self) -> None:
         """Stop libguestfs from printing errors of this thread on stderr."""
@@ -271,7 +273,7 @@ def _launch(machine: Appliance) -> None:
     try:
         with _marked():
             machine.call("launch", timeout=LAUNCH_TIMEOUT)
-        machine._pid = int(machine.call("get_pid"))
+        machine.pid = int(machine.call("get_pid"))
     except GuestError as error:
         raise HostError(
             f"the libguestfs appliance does not start: {_first_line(error.what)}",

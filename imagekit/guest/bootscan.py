@@ -57,6 +57,7 @@ class BootScan:
 
     @property
     def name(self) -> str:
+        """What the file system is called in messages: its partition or volume."""
         return partition_name(self.filesystem.device)
 
 

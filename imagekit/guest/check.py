@@ -46,7 +46,7 @@ def check(
     with readable_copy(image, image_format, workspace=workspace) as (path, drive_format):
         size = probe(image, image_format).virtual_size
         with appliance([Drive(path, drive_format)], workspace=workspace) as app:
-            _subject, found = _examine(app, image_format, size, asked, golden, workspace)
+            _subject, found = _examine(app, image_format, size, asked, workspace, golden=golden)
     return found
 
 
@@ -67,7 +67,7 @@ def check_and_fix(
         size = probe(image, image_format).virtual_size
         drive = Drive(copy.path, copy.format, readonly=False)
         with appliance([drive], workspace=workspace) as app:
-            before, found = _examine(app, image_format, size, asked, golden, workspace)
+            before, found = _examine(app, image_format, size, asked, workspace, golden=golden)
             codes = {finding.code for finding in found if finding.fixable}
             if before is None or not codes:
                 return Fixed((), tuple(found))
@@ -81,7 +81,7 @@ def check_and_fix(
                     fix(subject)
             relabel(files)
             app.call("umount_all")
-            _after, left = _examine(app, image_format, size, asked, golden, workspace)
+            _after, left = _examine(app, image_format, size, asked, workspace, golden=golden)
             app.finish()
         copy.commit()
     remaining = {(finding.code, finding.what) for finding in left}
@@ -101,8 +101,9 @@ def _examine(
     image_format: str,
     size: int,
     asked: tuple[str, ...],
-    golden: bool,
     workspace: Workspace,
+    *,
+    golden: bool,
 ) -> tuple[Subject | None, list[Finding]]:
     inspection = survey(app, image_format, size, workspace.temporary("kernels"))
     if inspection.root is None or not inspection.root.system:

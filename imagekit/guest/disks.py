@@ -120,7 +120,9 @@ def _by_parted(app: Appliance) -> tuple[str, list[TableEntry]]:
     entries = []
     for part in listed:
         start, size = int(part["part_start"]), int(part["part_size"])
-        entries.append(TableEntry(int(part["part_num"]), start, size, "", None, False, None))
+        entries.append(
+            TableEntry(int(part["part_num"]), start, size, "", None, bootable=False, part_uuid=None)
+        )
     return {"msdos": "mbr", "loop": "none"}.get(label, label), entries
 
 

@@ -39,14 +39,17 @@ class Status:
 
     @property
     def is_directory(self) -> bool:
+        """Whether it is a directory."""
         return stat.S_ISDIR(self.mode)
 
     @property
     def is_file(self) -> bool:
+        """Whether it is a regular file."""
         return stat.S_ISREG(self.mode)
 
     @property
     def is_link(self) -> bool:
+        """Whether it is a symbolic link, wherever that leads."""
         return stat.S_ISLNK(self.mode)
 
 

@@ -31,6 +31,7 @@ class Finding:
     fixable: bool = False
 
     def to_json(self) -> dict[str, Any]:
+        """JSON object with the fields by their names."""
         return asdict(self)
 
 
@@ -50,6 +51,7 @@ class Subject:
 
     @property
     def modes(self) -> tuple[str, ...]:
+        """The modes to look at: those asked for, or all."""
         return self.asked or ("pv", "pvh", "hvm")
 
 

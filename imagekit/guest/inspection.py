@@ -28,6 +28,7 @@ class DefaultEntry:
     filesystem: str
 
     def to_json(self) -> dict[str, Any]:
+        """JSON object with the fields by their names."""
         return asdict(self)
 
 
@@ -50,6 +51,7 @@ class Inspection:
 
     @property
     def default_entry(self) -> DefaultEntry | None:
+        """What pygrub boots, None when it boots nothing."""
         result = pygrub_result(self.scans)
         if isinstance(result, str):
             return None
@@ -60,6 +62,7 @@ class Inspection:
 
     @property
     def grub_default(self) -> DefaultEntry | None:
+        """What GRUB itself boots, None when it boots nothing."""
         result = grub_result(self.scans)
         if isinstance(result, str):
             return None

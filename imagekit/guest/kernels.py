@@ -36,6 +36,7 @@ class GuestKernel:
     problem: str | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """JSON object: the paths, what the kernel can boot as, and what is wrong with it."""
         return {
             "path": self.path,
             "initrd": self.initrd,

@@ -84,16 +84,17 @@ def _plan(app: Appliance, disk: Disk, partition: int | None) -> _Plan:
     if simple:
         systems = _systems(app, disk)
         if wanted in systems:
-            return _Plan(wanted, systems[wanted], True, False)
+            return _Plan(wanted, systems[wanted], system=True, inspected=False)
         if wanted is None and len(systems) == 1:
             root, points = next(iter(systems.items()))
-            return _Plan(root, points, True, False)
+            return _Plan(root, points, system=True, inspected=False)
     roots = [str(root) for root in app.call("inspect_os")]
     chosen = wanted or _only(disk, roots)
     if chosen not in roots:
-        return _Plan(chosen, {"/": chosen}, False, True)
+        return _Plan(chosen, {"/": chosen}, system=False, inspected=True)
     points = app.call("inspect_get_mountpoints", chosen)
-    return _Plan(chosen, {str(k): str(v) for k, v in points.items()}, True, True)
+    mounts = {str(k): str(v) for k, v in points.items()}
+    return _Plan(chosen, mounts, system=True, inspected=True)
 
 
 def _systems(app: Appliance, disk: Disk) -> dict[str, dict[str, str]]:

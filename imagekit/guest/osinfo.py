@@ -34,6 +34,7 @@ class OsInfo:
     package_manager: str | None
 
     def to_json(self) -> dict[str, Any]:
+        """JSON object with the fields by their names."""
         return asdict(self)
 
 

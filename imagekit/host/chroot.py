@@ -12,7 +12,7 @@ SHIPS = ("chroot.sh",)
 CHROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def chroot(
+def chroot(  # noqa: PLR0913 - they are those of run(), handed on
     tree: Path,
     argv: Sequence[str],
     *,

@@ -97,7 +97,7 @@ def replacing(dst: Path, *, overwrite: bool = False) -> Iterator[Path]:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             os.close(os.open(part, flags, 0o666))
             yield part
-            _publish(part, dst, overwrite)
+            _publish(part, dst, overwrite=overwrite)
     finally:
         part.unlink(missing_ok=True)
 
@@ -107,7 +107,7 @@ def temporary_name(dst: Path) -> Path:
     return dst.with_name(f".{dst.name[:64]}.{secrets.token_hex(6)}.part")
 
 
-def _publish(part: Path, dst: Path, overwrite: bool) -> None:
+def _publish(part: Path, dst: Path, *, overwrite: bool) -> None:
     if overwrite:
         part.replace(dst)
         return

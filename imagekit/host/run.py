@@ -81,7 +81,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return env
 
 
-def run(
+def run(  # noqa: PLR0913 - each is one of subprocess's, by its own name
     argv: Sequence[str | Path],
     *,
     input: bytes | None = None,

@@ -91,7 +91,7 @@ def device(source: str, target: str) -> None:
         bind(source, target, recursive=False, read_only=False)
 
 
-def kernel_file_systems(root: str, recursive: bool) -> None:
+def kernel_file_systems(root: str, *, recursive: bool) -> None:
     """/proc, /sys, /dev and /run of the new root."""
     for name in ("proc", "sys", "dev", "run", "tmp"):
         real_directory(root, name)
@@ -127,7 +127,7 @@ def kernel_file_systems(root: str, recursive: bool) -> None:
     mount("run", f"{root}/run", "tmpfs", NOSUID | NODEV, "mode=755")
 
 
-def host_programs(root: str, paths: list[str], recursive: bool) -> None:
+def host_programs(root: str, paths: list[str], *, recursive: bool) -> None:
     """An empty root with the host's programs, read-only, and a sudo that is none."""
     mount("root", root, "tmpfs", NOSUID | NODEV, "mode=755")
     for path in paths:
@@ -179,11 +179,11 @@ def main() -> int:
     try:
         mount("none", "/", "", REC | PRIVATE)
         if job["host"] is not None:
-            host_programs(root, job["host"], recursive)
+            host_programs(root, job["host"], recursive=recursive)
         else:
             mount(root, root, "", BIND | (REC if recursive else 0))
         # The mount is reached anew by its path: the old handle shows what lies beneath it.
-        kernel_file_systems(root, recursive)
+        kernel_file_systems(root, recursive=recursive)
         for key, read_only in (("writable", False), ("read_only", True)):
             for source, target in job[key]:
                 place(root, source, target, recursive=recursive, read_only=read_only)

@@ -67,7 +67,7 @@ def outlook(context: BuildContext, store: Store) -> list[PlannedStage]:
     return stages
 
 
-def build(
+def build(  # noqa: PLR0913 - an option of "imagekit build" each
     file: SpecFile,
     out: Path,
     events: Events,

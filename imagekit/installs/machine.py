@@ -139,7 +139,7 @@ class Machine:
         self._asked = 0.0
         self._recent: deque[str] = deque(maxlen=RECENT_LINES)
         for name, line in lines.items():
-            line.setblocking(False)
+            line.setblocking(False)  # noqa: FBT003 - socket's
             self._selector.register(line, selectors.EVENT_READ, name)
         self._say("qmp_capabilities")
 

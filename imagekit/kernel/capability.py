@@ -77,7 +77,7 @@ def modes(report: KernelReport, *, needs_disk: bool = True) -> dict[str, Capabil
     root is a disk (``needs_disk``; an installer's initrd fetches its driver later), the initrd must
     find that disk.
     """
-    return {mode: _mode(report, mode, needs_disk) for mode in MODES}
+    return {mode: _mode(report, mode, needs_disk=needs_disk) for mode in MODES}
 
 
 def require_mode(report: KernelReport, mode: str, *, needs_disk: bool = True) -> Capability:
@@ -97,7 +97,7 @@ def require_mode(report: KernelReport, mode: str, *, needs_disk: bool = True) ->
     )
 
 
-def _mode(report: KernelReport, mode: str, needs_disk: bool) -> Capability:
+def _mode(report: KernelReport, mode: str, *, needs_disk: bool) -> Capability:
     verdict: Capability = {"pv": report.pv, "pvh": report.pvh, "hvm": report.hvm}[mode]
     capable, evidence = verdict.capable, list(verdict.evidence)
     if mode != "hvm":
@@ -124,8 +124,8 @@ def _config_facts(config: KernelConfig | None) -> dict[str, str]:
 def _initrd_report(facts: ImageFacts, initrd: Initrd) -> InitrdReport:
     return InitrdReport(
         name=initrd.name,
-        xen_blkfront=_driver(facts, initrd, "xen_blkfront", facts.blkfront_builtin),
-        xen_netfront=_driver(facts, initrd, "xen_netfront", facts.netfront_builtin),
+        xen_blkfront=_driver(facts, initrd, "xen_blkfront", builtin=facts.blkfront_builtin),
+        xen_netfront=_driver(facts, initrd, "xen_netfront", builtin=facts.netfront_builtin),
         init_system=initrd.init_system,
         segments=len(initrd.segments),
         modules=len(initrd.modules),
@@ -134,7 +134,7 @@ def _initrd_report(facts: ImageFacts, initrd: Initrd) -> InitrdReport:
     )
 
 
-def _driver(facts: ImageFacts, initrd: Initrd, name: str, builtin: bool) -> Driver:
+def _driver(facts: ImageFacts, initrd: Initrd, name: str, *, builtin: bool) -> Driver:
     """The initrd's answer, completed by what the kernel image itself shows."""
     found = initrd.has_driver(name, kernel_config=facts.config)
     release = facts.image.release
@@ -166,8 +166,8 @@ def _pvhvm(facts: ImageFacts, initrd: InitrdReport | None) -> tuple[bool | None,
     if not core:
         return core, tuple(evidence)
     answers = [
-        _frontend(facts, "xen_blkfront", facts.unplugs_disks, evidence),
-        _frontend(facts, "xen_netfront", facts.unplugs_nics, evidence),
+        _frontend(facts, "xen_blkfront", evidence, compiled=facts.unplugs_disks),
+        _frontend(facts, "xen_netfront", evidence, compiled=facts.unplugs_nics),
     ]
     if initrd is not None and initrd.xen_blkfront.state == "missing" and answers[0] is not False:
         evidence.append(f"{initrd.xen_blkfront.evidence}: the root disk would not be found")
@@ -188,7 +188,7 @@ def _pvhvm_core(facts: ImageFacts) -> tuple[bool | None, str]:
 
 
 def _frontend(
-    facts: ImageFacts, name: str, compiled: bool | None, evidence: list[str]
+    facts: ImageFacts, name: str, evidence: list[str], *, compiled: bool | None
 ) -> bool | None:
     """Whether a frontend was built with this kernel, as a module or into it."""
     if compiled:

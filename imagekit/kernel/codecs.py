@@ -228,7 +228,7 @@ class _Zstd:
     def unused_data(self) -> bytes:
         return self._object.unused_data
 
-    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+    def decompress(self, data: bytes, _max_length: int, /) -> bytes:
         return self._object.decompress(data)
 
 

@@ -73,7 +73,7 @@ def words_of(line: str) -> list[Word]:
                 words.append(Word("".join(current), literal))
             current, literal, started = [], False, False
             if char == ";":
-                words.append(Word(";", False))
+                words.append(Word(";", literal=False))
         elif char == "#" and not started:
             break
         else:
@@ -115,7 +115,7 @@ class _Reading:
     def line(self, words: list[Word]) -> None:
         """One line: its commands, separated by ``;`` or the brace that opens a block."""
         command: list[Word] = []
-        for word in [*words, Word(";", False)]:
+        for word in [*words, Word(";", literal=False)]:
             opens = word.text == "{" and command and command[0].text in _BLOCKS
             if (word.text == ";" or opens) and not word.literal:
                 if command:

@@ -222,14 +222,14 @@ class _Reading:
                 kind, end = codec, self._compressed(stream)
             else:
                 kind, end = "unknown", None
-                self._garbage(position)
+                self._garbage()
             size = (len(self._data) if end is None else end) - position
             self.segments.append(Segment(kind, position, size, len(self.files) - before))
             if end is None:
                 return
             position = end
 
-    def _garbage(self, position: int) -> None:
+    def _garbage(self) -> None:
         """Bytes after a whole archive are ignored by the kernel; before one they are an error."""
         if not self.segments:
             self.problems.append("its first bytes are neither cpio nor a known compression")
@@ -290,7 +290,7 @@ class _Reading:
         self._kept_bytes += entry.size
         return self._kept_bytes <= 4 * _MAX_KEPT
 
-    def _content(self, entry: CpioEntry, data: bytes) -> None:
+    def _content(self, _entry: CpioEntry, data: bytes) -> None:
         lines = data.decode("utf-8", "replace").splitlines()
         names = frozenset(module_name(line) for line in lines if line.strip())
         self.builtin = names | (self.builtin or frozenset())

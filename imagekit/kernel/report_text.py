@@ -21,10 +21,10 @@ def _lines(report: KernelReport) -> Iterator[str]:
         f"compressed with {report.compression}" if report.compression else "no known compression"
     )
     for mode, verdict in (("pv", report.pv), ("pvh", report.pvh), ("hvm", report.hvm)):
-        yield from _answer(mode.upper(), verdict.capable, verdict.evidence)
-    yield from _answer("PVHVM drivers", report.pvhvm_drivers, report.pvhvm_evidence)
+        yield from _answer(mode.upper(), verdict.evidence, answer=verdict.capable)
+    yield from _answer("PVHVM drivers", report.pvhvm_evidence, answer=report.pvhvm_drivers)
     yield from _answer(
-        "dom0 can unpack it", report.dom0_loader.can_unpack, report.dom0_loader.evidence
+        "dom0 can unpack it", report.dom0_loader.evidence, answer=report.dom0_loader.can_unpack
     )
     if report.initrd is None:
         return
@@ -41,7 +41,7 @@ def _lines(report: KernelReport) -> Iterator[str]:
     yield f"together they boot as: {', '.join(offered) or 'nothing'}"
 
 
-def _answer(what: str, answer: bool | None, evidence: Iterable[str]) -> Iterator[str]:
+def _answer(what: str, evidence: Iterable[str], *, answer: bool | None) -> Iterator[str]:
     first, *rest = [*evidence] or [""]
     yield f"  {what:<18} {_ANSWERS[answer]:<8} {first}"
     for line in rest:

@@ -25,7 +25,7 @@ def pv(facts: ImageFacts) -> Capability:
     evidence: list[str] = []
     if notes.entry is None:
         evidence.append(f"no ENTRY note and no __xen_guest string (notes: {notes.names()})")
-        _disagreement(facts, evidence, "XEN_PV", False)
+        _disagreement(facts, evidence, "XEN_PV", found=False)
         return Capability(False, tuple(evidence))
     if notes.source == "__xen_guest":
         evidence.append(f"__xen_guest string with {notes.texts.get('XEN_VERSION', 'no XEN_VER')}")
@@ -41,7 +41,7 @@ def pv(facts: ImageFacts) -> Capability:
         evidence.append(
             "32-bit PV: Xen since 4.16 has it off by default; there use type pvh with pvshim"
         )
-    _disagreement(facts, evidence, "XEN_PV", True)
+    _disagreement(facts, evidence, "XEN_PV", found=True)
     return Capability(True, tuple(evidence))
 
 
@@ -56,14 +56,14 @@ def pvh(facts: ImageFacts) -> Capability:
         if configured == "y" and facts.version and facts.version < PVH_SINCE:
             evidence.append("CONFIG_XEN_PVH=y before Linux 4.11 is the first PVH, gone from Xen")
         else:
-            _disagreement(facts, evidence, "XEN_PVH", False)
+            _disagreement(facts, evidence, "XEN_PVH", found=False)
         return Capability(False, tuple(evidence))
     evidence = [f"Xen ELF note PHYS32_ENTRY = {entry:#x}"]
     if not facts.linux:
         return Capability(True, (*evidence, "not Linux: the note is all that PVH needs"))
     if facts.says_pvh:
         evidence.append("the kernel holds the string 'Xen PVH' (CONFIG_XEN_PVH)")
-        _disagreement(facts, evidence, "XEN_PVH", True)
+        _disagreement(facts, evidence, "XEN_PVH", found=True)
         return Capability(True, tuple(evidence))
     evidence.append("the kernel lacks the string 'Xen PVH' (CONFIG_XEN_PVH)")
     new_enough = facts.version is None or facts.version >= PVH_SINCE
@@ -150,7 +150,7 @@ def _from_config(
     return Capability(capable, (*evidence, f"{_config_name(facts)}: CONFIG_{name} is {shown}"))
 
 
-def _disagreement(facts: ImageFacts, evidence: list[str], symbol: str, found: bool) -> None:
+def _disagreement(facts: ImageFacts, evidence: list[str], symbol: str, *, found: bool) -> None:
     """Add what the configuration says; where it contradicts the image, the image wins."""
     if facts.config is None:
         return

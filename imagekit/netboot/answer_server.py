@@ -61,7 +61,7 @@ class AnswerServer(ThreadingHTTPServer):
         finally:
             self._free.release()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's
         """Log a connection that broke; one bad client is no event for the server."""
         self.log(f"{client_address[0]}: the connection broke")
 

@@ -41,6 +41,7 @@ class BuildDirectory:
             return None
 
     def state(self) -> dict[str, Any]:
+        """What the last delivery left here (paths, sizes, times), empty when nothing is known."""
         return _json(self.path / STATE) or {}
 
     def refuse_strangers(self, name: str, *, force: bool) -> None:

@@ -31,7 +31,8 @@ class Event:
 class Sink(Protocol):
     """Anything that takes events: a progress bar, plain lines, JSON lines, a log file."""
 
-    def __call__(self, event: Event) -> None: ...
+    def __call__(self, event: Event) -> None:
+        """Take one event; secrets in it are masked."""
 
 
 class Events:
@@ -73,6 +74,7 @@ class JsonLines:
         self._stream = stream
 
     def __call__(self, event: Event) -> None:
+        """Write ``event``."""
         _print(event.to_json(), self._stream)
 
 
@@ -83,6 +85,7 @@ class PlainLines:
         self._stream = stream
 
     def __call__(self, event: Event) -> None:
+        """Write ``event``, if it is one that a log should have."""
         line = plain_line(event)
         if line:
             _print(line, self._stream)

@@ -74,7 +74,7 @@ class LabImage(Stage):
         (run.output / "initrd").write_bytes(_initrd(tree, modules))
         described = describe_tree(tree, run.logs / "chroot.log")
         (run.output / "versions.json").write_text(described)
-        _trim(tree, release, modules)
+        _trim(tree, release)
         _install(tree, self._unpack)
         _replace_firmware(tree, self._firmware.path)
         image = run.output / "dom0.img"
@@ -136,7 +136,7 @@ def _plain(module: Path) -> bytes:
     return decompress(data, codec, where=str(module), limit=MAX_MODULE_BYTES) if codec else data
 
 
-def _trim(tree: Path, release: str, modules: list[str]) -> None:
+def _trim(tree: Path, release: str) -> None:
     for name in (*UNUSED, f"usr/lib/modules/{release}", f"lib/modules/{release}", "boot"):
         shutil.rmtree(tree / name, ignore_errors=True)
 

@@ -126,7 +126,7 @@ class Machine:
 
     def alive(self) -> bool:
         """Whether QEMU still runs; also takes what the serial console said meanwhile."""
-        self._serial.setblocking(False)
+        self._serial.setblocking(False)  # noqa: FBT003 - socket's
         with contextlib.suppress(OSError):
             while data := self._serial.recv(65536):
                 self._text = (self._text + data)[-MAX_LINE:]
@@ -136,7 +136,7 @@ class Machine:
         """Seconds in which the virtual CPU wanted a processor of this host and had none."""
         return waited(self.process.pid)
 
-    def add_disk(self, target: int, node: dict[str, Any], *, readonly: bool) -> None:
+    def add_disk(self, target: int, node: dict[str, Any]) -> None:
         """Plug in the block node as the SCSI disk at ``target``."""
         name = f"disk{target}"
         self.qmp.command("blockdev-add", node_name=name, **node)

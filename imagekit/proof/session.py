@@ -129,7 +129,7 @@ class Session:
             self._target += 1
             overlay = self._overlay(self._target)
             make_overlay(disk, host, overlay)
-            self._lab.add_disk(self._target, block_node(host, overlay), readonly=disk.readonly)
+            self._lab.add_disk(self._target, block_node(host, overlay))
             targets.append(self._target)
             devices.append({"path": disk.path, "target": self._target, "readonly": disk.readonly})
         files = [

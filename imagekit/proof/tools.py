@@ -19,9 +19,9 @@ from imagekit.pipeline.execute import execute
 from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Target, digest_file
 from imagekit.pipeline.store import Store
+from imagekit.proof.checkprograms import CheckPrograms, Programs
 from imagekit.proof.emulator import ARCHIVE, VERSION, EmulatorArchive, LabEmulator
 from imagekit.proof.firmware import Firmware, LabFirmware
-from imagekit.proof.selfcheck.programs import CheckPrograms, Programs
 from imagekit.proof.unpack import LIBRARY, LabUnpack
 from imagekit.spec.load import load_spec
 

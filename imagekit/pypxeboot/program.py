@@ -176,7 +176,7 @@ def _say(text: str) -> None:
         return
 
 
-def _quiet(text: str) -> None:
+def _quiet(_text: str) -> None:
     return
 
 

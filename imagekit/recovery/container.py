@@ -91,7 +91,7 @@ def write_container(
     ).encode()
     sums = _sums(index, members)
     by_name = dict(sources)
-    with _whole(target, overwrite) as out:
+    with _whole(target, overwrite=overwrite) as out:
         os.fchmod(out.fileno(), 0o600)
         _put(out, INDEX, index)
         _put(out, SUMS, sums)
@@ -104,7 +104,7 @@ def write_container(
 
 
 @contextlib.contextmanager
-def _whole(target: Path, overwrite: bool) -> Iterator[IO[bytes]]:
+def _whole(target: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
     """A stream that becomes ``target`` when the block succeeds; killed before, it never was.
 
     A file without a name (open(2), O_TMPFILE) needs no sweeping after a SIGKILL. File systems

@@ -88,7 +88,7 @@ def steps(bundle: Bundle, wish: Wish) -> list[str]:
     if wish.device is not None:
         check_target(bundle, wish)
         lines.append(f"write the disk to {wish.device} and read it back")
-    for mode, toolstack, path in _configs(bundle, wish):
+    for mode, toolstack, path in _configs(bundle):
         lines.append(f"write {wish.directory / path} ({mode}, {toolstack})")
     if wish.start:
         lines.append("start the domU with xl create")
@@ -234,14 +234,14 @@ def _inflated(stream: IO[bytes], limit: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _start(bundle: Bundle, wish: Wish) -> None:
-    ours = [path for _mode, toolstack, path in _configs(bundle, wish) if toolstack == "xl"]
+    ours = [path for _mode, toolstack, path in _configs(bundle) if toolstack == "xl"]
     if not ours:
         raise SpecError("the build has no config for xl", where="--start")
     config = str((wish.directory / ours[0]).absolute())
     run(["xl", "create", "-q", config], timeout=300, what="starting the domU")
 
 
-def _configs(bundle: Bundle, wish: Wish) -> list[tuple[str, str, str]]:
+def _configs(bundle: Bundle) -> list[tuple[str, str, str]]:
     """Mode, toolstack and name of each config to write."""
     found = []
     for config in bundle.manifest.configs():
@@ -261,7 +261,7 @@ def _write_configs(bundle: Bundle, wish: Wish, report: Report) -> None:
     elif wish.unpack:
         disk = replace(disk, paths={"raw": str(raw_path(bundle, wish).absolute())})
     located = replace(located, disks=(disk, *located.disks[1:]))
-    for mode, toolstack, name in _configs(bundle, wish):
+    for mode, toolstack, name in _configs(bundle):
         path = wish.directory / name
         if wish.device is not None or wish.unpack:
             domain = domain_for(located, mode=mode, toolstack=toolstack)  # type: ignore[arg-type]

@@ -57,6 +57,7 @@ class Debootstrap(InstallMethod):
     )
 
     def inputs(self) -> list[str]:
+        """The host's files among kernel and initrd."""
         kernel = self.kernel if self.kernel and "/" in self.kernel else None
         return [name for name in (self.initrd, kernel) if name]
 
@@ -128,6 +129,7 @@ class DiskimageBuilder(InstallMethod):
     timeout: int = Field(7200, ge=60, le=172800)
 
     def inputs(self) -> list[str]:
+        """The block-device configuration, if there is one."""
         return [self.block_device] if self.block_device else []
 
 

@@ -28,7 +28,7 @@ def option(name: str, first: str = "", **properties: Property) -> list[str]:
     return [name, ",".join(words)]
 
 
-def _text(value: str | int | Path | bool) -> str:
+def _text(value: str | int | Path | bool) -> str:  # noqa: FBT001 - a value, no flag
     if isinstance(value, bool):
         return "on" if value else "off"
     return str(value).replace(",", ",,")

@@ -24,7 +24,8 @@ from imagekit.host.sandbox import SUDO  # noqa: E402
 from imagekit.installs.mirrors import mirrors_for  # noqa: E402
 from imagekit.installs.tree_packages import wanted_packages  # noqa: E402
 from imagekit.spec.load import load_spec  # noqa: E402
-from tests.bench.guests import Guests  # noqa: E402
+
+from .guests import Guests  # noqa: E402
 
 SPEC = ROOT / "examples/web01.yaml"
 ELEMENTS = ("xen-guest", "xen-pv-kernel", "growroot", "serial-console")
@@ -184,10 +185,8 @@ class Bench:
         return f"{size / 1e6:.0f} MB written"
 
     def prove(self, *args: str) -> str:
-        sh(
-            *(sys.executable, "-m", "imagekit", "prove", self.work / "out", *args),
-            env={"IMAGEKIT_CACHE": str(self.cache)},
-        )
+        argv = [sys.executable, "-m", "imagekit", "prove", str(self.work / "out"), *args]
+        sh(*argv, env={"IMAGEKIT_CACHE": str(self.cache)})
         report = json.loads((self.work / "out/proof.json").read_text())
         parts = ", ".join(f"{name} {seconds} s" for name, seconds in report["seconds"].items())
         return parts

@@ -69,11 +69,9 @@ class Guests:
         )
 
         def make(place: Path) -> None:
-            _run(
-                *(sys.executable, "-m", "imagekit", "provision", "--from", self.golden),
-                *("--guests", guests, "--dir", place, *extra),
-                state=self.work / "state",
-            )
+            argv: list[str | Path] = [sys.executable, "-m", "imagekit", "provision"]
+            argv += ["--from", self.golden, "--guests", guests, "--dir", place, *extra]
+            _run(*argv, state=self.work / "state")
 
         return self._measured(name, count, make)
 

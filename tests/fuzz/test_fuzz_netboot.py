@@ -10,6 +10,8 @@ import os
 import resource
 import struct
 import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -33,14 +35,17 @@ long_run = settings(
 
 
 @pytest.fixture(autouse=True)
-def memory_is_watched():
+def memory_is_watched() -> Iterator[Any]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < MOST_GROWTH_KIB
 
 
-def judged(action):
+T = TypeVar("T")
+
+
+def judged(action: Callable[[], T]) -> T | None:
     """Run ``action``; only an ImagekitError may escape it, and it may not be slow."""
     started = time.monotonic()
     try:
@@ -73,13 +78,13 @@ DHCP = st.builds(
 
 @long_run
 @given(DHCP)
-def test_fuzz_dhcp(message):
+def test_fuzz_dhcp(message: bytes) -> None:
     judged(lambda: dhcp.lease(dhcp.parse(message)))
 
 
 @long_run
 @given(st.binary(max_size=120), st.integers(0, 0xFFFF), st.booleans())
-def test_fuzz_packets(body, port, ready):
+def test_fuzz_packets(body: bytes, port: int, ready: bool) -> None:
     head = struct.pack("!BBHHHBBH8s", 0x45, 0, 28 + len(body), 0, 0, 64, 17, port, bytes(8))
     packet = head + struct.pack("!HHHH", 67, 68, 8 + len(body), port) + body
     judged(lambda: dhcp_client.unwrap(packet, checksum_ready=ready))
@@ -94,8 +99,8 @@ OACK = st.lists(WORD, max_size=20).map(lambda words: b"\0\6" + b"".join(w + b"\0
 
 @long_run
 @given(st.binary(max_size=80) | OACK)
-def test_fuzz_tftp(packet):
-    def action():
+def test_fuzz_tftp(packet: bytes) -> None:
+    def action() -> None:
         parsed = tftp.parse(packet)
         if parsed.options is not None:
             tftp.agree(parsed.options, tftp.Wanted())
@@ -139,7 +144,7 @@ LINES = st.lists(
 
 @long_run
 @given(LINES | st.text(max_size=300))
-def test_fuzz_pxelinux(text):
+def test_fuzz_pxelinux(text: str) -> None:
     found = judged(lambda: pxelinux.choose(pxelinux.parse(text, lambda _: text)))
     if found is not None and not isinstance(found, LocalBoot):
         assert not any(word.startswith("initrd=") for word in found.args.split())
@@ -181,7 +186,7 @@ SETTINGS = ipxe.machine_settings(mac=bytes.fromhex("00163e102036"), address="192
 
 @long_run
 @given(SCRIPTS | st.text(max_size=200))
-def test_fuzz_ipxe(text):
+def test_fuzz_ipxe(text: str) -> None:
     judged(lambda: ipxe.run(text, SETTINGS, lambda _: text, where="fuzz"))
 
 
@@ -190,8 +195,8 @@ NAMES = st.text("a/.:%?#@[]\\ \0\x7f-1", max_size=30) | st.text(max_size=20)
 
 @long_run
 @given(NAMES, st.sampled_from(["", "a/", "/a/b", "http://h/x/", "https://h"]), st.booleans())
-def test_fuzz_names(name, prefix, as_url):
-    def action():
+def test_fuzz_names(name: str, prefix: str, as_url: bool) -> None:
+    def action() -> str:
         place = location.server_root("h", prefix).resolve(f"http://{name}" if as_url else name)
         assert ".." not in place.path.split("/")
         assert place.scheme in location.SCHEMES
@@ -202,7 +207,7 @@ def test_fuzz_names(name, prefix, as_url):
 
 @long_run
 @given(st.binary(max_size=600) | st.binary(max_size=60).map(lambda b: b"\x1f\x8b\x08" + b))
-def test_fuzz_kernel_check(data):
+def test_fuzz_kernel_check(data: bytes) -> None:
     fd = os.memfd_create("fuzz")
     try:
         os.write(fd, data)

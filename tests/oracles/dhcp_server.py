@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -17,6 +17,10 @@ class Request:
     flags: int
     chaddr: bytes
     options: dict[int, bytes]
+
+
+Server = Callable[[Request], list[bytes]]
+"""Answers a request with messages."""
 
 
 def read_request(raw: bytes) -> Request:
@@ -65,8 +69,8 @@ def honest(
     acked_address: str = "192.0.2.150",
     xid: int | None = None,
     chaddr: bytes | None = None,
-    **options: bytes,
-) -> Callable[[Request], list[bytes]]:
+    options: Mapping[int, bytes] | None = None,
+) -> Server:
     """A server; ``options`` are DHCP options by number."""
 
     def answer(request: Request) -> list[bytes]:
@@ -74,7 +78,7 @@ def honest(
         if kind == 3 and request.options.get(54) != socket.inet_aton(server):
             return []
         said = [(54, socket.inet_aton(server)), (1, bytes([255, 255, 255, 0]))]
-        said += [(int(code), value) for code, value in options.items()]
+        said += (options or {}).items()
         if kind == 3 and nak:
             return [reply(request, kind=6, yiaddr="0.0.0.0", options=said)]  # noqa: S104
         return [
@@ -93,15 +97,15 @@ def honest(
     return answer
 
 
-def proxy(server: str) -> Callable[[Request], list[bytes]]:
+def proxy(server: str) -> Server:
     """A proxy-DHCP server: boot facts, no address."""
 
     def answer(request: Request) -> list[bytes]:
         if request.options[53][0] != 1:
             return []
         said = [(54, socket.inet_aton(server)), (60, b"PXEClient")]
-        options = {"yiaddr": "0.0.0.0", "siaddr": "0.0.0.0", "file": b""}  # noqa: S104
-        return [reply(request, kind=2, options=said, **options)]
+        none = "0.0.0.0"  # noqa: S104
+        return [reply(request, kind=2, options=said, yiaddr=none, siaddr=none, file=b"")]
 
     return answer
 

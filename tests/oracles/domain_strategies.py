@@ -6,7 +6,7 @@ Domain refuses; ``domains`` draws those that it takes.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from hypothesis import strategies as st
 
@@ -60,8 +60,9 @@ _ips = st.sampled_from([(), ("192.0.2.7",), ("2001:db8::7", "192.0.2.8")])
 _scripts = st.sampled_from(
     [None, None, "vif-bridge", "vif-route", "vif-nat", "vif-openvswitch", "/opt/s.sh"]
 )
-_hvm_types = st.sampled_from([None, "vif", "ioemu"])
-_pv_types = st.sampled_from([None, None, "vif"])
+_VifType = Literal["vif", "ioemu"]
+_hvm_types: st.SearchStrategy[_VifType | None] = st.sampled_from([None, "vif", "ioemu"])
+_pv_types: st.SearchStrategy[_VifType | None] = st.sampled_from([None, None, "vif"])
 _models = _maybe(st.sampled_from(["e1000", "rtl8139", "virtio-net"]))
 _gateways = _maybe(st.just("eth0"))
 
@@ -95,7 +96,7 @@ def nics(draw: st.DrawFn, mode: str, number: int) -> model.Nic:
 
 _formats = st.sampled_from(["raw", "raw", "qcow2", "vhd"])
 _buses = st.sampled_from(["xvd", "xvd", "xvd", "hd", "sd"])
-_backends = {
+_backends: dict[str, st.SearchStrategy[Literal["phy", "qdisk", "tap"] | None]] = {
     "raw": st.sampled_from([None, None, "qdisk", "phy", "tap"]),
     "qcow2": st.sampled_from([None, None, "qdisk"]),
     "vhd": st.sampled_from([None, None, "qdisk", "tap"]),

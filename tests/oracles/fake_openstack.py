@@ -42,7 +42,8 @@ class FakeOpenstack:
 
 def created(words: list[str]) -> dict[str, Any]:
     """The arguments of ``openstack image create`` as its command line parser reads them."""
-    words, result = list(words), {"properties": {}}
+    words = list(words)
+    result: dict[str, Any] = {"properties": {}}
     while words:
         word = words.pop(0)
         if not word.startswith("-"):

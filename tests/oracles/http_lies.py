@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
-Script = Sequence[bytes | float]
+Script = Iterable[bytes | float]
 
 
 class ScriptedHttp:
@@ -17,7 +18,10 @@ class ScriptedHttp:
     """
 
     def __init__(
-        self, answer: Callable[[str], Script], sock: socket.socket | None = None, tls=None
+        self,
+        answer: Callable[[str], Script],
+        sock: socket.socket | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._answer = answer
         self._tls = tls

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from imagekit.proof.checkprograms import Programs
 from imagekit.proof.emulator import EmulatorArchive
 from imagekit.proof.firmware import Firmware
-from imagekit.proof.selfcheck.programs import Programs
 from imagekit.proof.tools import LabTools
 
 NOWHERE = Path("/nowhere")

@@ -121,7 +121,7 @@ def _nic(nic: Any, hvm: bool) -> dict[str, Any]:
     card = nic.find("model").get("type") if nic.find("model") is not None else None
     assert hvm or card in (None, "netfront"), "the driver refuses it"
     script = nic.find("script").get("path") if nic.find("script") is not None else None
-    bridge = nic.find("source").get("bridge") if kind == "bridge" else None
+    bridge: Any = nic.find("source").get("bridge") if kind == "bridge" else None
     port = nic.find("virtualport")
     if port is not None and port.get("type") == "openvswitch":
         script = script or "vif-openvswitch"

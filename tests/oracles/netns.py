@@ -14,8 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 CLONE_NEWNET = 0x40000000
 T = TypeVar("T")
@@ -70,8 +71,8 @@ class Lab:
         ip("-n", self.dom0, "addr", "add", f"{self.DOM0}/24", "dev", "xenbr0")
         ip("-n", self.dom0, "link", "set", "xenbr0", "up")
         for name, interface in ((self.server, "eth0"), (self.dom0, "eth0"), (self.dom0, "xenbr0")):
-            inside(name, lambda interface=interface: checksums_in_software(interface))
-        ends = [inside(self.wire, lambda end=end: frame_socket(end)) for end in ("ws", "wd")]
+            inside(name, partial(checksums_in_software, interface))
+        ends = [inside(self.wire, partial(frame_socket, end)) for end in ("ws", "wd")]
         self._relay = threading.Thread(target=self._forward, args=(ends,), daemon=True)
         self._relay.start()
 
@@ -148,7 +149,7 @@ def lab() -> Iterator[Lab]:
 
 def inside(name: str, action: Callable[[], T]) -> T:
     """Run ``action`` in the network namespace ``name``; sockets it makes stay there."""
-    result: list[Any] = []
+    result: list[T] = []
 
     def enter() -> None:
         fd = os.open(Path("/run/netns") / name, os.O_RDONLY)

@@ -78,7 +78,9 @@ class TftpServer:
                 target=self._guarded, args=(self._transfer_socket(), peer, name, asked), daemon=True
             ).start()
 
-    def _guarded(self, sock: socket.socket, peer: tuple, name: str, asked: dict) -> None:
+    def _guarded(
+        self, sock: socket.socket, peer: tuple[str, int], name: str, asked: dict[str, str]
+    ) -> None:
         try:
             self._transfer(sock, peer, name, asked)
         except OSError:
@@ -86,11 +88,13 @@ class TftpServer:
         finally:
             sock.close()
 
-    def _send(self, sock: socket.socket, packet: bytes, peer: tuple) -> None:
+    def _send(self, sock: socket.socket, packet: bytes, peer: tuple[str, int]) -> None:
         if self._dice.random() >= self._loss:
             sock.sendto(packet, peer)
 
-    def _transfer(self, sock: socket.socket, peer: tuple, name: str, asked: dict) -> None:
+    def _transfer(
+        self, sock: socket.socket, peer: tuple[str, int], name: str, asked: dict[str, str]
+    ) -> None:
         sock.settimeout(0.2)
         if "refuse options" in self.lies and asked:
             return self._send(sock, struct.pack("!HH", 5, 8) + b"no options\0", peer)
@@ -140,7 +144,7 @@ class TftpServer:
             answer.update(lies.get(lie, {}))
         return answer
 
-    def _stranger(self, peer: tuple) -> None:
+    def _stranger(self, peer: tuple[str, int]) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
             other.bind((self.address, 0))
             other.settimeout(2)
@@ -157,7 +161,7 @@ class TftpServer:
         return count & 0xFFFF
 
     def _blocks(
-        self, sock: socket.socket, peer: tuple, data: bytes, blksize: int, window: int
+        self, sock: socket.socket, peer: tuple[str, int], data: bytes, blksize: int, window: int
     ) -> None:
         endless = "endless" in self.lies
         total = 1 << 40 if endless else len(data) // blksize + 1
@@ -181,7 +185,7 @@ class TftpServer:
             done += acked if isinstance(acked, int) and acked is not True else len(batch)
 
     def _until_ack(
-        self, sock: socket.socket, peer: tuple, batch: list[bytes], wanted: int
+        self, sock: socket.socket, peer: tuple[str, int], batch: list[bytes], wanted: int
     ) -> int | bool | None:
         """Send and resend until acknowledged: the count of blocks acknowledged, False: given up."""
         numbers = [struct.unpack_from("!H", packet, 2)[0] for packet in batch]

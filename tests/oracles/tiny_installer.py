@@ -93,7 +93,7 @@ class Parts:
 def debian_tree_of(demo: Build, cache: Path) -> Path:
     """The tar of the demo's own tree, as its build left it in the store."""
     (key,) = [s["key"] for s in demo.manifest["stages"] if s["name"] == "system"]
-    return cache / "store/objects" / key / "tree.tar"
+    return Path(cache, "store/objects", key, "tree.tar")
 
 
 def parts(shared: Path, tree_tar: Path) -> Parts:

@@ -62,7 +62,13 @@ def test_libvhdi_reads_the_vhd_at_its_exact_size(demo: Build) -> None:
 
 
 def test_pygrub_boots_what_inspect_says(demo: Build, imagekit: Run, tmp_path: Path) -> None:
-    argv = [PYGRUB, "-q", "--output-format=simple", "--output-directory", tmp_path]
+    argv: list[str | Path] = [
+        PYGRUB,
+        "-q",
+        "--output-format=simple",
+        "--output-directory",
+        tmp_path,
+    ]
     text = subprocess.run(
         [*argv, demo.disk("raw")], capture_output=True, text=True, check=True
     ).stdout

@@ -1,5 +1,7 @@
 """Written images as qemu-img and libvhdi see them; hostile ones and full disks for real."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -23,7 +25,7 @@ from imagekit.cli.convert import convert as command
 from imagekit.disk import image_info
 from imagekit.disk.convert import convert
 from imagekit.disk.extents import data_size
-from imagekit.disk.qcow2 import write_qcow2
+from imagekit.disk.qcow2 import Compression, write_qcow2
 from imagekit.disk.vhd import virtual_size_of, write_vhd
 from imagekit.errors import ExistsError, HostError, ImageError
 
@@ -78,7 +80,9 @@ def libvhdi_size(image: Path) -> int:
 @example(size=64 * MIB, content=[(64 * MIB - 5, b"END!!")], fixed=False)
 @example(size=64 * MIB, content=[(64 * MIB - 5, b"END!!")], fixed=True)
 @example(size=1, content=[(0, b"x")], fixed=True)
-def test_qemu_and_libvhdi_agree_on_size_and_content_of_a_vhd(tmp_path, size, content, fixed):
+def test_qemu_and_libvhdi_agree_on_size_and_content_of_a_vhd(
+    tmp_path: Path, size: int, content: list[tuple[int, bytes]], fixed: bool
+) -> None:
     raw = raw_file(tmp_path / "raw", size, content)
     vhd = tmp_path / "a.vhd"
     write_vhd(raw, vhd, subformat="fixed" if fixed else "dynamic", overwrite=True)
@@ -88,7 +92,7 @@ def test_qemu_and_libvhdi_agree_on_size_and_content_of_a_vhd(tmp_path, size, con
 
 
 @pytest.mark.parametrize("size", [10 << 30, 127 << 30, 128 << 30, 2040 << 30])
-def test_large_vhds_have_the_exact_size(tmp_path, size):
+def test_large_vhds_have_the_exact_size(tmp_path: Path, size: int) -> None:
     raw = raw_file(tmp_path / "raw", size, [(0, b"boot"), (size - 512, b"end" * 100)])
     write_vhd(raw, tmp_path / "a.vhd")
     assert qemu_size(tmp_path / "a.vhd", "vhd") == libvhdi_size(tmp_path / "a.vhd") == size
@@ -102,7 +106,9 @@ def test_large_vhds_have_the_exact_size(tmp_path, size):
     content=pieces,
     compression=st.sampled_from([None, "zlib", "zstd"]),
 )
-def test_qcow2_is_clean_and_equal(tmp_path, size, content, compression):
+def test_qcow2_is_clean_and_equal(
+    tmp_path: Path, size: int, content: list[tuple[int, bytes]], compression: Compression | None
+) -> None:
     raw = raw_file(tmp_path / "raw", size, content)
     write_qcow2(raw, tmp_path / "a.qcow2", compression=compression, overwrite=True)
     tool("qemu-img", "check", "-f", "qcow2", tmp_path / "a.qcow2")
@@ -113,7 +119,7 @@ def test_qcow2_is_clean_and_equal(tmp_path, size, content, compression):
 
 
 @pytest.mark.parametrize("compression", [None, "zlib", "zstd"])
-def test_qcow2_bytes_are_reproducible(tmp_path, compression):
+def test_qcow2_bytes_are_reproducible(tmp_path: Path, compression: Compression | None) -> None:
     words = [(i * 3 * MIB, os.urandom(5000) * 300) for i in range(12)]
     raw = raw_file(tmp_path / "raw", 64 * MIB, words)
     for name in "ab":
@@ -123,7 +129,7 @@ def test_qcow2_bytes_are_reproducible(tmp_path, compression):
 
 @pytest.mark.parametrize("source", ["raw", "qcow2", "vhd"])
 @pytest.mark.parametrize("target", ["raw", "qcow2", "vhd"])
-def test_any_format_becomes_any_other(tmp_path, source, target):
+def test_any_format_becomes_any_other(tmp_path: Path, source: str, target: str) -> None:
     # Odd for VHD, so that the size grows, but a multiple of 512.
     size = 65 * MIB + 1536
     raw = raw_file(tmp_path / "raw", size, [(0, b"boot"), (33 * MIB, os.urandom(5 * MIB))])
@@ -147,7 +153,7 @@ def test_any_format_becomes_any_other(tmp_path, source, target):
 
 
 @pytest.mark.parametrize("subformat", ["dynamic", "fixed"])
-def test_vhds_of_qemu_are_read(tmp_path, subformat):
+def test_vhds_of_qemu_are_read(tmp_path: Path, subformat: str) -> None:
     raw = raw_file(tmp_path / "raw", 64 * MIB, [(0, b"boot"), (40 * MIB, b"z" * MIB)])
     options = f"subformat={subformat},force_size=on"
     tool("qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", options, raw, tmp_path / "q.vhd")
@@ -156,7 +162,7 @@ def test_vhds_of_qemu_are_read(tmp_path, subformat):
     same_content(raw, tmp_path / "back", "raw")
 
 
-def test_100_gib_of_holes_take_seconds_and_little_memory(tmp_path):
+def test_100_gib_of_holes_take_seconds_and_little_memory(tmp_path: Path) -> None:
     raw = raw_file(tmp_path / "raw", 100 << 30, [(i * (900 * MIB), b"x" * 9000) for i in range(99)])
     program = """
         import sys
@@ -200,7 +206,9 @@ def make_chain(tmp_path: Path, *options: str) -> Path:
         ("-o", "encrypt.format=aes,encrypt.key-secret=s", "--object", "secret,id=s,data=x"),
     ],
 )
-def test_a_qcow2_that_reaches_elsewhere_is_refused(tmp_path, options, target):
+def test_a_qcow2_that_reaches_elsewhere_is_refused(
+    tmp_path: Path, options: tuple[str, ...], target: str
+) -> None:
     evil = make_chain(tmp_path, *(o.replace("DIR", str(tmp_path)) for o in options))
     before = sorted(p.name for p in tmp_path.iterdir())
     assert image_info.detect(evil) == "qcow2"
@@ -210,7 +218,7 @@ def test_a_qcow2_that_reaches_elsewhere_is_refused(tmp_path, options, target):
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory) -> bytes:
+def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     at = tmp_path_factory.mktemp("sound")
     raw_file(at / "raw", 40 * MIB, [(i * MIB, os.urandom(70_000)) for i in range(5)])
     write_qcow2(at / "raw", at / "q")
@@ -223,7 +231,9 @@ def sound(tmp_path_factory) -> bytes:
     data=st.binary(min_size=1, max_size=8),
     cut=st.one_of(st.none(), st.integers(0, 5 * 65536)),
 )
-def test_a_damaged_qcow2_gives_an_image_error_or_a_whole_image(tmp_path, sound, place, data, cut):
+def test_a_damaged_qcow2_gives_an_image_error_or_a_whole_image(
+    tmp_path: Path, sound: bytes, place: int, data: bytes, cut: int | None
+) -> None:
     image = bytearray(sound)
     image[place : place + len(data)] = data
     (tmp_path / "q").write_bytes(image[:cut])
@@ -238,7 +248,7 @@ def test_a_damaged_qcow2_gives_an_image_error_or_a_whole_image(tmp_path, sound, 
     assert {p.name for p in tmp_path.iterdir()} <= {"q", "out"}
 
 
-def test_a_qcow2_whose_tables_share_clusters_is_refused(tmp_path, sound):
+def test_a_qcow2_whose_tables_share_clusters_is_refused(tmp_path: Path, sound: bytes) -> None:
     """Otherwise a small file could unfold into as much data as its tables can point at."""
     image = bytearray(sound)
     (l1,) = struct.unpack_from(">Q", image, 40)
@@ -276,7 +286,7 @@ def sources(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("source", "target"), FULL)
-def test_a_file_size_limit_leaves_nothing_behind(tmp_path, source, target):
+def test_a_file_size_limit_leaves_nothing_behind(tmp_path: Path, source: str, target: str) -> None:
     at = sources(tmp_path)
     (tmp_path / "out").mkdir()
     limit = 8 * MIB
@@ -294,7 +304,9 @@ def test_a_file_size_limit_leaves_nothing_behind(tmp_path, source, target):
 
 @pytest.mark.parametrize(("source", "target"), FULL)
 @pytest.mark.parametrize("believed", [True, False], ids=["checked", "while writing"])
-def test_a_full_disk_leaves_nothing_behind(tmp_path, source, target, believed):
+def test_a_full_disk_leaves_nothing_behind(
+    tmp_path: Path, source: str, target: str, believed: bool
+) -> None:
     """On a tmpfs of 8 MiB that only this test's mount namespace knows."""
     at = sources(tmp_path)
     (tmp_path / "out").mkdir()
@@ -321,7 +333,7 @@ def can_mount(where: Path) -> bool:
     return done.returncode == 0
 
 
-def test_an_interrupt_while_qemu_img_writes_leaves_nothing_behind(tmp_path):
+def test_an_interrupt_while_qemu_img_writes_leaves_nothing_behind(tmp_path: Path) -> None:
     raw_file(tmp_path / "raw", 300 * MIB, [(0, os.urandom(8 * MIB) * 30)])
 
     def stop(done: int, total: int) -> None:
@@ -339,7 +351,9 @@ def test_an_interrupt_while_qemu_img_writes_leaves_nothing_behind(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["raw"]
 
 
-def test_a_name_with_a_colon_is_a_file_for_qemu(tmp_path, monkeypatch):
+def test_a_name_with_a_colon_is_a_file_for_qemu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     raw_file(Path("nbd:x,y.raw"), 4 * MIB, [(0, b"boot")])
     for src, source, dst, target in (
@@ -351,7 +365,9 @@ def test_a_name_with_a_colon_is_a_file_for_qemu(tmp_path, monkeypatch):
     assert Path("-o.raw").read_bytes() == Path("nbd:x,y.raw").read_bytes()
 
 
-def test_the_command_takes_formats_from_names_and_magic(tmp_path, monkeypatch):
+def test_the_command_takes_formats_from_names_and_magic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     raw_file(Path("a.raw"), 4 * MIB, [(0, b"boot")])
     app = Typer()
@@ -372,7 +388,9 @@ def test_the_command_takes_formats_from_names_and_magic(tmp_path, monkeypatch):
     assert Path("d").read_bytes() == Path("a.raw").read_bytes()
 
 
-def test_qemu_img_missing_is_said_with_its_package(tmp_path, monkeypatch):
+def test_qemu_img_missing_is_said_with_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     raw_file(tmp_path / "raw", 4 * MIB, [])
     real = shutil.which
     monkeypatch.setattr("shutil.which", lambda n, **k: None if n == "prlimit" else real(n, **k))

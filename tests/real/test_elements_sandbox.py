@@ -375,7 +375,7 @@ def test_imagekit_itself_may_lie_below_var_tmp(
 ) -> None:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as prefix:
         Path(prefix, "kept").touch()
-        monkeypatch.setattr(sandbox.sys, "prefix", prefix)
+        monkeypatch.setattr(sys, "prefix", prefix)
         (tmp_path / "root").mkdir()
         box = sandbox.Sandbox(tmp_path / "root", host_programs=True)
         script = f"cat {prefix}/kept; touch /var/tmp/x && echo written"

@@ -52,7 +52,7 @@ def tree(
     """The tree of a build with elements, as imagekit stored it: stands in for an installation."""
     built = build(guest_spec(tmp_path_factory.mktemp("tree"), "here", "debootstrap"))
     key = next(s["key"] for s in built.manifest["stages"] if s["name"] == "rootfs")
-    return cache / "store/objects" / key / "rootfs.tar"
+    return Path(cache, "store/objects", key, "rootfs.tar")
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,15 @@ def sent(domain: model.Domain, **options: object) -> dict[str, str]:
 def uploading(domain: model.Domain, tmp_path: Path) -> subprocess.Popen[str]:
     build = tmp_path
     write_manifest(build, below(build, facts_for(domain)))
-    words = ["-m", "imagekit", "config", build, "--toolstack", "glance", "--upload"]
+    words: list[str | Path] = [
+        "-m",
+        "imagekit",
+        "config",
+        build,
+        "--toolstack",
+        "glance",
+        "--upload",
+    ]
     return subprocess.Popen(
         [sys.executable, *words, "--cloud", "test"],
         stdout=subprocess.PIPE,

@@ -1,8 +1,11 @@
 """The linter on a badly made image: what it finds, what it repairs, and what stays."""
 
+from __future__ import annotations
+
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 from oracles.guest_images import (
@@ -20,6 +23,7 @@ from typer.testing import CliRunner
 from imagekit.cli.check import check as command
 from imagekit.errors import CapabilityError
 from imagekit.guest.check import check
+from imagekit.guest.findings import Finding
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.workspace import workspace
 
@@ -41,7 +45,7 @@ cat /boot/good-initrd > "/boot/initrd.img-$3"
 
 
 @pytest.fixture(scope="module")
-def bad(tmp_path_factory):
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image as many builders leave it: made for /dev/sda, ttyS0 and one machine."""
     directory = tmp_path_factory.mktemp("bad")
     release, kernel = host_kernel()
@@ -72,13 +76,13 @@ def bad(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def findings(bad, tmp_path_factory):
+def findings(bad: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Finding]:
     directory = tmp_path_factory.mktemp("work")
     with workspace(Events(), directory) as space:
         return check(bad, "raw", ["pv"], workspace=space)
 
 
-def test_every_fault_is_found_with_its_consequence_and_its_repair(findings):
+def test_every_fault_is_found_with_its_consequence_and_its_repair(findings: list[Finding]) -> None:
     codes = {(finding.code, finding.severity) for finding in findings}
     assert codes >= {
         ("no-boot-path", "error"),
@@ -101,7 +105,9 @@ def test_every_fault_is_found_with_its_consequence_and_its_repair(findings):
     )
 
 
-def test_fix_repairs_what_is_safe_and_says_what_is_left(bad, tmp_path, monkeypatch):
+def test_fix_repairs_what_is_safe_and_says_what_is_left(
+    bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
     image = tmp_path / "image.raw"
     subprocess.run(["cp", "--sparse=always", bad, image], check=True)
@@ -116,7 +122,7 @@ def test_fix_repairs_what_is_safe_and_says_what_is_left(bad, tmp_path, monkeypat
     release, _ = host_kernel()
     fstab = content(image, "/etc/fstab").splitlines()
     assert fstab[:2] == ["# keep me", f"UUID={ROOT_UUID}\t/ ext4 defaults 0 1"]
-    kernel_line = re.search(r"linux .*", content(image, "/boot/grub/grub.cfg"))[0]
+    kernel_line = re.findall(r"linux .*", content(image, "/boot/grub/grub.cfg"))[0]
     arguments = "ro console=hvc0 console=ttyS0,115200n8"
     assert kernel_line == f"linux /boot/vmlinuz-{release} root=UUID={ROOT_UUID} {arguments}"
     assert 'GRUB_CMDLINE_LINUX="console=hvc0 console=ttyS0,115200n8"' in content(
@@ -133,12 +139,14 @@ def test_fix_repairs_what_is_safe_and_says_what_is_left(bad, tmp_path, monkeypat
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-def test_errors_end_with_the_exit_code_of_a_capability(bad, findings, monkeypatch):
+def test_errors_end_with_the_exit_code_of_a_capability(
+    bad: Path, findings: list[Finding], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("imagekit.cli.check.guest_check", lambda *_a, **_k: findings)
     app = Typer()
     app.command()(command)
     result = CliRunner().invoke(app, [str(bad)])
     assert isinstance(result.exception, CapabilityError)
     assert result.exception.exit_code == 8
-    assert "--fix" in result.exception.hint
+    assert "--fix" in str(result.exception.hint)
     assert "xen_blkfront" in result.stdout

@@ -1,12 +1,16 @@
 """Changing real images through libguestfs, read back by debugfs, qemu-img and libvhdi."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from oracles.guest_images import content, debian_tree, debugfs, partitioned
@@ -15,6 +19,7 @@ from imagekit.disk.qcow2 import write_qcow2
 from imagekit.disk.vhd import read_vhd, write_vhd
 from imagekit.errors import BusyError, GuestError
 from imagekit.guest.changes import (
+    Change,
     Copy,
     Hostname,
     Mkdir,
@@ -27,13 +32,13 @@ from imagekit.guest.inject import inject
 from imagekit.guest.sshkeys import parse_keys
 from imagekit.guest.working import working_copy
 from imagekit.pipeline.events import Events
-from imagekit.pipeline.workspace import workspace
+from imagekit.pipeline.workspace import Workspace, workspace
 
 pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Debian-like image with links that try to lead a write astray."""
     directory = tmp_path_factory.mktemp("guest")
     tree = debian_tree()
@@ -49,36 +54,36 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def key(tmp_path_factory):
+def key(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("key") / "id"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
     return path.with_suffix(".pub").read_text()
 
 
 @pytest.fixture
-def space(tmp_path, monkeypatch):
+def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
     with workspace(Events()) as opened:
         yield opened
 
 
-def copy_of(image, directory):
+def copy_of(image: Path, directory: Path) -> Path:
     target = directory / "guest.raw"
     subprocess.run(["cp", "--sparse=always", image, target], check=True)
     return target
 
 
-def digest(path):
+def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def leftovers(directory):
+def leftovers(directory: Path) -> list[str]:
     return [p.name for p in directory.iterdir() if p.name.startswith(".")]
 
 
 def test_all_changes_land_in_one_go_with_modes_owners_and_links_respected(
-    base, key, tmp_path, space
-):
+    base: Path, key: str, tmp_path: Path, space: Workspace
+) -> None:
     packed, image = tmp_path / "guest.qcow2", tmp_path / "after.raw"
     write_qcow2(base, packed)
     tree = tmp_path / "tree"
@@ -109,7 +114,7 @@ def test_all_changes_land_in_one_go_with_modes_owners_and_links_respected(
         workspace=space,
     )
     subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", packed], check=True)
-    argv = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", packed, image]
+    argv: list[str | Path] = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", packed, image]
     subprocess.run(argv, check=True)
     assert done.root == "partition 1"
     assert done.outputs == (("first.sh", "from the guest\n"),)
@@ -156,12 +161,12 @@ def test_all_changes_land_in_one_go_with_modes_owners_and_links_respected(
         (RunScript("bad.sh", b"#!/bin/sh\necho why it failed >&2\nexit 3\n"), "why it failed"),
     ],
 )
-def test_a_refused_change_is_explained(change, says, refusals):
+def test_a_refused_change_is_explained(change: Change, says: str, refusals: dict[str, str]) -> None:
     assert says in refusals[str(change)]
 
 
 @pytest.fixture(scope="module")
-def refusals(base, tmp_path_factory):
+def refusals(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Message of every refused change, all tried in one appliance on one working copy."""
     from imagekit.guest.appliance import Drive, appliance
     from imagekit.guest.apply import apply
@@ -171,7 +176,8 @@ def refusals(base, tmp_path_factory):
     directory = tmp_path_factory.mktemp("refused")
     image = copy_of(base, directory)
     before = digest(image)
-    changes = test_a_refused_change_is_explained.pytestmark[0].args[1]
+    marks: Any = getattr(test_a_refused_change_is_explained, "pytestmark")  # noqa: B009
+    changes = marks[0].args[1]
     messages = {}
     with (
         workspace(Events(), directory / "work") as space,
@@ -180,16 +186,22 @@ def refusals(base, tmp_path_factory):
     ):
         root = mount_guest(app, None, readonly=False)
         files = ApplianceFiles(app)
+
+        def run_it(script: RunScript) -> None:
+            run_in_appliance(script, files, root.arch)
+
         for change, _ in changes:
             with pytest.raises(GuestError) as caught:
-                apply(change, files, lambda script: run_in_appliance(script, files, root.arch))
+                apply(change, files, run_it)
             messages[str(change)] = str(caught.value)
     assert digest(image) == before
     assert leftovers(directory) == []
     return messages
 
 
-def test_a_failing_script_leaves_the_image_byte_for_byte_as_it_was(base, tmp_path, space):
+def test_a_failing_script_leaves_the_image_byte_for_byte_as_it_was(
+    base: Path, tmp_path: Path, space: Workspace
+) -> None:
     image = copy_of(base, tmp_path)
     before = digest(image), image.stat().st_mtime_ns
     with pytest.raises(GuestError, match="exit 7"):
@@ -203,7 +215,9 @@ def test_a_failing_script_leaves_the_image_byte_for_byte_as_it_was(base, tmp_pat
     assert leftovers(tmp_path) == []
 
 
-def test_a_vhd_keeps_its_size_identity_and_permissions(base, tmp_path, space):
+def test_a_vhd_keeps_its_size_identity_and_permissions(
+    base: Path, tmp_path: Path, space: Workspace
+) -> None:
     image = tmp_path / "guest.vhd"
     write_vhd(base, image)
     image.chmod(0o640)
@@ -220,15 +234,35 @@ def test_a_vhd_keeps_its_size_identity_and_permissions(base, tmp_path, space):
     assert leftovers(tmp_path) == []
 
 
-def test_a_commit_that_was_killed_is_finished_by_the_next_run(base, tmp_path, space):
+def test_a_commit_that_was_killed_is_finished_by_the_next_run(
+    base: Path, tmp_path: Path, space: Workspace
+) -> None:
     image = copy_of(base, tmp_path)
     motd = debugfs(image, "blocks /etc/motd").split()[0]
     overlay = tmp_path / ".guest.raw.imagekit-redo"
-    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image, overlay]
+    argv: list[str | Path] = [
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-F",
+        "raw",
+        "-b",
+        image,
+        overlay,
+    ]
     subprocess.run(argv, check=True)
     overlay.chmod(0o600)
     offset = (1 << 20) + int(motd) * int(debugfs(image, "stats").split("Block size:")[1].split()[0])
-    write = ["qemu-io", "-f", "qcow2", "-c", f"write -P 0x41 {offset} 4096", overlay]
+    write: list[str | Path] = [
+        "qemu-io",
+        "-f",
+        "qcow2",
+        "-c",
+        f"write -P 0x41 {offset} 4096",
+        overlay,
+    ]
     subprocess.run(write, check=True, capture_output=True)
     done = inject(image, "raw", [], workspace=space)
     assert "finished" in done.notes[0]
@@ -236,7 +270,9 @@ def test_a_commit_that_was_killed_is_finished_by_the_next_run(base, tmp_path, sp
     assert leftovers(tmp_path) == []
 
 
-def test_an_image_attached_or_locked_is_left_alone(base, tmp_path, space):
+def test_an_image_attached_or_locked_is_left_alone(
+    base: Path, tmp_path: Path, space: Workspace
+) -> None:
     image = copy_of(base, tmp_path)
     with working_copy(image, "raw", workspace=space):  # noqa: SIM117
         with pytest.raises(BusyError), working_copy(image, "raw", workspace=space):
@@ -244,7 +280,9 @@ def test_an_image_attached_or_locked_is_left_alone(base, tmp_path, space):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_in_the_middle_ends_qemu_and_leaves_nothing(number, base, tmp_path):
+def test_a_signal_in_the_middle_ends_qemu_and_leaves_nothing(
+    number: signal.Signals, base: Path, tmp_path: Path
+) -> None:
     image = copy_of(base, tmp_path)
     before = digest(image)
     program = Path(sys.executable).with_name("python")
@@ -278,7 +316,7 @@ def test_a_signal_in_the_middle_ends_qemu_and_leaves_nothing(number, base, tmp_p
     assert not any((tmp_path / "cache/work").iterdir())
 
 
-def qemu_of(image):
+def qemu_of(image: Path) -> list[int]:
     """Processes whose command line names the image's overlay."""
     found = []
     for entry in Path("/proc").iterdir():

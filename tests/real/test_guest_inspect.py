@@ -1,9 +1,12 @@
 """What inspection says about real disks, against pygrub, sfdisk and blkid."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from oracles.guest_images import (
@@ -47,7 +50,7 @@ menuentry 'Debian  "quoted"' --class debian {{
 
 
 @pytest.fixture(scope="module")
-def disk(tmp_path_factory):
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ESP, /boot and root on a GPT disk, with this host's kernel and a small initrd."""
     directory = tmp_path_factory.mktemp("inspected")
     release, kernel = host_kernel()
@@ -77,7 +80,7 @@ def disk(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(disk, tmp_path_factory):
+def found(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     directory = tmp_path_factory.mktemp("work")
     before = hashlib.sha256(disk.read_bytes()).hexdigest()
     image = directory / "guest.vhd"
@@ -85,10 +88,11 @@ def found(disk, tmp_path_factory):
     with workspace(Events(), directory / "work") as space:
         result = inspect(image, "vhd", workspace=space).to_json()
     assert hashlib.sha256(disk.read_bytes()).hexdigest() == before
-    return json.loads(json.dumps(result))
+    told: dict[str, Any] = json.loads(json.dumps(result))
+    return told
 
 
-def test_partitions_are_those_of_sfdisk_and_blkid(found, disk):
+def test_partitions_are_those_of_sfdisk_and_blkid(found: dict[str, Any], disk: Path) -> None:
     listed = subprocess.run(["/usr/sbin/sfdisk", "-J", disk], check=True, capture_output=True)
     table = json.loads(listed.stdout)["partitiontable"]
     assert found["partition_table"] == table["label"]
@@ -102,8 +106,16 @@ def test_partitions_are_those_of_sfdisk_and_blkid(found, disk):
         assert (part["filesystem"], part["uuid"]) == (fields["TYPE"], fields["UUID"])
 
 
-def test_the_default_entry_is_what_pygrub_boots(found, disk, tmp_path):
-    argv = [PYGRUB, "-q", "--output-format=simple", f"--output-directory={tmp_path}", disk]
+def test_the_default_entry_is_what_pygrub_boots(
+    found: dict[str, Any], disk: Path, tmp_path: Path
+) -> None:
+    argv: list[str | Path] = [
+        PYGRUB,
+        "-q",
+        "--output-format=simple",
+        f"--output-directory={tmp_path}",
+        disk,
+    ]
     told = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     fields = dict(line.split(" ", 1) for line in told.splitlines() if line)
     entry = found["default_entry"]
@@ -118,7 +130,7 @@ def test_the_default_entry_is_what_pygrub_boots(found, disk, tmp_path):
     assert [e["title"] for e in found["boot_entries"]][: len(titles)] == titles
 
 
-def test_the_system_is_told_with_its_name_and_mounts(found):
+def test_the_system_is_told_with_its_name_and_mounts(found: dict[str, Any]) -> None:
     assert found["os"]["distribution"] == "debian"
     assert found["os"]["version"] == "12"
     assert found["os"]["package_manager"] == "apt"
@@ -131,7 +143,7 @@ def test_the_system_is_told_with_its_name_and_mounts(found):
     ]
 
 
-def test_kernels_are_judged_as_on_the_host(found):
+def test_kernels_are_judged_as_on_the_host(found: dict[str, Any]) -> None:
     release, kernel = host_kernel()
     ours = {k["path"]: k for k in found["kernels"]}
     assert ours["/boot/vmlinuz-4.0-broken"]["problem"]
@@ -142,7 +154,7 @@ def test_kernels_are_judged_as_on_the_host(found):
     assert judged["initrd"]["xen_blkfront"]["state"] == "module"
 
 
-def test_every_boot_path_has_a_verdict_and_a_reason(found):
+def test_every_boot_path_has_a_verdict_and_a_reason(found: dict[str, Any]) -> None:
     paths = found["boot_paths"]
     works = {
         (mode, path)
@@ -164,7 +176,9 @@ def test_every_boot_path_has_a_verdict_and_a_reason(found):
     assert all(v["reason"] for verdicts in paths.values() for v in verdicts.values())
 
 
-def test_the_command_shows_a_bare_file_system_that_holds_nothing(tmp_path, monkeypatch):
+def test_the_command_shows_a_bare_file_system_that_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
     image = tmp_path / "bare.raw"
     with image.open("wb") as stream:

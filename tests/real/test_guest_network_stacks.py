@@ -6,6 +6,7 @@ import configparser
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from oracles import unpacked
@@ -53,7 +54,8 @@ def test_netplan_words_it_for_networkd(tmp_path: Path) -> None:
     guest = DirectoryGuest(
         tmp_path / "guest", **{"/etc/netplan/01.yaml": "network: {version: 2}\n"}
     )
-    assert set_network(guest, state(ROUTED)) == "netplan"
+    files: Any = guest
+    assert set_network(files, state(ROUTED)) == "netplan"
     done = subprocess.run(
         [root / "usr/libexec/netplan/generate", "--root-dir", tmp_path / "guest"],
         env=unpacked.environment(root),
@@ -109,7 +111,14 @@ ip -6 route
 def test_ifup_makes_both_default_routes(vif: Vif, tmp_path: Path) -> None:
     root = unpacked.packages(tmp_path, "ifupdown")
     (tmp_path / "interfaces").write_text(ifupdown.render(state(vif), ["eth0"], ""))
-    words = ["sh", "-ec", _IFUP, "sh", root / "sbin/ifup", tmp_path / "interfaces"]
+    words: list[str | Path] = [
+        "sh",
+        "-ec",
+        _IFUP,
+        "sh",
+        root / "sbin/ifup",
+        tmp_path / "interfaces",
+    ]
     done = subprocess.run(
         ["unshare", "-n", "-m", *words],
         capture_output=True,

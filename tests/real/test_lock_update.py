@@ -68,7 +68,7 @@ class Mirror:
         self._gpg("--output", release.with_name("InRelease"), "--clearsign", release)
 
     def close(self) -> None:
-        argv = ["gpgconf", "--homedir", self.home, "--kill", "all"]
+        argv: list[str | Path] = ["gpgconf", "--homedir", self.home, "--kill", "all"]
         subprocess.run(argv, check=True, capture_output=True)
         shutil.rmtree(self.home)
 

@@ -11,8 +11,9 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from oracles import dhcp_server, netns, pxe_site
@@ -67,7 +68,7 @@ def processes() -> list[str]:
     ]
 
 
-def tftp_in(lab: netns.Lab, files=FILES, **behaviour) -> TftpServer:
+def tftp_in(lab: netns.Lab, files: Mapping[str, bytes] = FILES, **behaviour: Any) -> TftpServer:
     sock = netns.inside(lab.server, lambda: netns.udp_socket(lab.SERVER, 69))
     server = TftpServer(files, sock, **behaviour)
     server.give_sockets(
@@ -79,7 +80,7 @@ def tftp_in(lab: netns.Lab, files=FILES, **behaviour) -> TftpServer:
 DIRECT = ("--dhcp=none", "--next-server=192.0.2.1", "--ip=192.0.2.150")
 
 
-def test_the_lab_boots_when_nobody_lies(lab, tmp_path):
+def test_the_lab_boots_when_nobody_lies(lab: netns.Lab, tmp_path: Path) -> None:
     with tftp_in(lab):
         assert attempt(lab, tmp_path, *DIRECT).status == 0
 
@@ -98,7 +99,7 @@ def test_the_lab_boots_when_nobody_lies(lab, tmp_path):
         ("drip", "not finished after 6 s|drips"),
     ],
 )
-def test_lying_tftp_server(lab, tmp_path, lie, message):
+def test_lying_tftp_server(lab: netns.Lab, tmp_path: Path, lie: str, message: str) -> None:
     files = {f"pxelinux.cfg/01-{DASHES}": CONFIG + b"#" * 100_000}
     options = () if lie == "drip" else ("blksize", "tsize", "windowsize")
     with tftp_in(lab, files, lies={lie}, options=options):
@@ -125,7 +126,7 @@ def test_lying_tftp_server(lab, tmp_path, lie, message):
         (b"\x7fELF" + bytes(1000), "unknown keyword"),
     ],
 )
-def test_hostile_config(lab, tmp_path, config, message):
+def test_hostile_config(lab: netns.Lab, tmp_path: Path, config: bytes, message: str) -> None:
     files = {**FILES, f"pxelinux.cfg/01-{DASHES}": config, "empty": b""}
     with tftp_in(lab, files):
         run = attempt(lab, tmp_path, *DIRECT)
@@ -133,7 +134,7 @@ def test_hostile_config(lab, tmp_path, config, message):
     assert message in run.err
 
 
-def test_gigantic_kernel(lab, tmp_path):
+def test_gigantic_kernel(lab: netns.Lab, tmp_path: Path) -> None:
     server = tftp_in(lab, {**FILES, "k": KERNEL}, options=("blksize", "windowsize"))
     with server:
         run = attempt(lab, tmp_path, *DIRECT, "--kernel-limit=1")
@@ -141,13 +142,15 @@ def test_gigantic_kernel(lab, tmp_path):
     assert "larger than the limit of 1048576 bytes" in run.err
 
 
-def test_pinned_digest_refuses_another_kernel(lab, tmp_path):
+def test_pinned_digest_refuses_another_kernel(lab: netns.Lab, tmp_path: Path) -> None:
     with tftp_in(lab):
         run = attempt(lab, tmp_path, *DIRECT, f"--kernel-sha256={'0' * 64}")
     assert run.status == 7
 
 
-def test_packed_directory_of_kernels_is_not_touched_by_a_failure(lab, tmp_path):
+def test_packed_directory_of_kernels_is_not_touched_by_a_failure(
+    lab: netns.Lab, tmp_path: Path
+) -> None:
     place = tmp_path / "shared"
     place.mkdir()
     (place / "boot_kernel.other").write_bytes(b"another domain's")
@@ -157,13 +160,13 @@ def test_packed_directory_of_kernels_is_not_touched_by_a_failure(lab, tmp_path):
     assert [path.name for path in place.iterdir()] == ["boot_kernel.other"]
 
 
-def test_no_server_at_all(lab, tmp_path):
+def test_no_server_at_all(lab: netns.Lab, tmp_path: Path) -> None:
     run = attempt(lab, tmp_path, timeout=3)
     assert run.status == 6
     assert "no DHCP server answered" in run.err
 
 
-def test_sigterm_leaves_nothing_behind(lab, tmp_path):
+def test_sigterm_leaves_nothing_behind(lab: netns.Lab, tmp_path: Path) -> None:
     _, directory, options = pxe_site.libxl_place(tmp_path)
     argv = pxe_site.program(*options, f"--mac={MAC}", "--interface=xenbr0", "/dev/null")
     child = subprocess.Popen(lab.exec(lab.dom0, *argv), stderr=subprocess.DEVNULL)
@@ -180,7 +183,7 @@ def test_sigterm_leaves_nothing_behind(lab, tmp_path):
 class RogueDhcp:
     """Answers DHCP requests on the server's wire with what ``answer`` returns."""
 
-    def __init__(self, lab: netns.Lab, answer) -> None:
+    def __init__(self, lab: netns.Lab, answer: dhcp_server.Server) -> None:
         self._answer = answer
 
         def make() -> socket.socket:
@@ -221,21 +224,23 @@ def noise(_: object) -> list[bytes]:
         (dhcp_server.honest(xid=1), "wrong xid"),
         (dhcp_server.honest(nak=True), "refusing|fell silent|not finished"),
         (dhcp_server.honest(siaddr="127.0.0.1"), "no boot server"),
-        (dhcp_server.honest(**{"67": b"evil\n\x1b[2J"}), "control characters"),
+        (dhcp_server.honest(options={67: b"evil\n\x1b[2J"}), "control characters"),
         (lambda r: [dhcp_server.honest()(r)[0][:-1] + b"\0" * 200], "without an end"),
         (lambda r: [dhcp_server.honest()(r)[0] + b"x" * 9000], "no boot|not finished|TFTP|answer"),
         (noise, "no DHCP server answered"),
     ],
     ids=["xid", "nak", "loopback", "control", "endless options", "oversize", "noise"],
 )
-def test_hostile_dhcp_server(lab, tmp_path, answer, message):
+def test_hostile_dhcp_server(
+    lab: netns.Lab, tmp_path: Path, answer: dhcp_server.Server, message: str
+) -> None:
     with RogueDhcp(lab, answer):
         run = attempt(lab, tmp_path, timeout=5)
     assert run.status == 6, run.err
     assert re.search(message, run.err), run.err
 
 
-def test_rogue_second_dhcp_server(lab, tmp_path):
+def test_rogue_second_dhcp_server(lab: netns.Lab, tmp_path: Path) -> None:
     root = pxe_site.fill(tmp_path / "tftp")
     rogue_file = tmp_path / "rogue"
     rogue_file.mkdir()
@@ -262,7 +267,7 @@ def test_rogue_second_dhcp_server(lab, tmp_path):
         rogue.wait(10)
 
 
-def test_http_redirect_to_a_forbidden_host(lab, tmp_path):
+def test_http_redirect_to_a_forbidden_host(lab: netns.Lab, tmp_path: Path) -> None:
     answers = {
         f"/pxelinux.cfg/01-{DASHES}": ok(CONFIG),
         "/k": redirect("http://192.0.2.2:8000/secret"),
@@ -276,10 +281,10 @@ def test_http_redirect_to_a_forbidden_host(lab, tmp_path):
     assert "the host 192.0.2.2 is not one to boot from" in run.err
 
 
-def test_network_code_runs_without_privileges(lab, tmp_path):
+def test_network_code_runs_without_privileges(lab: netns.Lab, tmp_path: Path) -> None:
     seen: dict[str, str] = {}
 
-    class Watching(dict):
+    class Watching(dict[str, bytes]):
         def __getitem__(self, name: str) -> bytes:
             if name == "k":
                 for path in Path("/proc").glob("[0-9]*"):

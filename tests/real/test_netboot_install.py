@@ -20,9 +20,9 @@ from imagekit.errors import ToolError
 from imagekit.host.kvm import kvm_works
 from imagekit.installs.machine import Hardware, machine
 from imagekit.installs.netboot_tree import netboot_guest, serving
-from imagekit.installs.stages.overlay import mac_of
 from imagekit.installs.unattended import Limits, run_installer
 from imagekit.netboot.publish import Site, publish
+from imagekit.spec.derived import mac_of
 from imagekit.spec.install import Netboot
 from imagekit.spec.load import load_spec
 from imagekit.vm.card import NetworkBoot

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from oracles import netns, pxe_site
@@ -43,7 +44,9 @@ def check_result(items: dict[str, str], directory: Path, args: str = ARGS) -> No
     assert {Path(items["kernel"]), Path(items["ramdisk"])} == set(directory.iterdir())
 
 
-def test_xl_calling_convention_gets_a_lease_and_exact_bytes(lab, tmp_path, disk):
+def test_xl_calling_convention_gets_a_lease_and_exact_bytes(
+    lab: netns.Lab, tmp_path: Path, disk: str
+) -> None:
     root = pxe_site.fill(tmp_path / "tftp")
     output, directory, options = pxe_site.libxl_place(tmp_path)
     with pxe_site.dnsmasq(lab, root) as log:
@@ -58,7 +61,7 @@ def test_xl_calling_convention_gets_a_lease_and_exact_bytes(lab, tmp_path, disk)
     assert run.out == b""
 
 
-def test_a_server_in_dom0_itself_is_asked_too(lab, tmp_path, disk):
+def test_a_server_in_dom0_itself_is_asked_too(lab: netns.Lab, tmp_path: Path, disk: str) -> None:
     root = pxe_site.fill(tmp_path / "tftp")
     output, directory, options = pxe_site.libxl_place(tmp_path)
     with pxe_site.dnsmasq(lab, root, in_dom0=True) as log:
@@ -70,7 +73,9 @@ def test_a_server_in_dom0_itself_is_asked_too(lab, tmp_path, disk):
     assert run.seconds < 5
 
 
-def test_libvirt_calling_convention_with_all_arguments_in_one(lab, tmp_path, disk):
+def test_libvirt_calling_convention_with_all_arguments_in_one(
+    lab: netns.Lab, tmp_path: Path, disk: str
+) -> None:
     root = pxe_site.fill(tmp_path / "tftp")
     output, directory, options = pxe_site.libxl_place(tmp_path)
     with pxe_site.dnsmasq(lab, root) as log:
@@ -82,7 +87,9 @@ def test_libvirt_calling_convention_with_all_arguments_in_one(lab, tmp_path, dis
     check_result(pxe_site.simple0(output.read_bytes()), directory, ARGS + " ro two words")
 
 
-def test_libvirt_calling_convention_with_a_profile(lab, tmp_path, disk):
+def test_libvirt_calling_convention_with_a_profile(
+    lab: netns.Lab, tmp_path: Path, disk: str
+) -> None:
     root = pxe_site.fill(tmp_path / "tftp")
     profiles = tmp_path / "profiles.toml"
     profiles.write_text(f'[web1]\nmac = "{MAC}"\ninterface = "xenbr0"\nnext-server = "192.0.2.1"\n')
@@ -94,7 +101,7 @@ def test_libvirt_calling_convention_with_a_profile(lab, tmp_path, disk):
     check_result(pxe_site.simple0(output.read_bytes()), directory)
 
 
-def test_xend_calling_convention_over_a_fifo(lab, tmp_path, disk):
+def test_xend_calling_convention_over_a_fifo(lab: netns.Lab, tmp_path: Path, disk: str) -> None:
     root = pxe_site.fill(tmp_path / "tftp")
     fifo, directory = tmp_path / "xenbl.1", tmp_path / "boot"
     os.mkfifo(fifo, 0o600)
@@ -113,7 +120,7 @@ def test_xend_calling_convention_over_a_fifo(lab, tmp_path, disk):
     check_result({k: v for k, v in sxp[1:]}, directory, ARGS + " root=/dev/xvda1 ro")
 
 
-def test_xend_sees_the_fifo_close_when_pypxeboot_fails(tmp_path):
+def test_xend_sees_the_fifo_close_when_pypxeboot_fails(tmp_path: Path) -> None:
     fifo = tmp_path / "xenbl.2"
     os.mkfifo(fifo, 0o600)
     child = subprocess.Popen(
@@ -124,9 +131,9 @@ def test_xend_sees_the_fifo_close_when_pypxeboot_fails(tmp_path):
     assert child.wait(10) == 3
 
 
-def parse_sxp(text: str) -> list:
+def parse_sxp(text: str) -> list[Any]:
     """Read the SXP of a bootloader by xend's quoting rules (sxp.py)."""
-    words: list = []
+    words: list[Any] = []
     stack = [words]
     position = 0
     while position < len(text):
@@ -155,7 +162,9 @@ def parse_sxp(text: str) -> list:
     return words
 
 
-def test_http_server_gives_config_kernel_and_initrd(lab, tmp_path, disk):
+def test_http_server_gives_config_kernel_and_initrd(
+    lab: netns.Lab, tmp_path: Path, disk: str
+) -> None:
     root = pxe_site.fill(tmp_path / "tftp")
     output, directory, options = pxe_site.libxl_place(tmp_path)
     server = subprocess.Popen(
@@ -174,7 +183,7 @@ def test_http_server_gives_config_kernel_and_initrd(lab, tmp_path, disk):
         server.wait(10)
 
 
-def test_ipxe_script_named_by_dhcp(lab, tmp_path, disk):
+def test_ipxe_script_named_by_dhcp(lab: netns.Lab, tmp_path: Path, disk: str) -> None:
     root = pxe_site.fill(tmp_path / "tftp")
     (root / "boot").mkdir()
     (root / "boot/boot.ipxe").write_text(
@@ -194,8 +203,8 @@ def test_ipxe_script_named_by_dhcp(lab, tmp_path, disk):
 
 
 def test_options_209_and_210_lead_to_the_config_and_the_only_bridge_is_the_default(
-    lab, tmp_path, disk
-):
+    lab: netns.Lab, tmp_path: Path, disk: str
+) -> None:
     root = pxe_site.fill(tmp_path / "tftp")
     (root / "site").mkdir()
     for name in ("images", "pxelinux.cfg"):
@@ -209,7 +218,9 @@ def test_options_209_and_210_lead_to_the_config_and_the_only_bridge_is_the_defau
     check_result(pxe_site.simple0(output.read_bytes()), directory)
 
 
-def test_proxy_dhcp_beside_a_dhcp_server_that_knows_nothing_of_booting(lab, tmp_path, disk):
+def test_proxy_dhcp_beside_a_dhcp_server_that_knows_nothing_of_booting(
+    lab: netns.Lab, tmp_path: Path, disk: str
+) -> None:
     root = pxe_site.fill(tmp_path / "tftp")
     rival = lab.add_rival("192.0.2.9")
     output, directory, options = pxe_site.libxl_place(tmp_path)
@@ -231,7 +242,7 @@ def test_proxy_dhcp_beside_a_dhcp_server_that_knows_nothing_of_booting(lab, tmp_
 
 
 @pytest.fixture(scope="module")
-def guest_disk(tmp_path_factory) -> Path:
+def guest_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bare ext4 with a kernel, an initrd and the grub.cfg that imagekit writes."""
     base = tmp_path_factory.mktemp("guest")
     tree = base / "tree"
@@ -253,7 +264,9 @@ def guest_disk(tmp_path_factory) -> Path:
 @pytest.mark.skipif(
     not list(Path("/usr/lib").glob("xen-*/bin/pygrub")), reason="no pygrub is installed"
 )
-def test_flipped_config_boots_the_guests_own_disk_as_pygrub_would(lab, tmp_path, guest_disk):
+def test_flipped_config_boots_the_guests_own_disk_as_pygrub_would(
+    lab: netns.Lab, tmp_path: Path, guest_disk: Path
+) -> None:
     root = pxe_site.fill(tmp_path / "tftp", "default Localdisk\nlabel Localdisk\nlocalboot 0\n")
     output, directory, options = pxe_site.libxl_place(tmp_path)
     with pxe_site.dnsmasq(lab, root):
@@ -264,7 +277,9 @@ def test_flipped_config_boots_the_guests_own_disk_as_pygrub_would(lab, tmp_path,
     check_result(items, directory, "root=/dev/xvda ro console=hvc0 quiet")
 
 
-def test_aii_tree_with_hex_links_installs_and_then_boots_locally(lab, tmp_path, disk):
+def test_aii_tree_with_hex_links_installs_and_then_boots_locally(
+    lab: netns.Lab, tmp_path: Path, disk: str
+) -> None:
     root = pxe_site.fill(tmp_path / "tftp")
     configs = root / "pxelinux.cfg"
     (configs / f"01-{DASHES}").unlink()
@@ -290,7 +305,7 @@ def test_aii_tree_with_hex_links_installs_and_then_boots_locally(lab, tmp_path, 
         assert "booting the guest's own disk" in again.err
 
 
-def test_it_starts_in_well_under_half_a_second():
+def test_it_starts_in_well_under_half_a_second() -> None:
     times = []
     for _ in range(5):
         started = time.monotonic()
@@ -305,7 +320,9 @@ def test_it_starts_in_well_under_half_a_second():
 
 
 @pytest.mark.parametrize("fault", ["loss", "repeat", "reorder"])
-def test_bad_line_does_not_change_a_byte(lab, tmp_path, disk, fault):
+def test_bad_line_does_not_change_a_byte(
+    lab: netns.Lab, tmp_path: Path, disk: str, fault: str
+) -> None:
     root = pxe_site.fill(tmp_path / "tftp")
     (root / "images/linux").write_bytes(KERNEL[:150_000])
     (root / "images/initrd.gz").write_bytes(INITRD[:200_000])
@@ -319,7 +336,9 @@ def test_bad_line_does_not_change_a_byte(lab, tmp_path, disk, fault):
     assert Path(items["ramdisk"]).read_bytes() == INITRD[:200_000]
 
 
-def test_netem_loss_and_reordering_do_not_change_a_byte(lab, tmp_path, disk):
+def test_netem_loss_and_reordering_do_not_change_a_byte(
+    lab: netns.Lab, tmp_path: Path, disk: str
+) -> None:
     netem = ["netem", "delay", "3ms", "2ms", "loss", "4%", "reorder", "20%", "50%"]
     made = subprocess.run(
         ["tc", "-n", lab.wire, "qdisc", "add", "dev", "wd", "root", *netem], capture_output=True

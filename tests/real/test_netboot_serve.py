@@ -115,7 +115,9 @@ def boot(lab: netns.Lab, place: Path, *words: str) -> tuple[pxe_site.Run, dict[s
 FULL = ("--dhcp=full", "--range=192.0.2.100-192.0.2.200")
 
 
-def test_install_once_and_boot_locally_from_then_on(lab, root, tmp_path):
+def test_install_once_and_boot_locally_from_then_on(
+    lab: netns.Lab, root: Path, tmp_path: Path
+) -> None:
     with serving(lab, root, *FULL) as log:
         run, items = boot(lab, tmp_path / "first")
         assert run.status == 0, run.err
@@ -140,7 +142,7 @@ def test_install_once_and_boot_locally_from_then_on(lab, root, tmp_path):
     assert facts["url"].split("/")[-2] not in told
 
 
-def test_kernels_come_over_http_by_ipxe_script(lab, root, tmp_path):
+def test_kernels_come_over_http_by_ipxe_script(lab: netns.Lab, root: Path, tmp_path: Path) -> None:
     with serving(lab, root, *FULL):
         run, items = boot(lab, tmp_path / "x", "--loader=ipxe", "--config=boot.ipxe")
         assert run.status == 0, run.err
@@ -148,7 +150,9 @@ def test_kernels_come_over_http_by_ipxe_script(lab, root, tmp_path):
         assert "kernel http://192.0.2.1:8080/images/" in run.err
 
 
-def test_guest_published_while_serving_is_known_at_once(lab, root, tmp_path):
+def test_guest_published_while_serving_is_known_at_once(
+    lab: netns.Lab, root: Path, tmp_path: Path
+) -> None:
     with serving(lab, root, *FULL):
         other = "00:16:3e:77:00:01"
         run, _ = boot(lab, tmp_path / "unknown", "--timeout=4", "--mac=" + other)
@@ -164,7 +168,7 @@ def test_guest_published_while_serving_is_known_at_once(lab, root, tmp_path):
         assert run.status == 0, run.err
 
 
-def test_proxy_dhcp_beside_the_sites_own_server(lab, root, tmp_path):
+def test_proxy_dhcp_beside_the_sites_own_server(lab: netns.Lab, root: Path, tmp_path: Path) -> None:
     rival = lab.add_rival("192.0.2.9")
     words = [
         "dnsmasq", "-k", "--conf-file=/dev/null", "--port=0", "--interface=eth0", "--no-ping",
@@ -182,7 +186,7 @@ def test_proxy_dhcp_beside_the_sites_own_server(lab, root, tmp_path):
         plain.wait(10)
 
 
-def test_configs_for_servers_that_exist_already(lab, root, tmp_path):
+def test_configs_for_servers_that_exist_already(lab: netns.Lab, root: Path, tmp_path: Path) -> None:
     def printed(what: str) -> str:
         words = ["serve", f"--root={root}", "--interface=eth0", *FULL, f"--print={what}"]
         argv = lab.exec(lab.server, sys.executable, "-c", PROGRAM, *words)
@@ -197,7 +201,7 @@ def test_configs_for_servers_that_exist_already(lab, root, tmp_path):
     assert f"--root={root} --interface=eth0 --dhcp=full" in printed("unit")
 
 
-def test_serve_leaves_no_process_and_no_directory(lab, root):
+def test_serve_leaves_no_process_and_no_directory(lab: netns.Lab, root: Path) -> None:
     before = set(Path("/tmp").glob("imagekit-serve-*"))
     with serving(lab, root, *FULL):
         mine = [path for path in set(Path("/tmp").glob("imagekit-serve-*")) - before]
@@ -213,7 +217,7 @@ def test_serve_leaves_no_process_and_no_directory(lab, root):
 
 
 @pytest.mark.skipif(not shutil.which("grub-script-check"), reason="no grub-script-check")
-def test_grub_reads_our_netboot_configs(root):
+def test_grub_reads_our_netboot_configs(root: Path) -> None:
     for mode in ("install", "local"):
         imagekit("flip", "web1", mode, "--root", root)
         for path in (root / "tftp/grub").iterdir():
@@ -221,7 +225,7 @@ def test_grub_reads_our_netboot_configs(root):
 
 
 @pytest.mark.skipif(not shutil.which("qemu-system-x86_64"), reason="QEMU is not installed")
-def test_a_real_ipxe_rom_chains_to_our_script_and_boots_the_kernel(tmp_path):
+def test_a_real_ipxe_rom_chains_to_our_script_and_boots_the_kernel(tmp_path: Path) -> None:
     """QEMU's own PXE ROM (iPXE) reads boot.ipxe over TFTP and starts a kernel made to say hello."""
     if not (
         Path("/usr/share/qemu/pxe-virtio.rom").exists()

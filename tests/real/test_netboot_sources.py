@@ -65,18 +65,18 @@ def work(tmp_path: Path) -> Path:
     return made
 
 
-def test_package_file(deb, work):
+def test_package_file(deb: Path, work: Path) -> None:
     check(sources.from_deb(deb, work, sha256=sha256(deb.read_bytes())))
     assert {path.name for path in work.iterdir()} == {"linux", "initrd.gz"}
 
 
-def test_package_with_another_digest_is_not_opened(deb, work):
+def test_package_with_another_digest_is_not_opened(deb: Path, work: Path) -> None:
     with pytest.raises(VerificationError):
         sources.from_deb(deb, work, sha256="0" * 64)
     assert list(work.iterdir()) == []
 
 
-def test_package_without_an_installer_is_named(tmp_path, work):
+def test_package_without_an_installer_is_named(tmp_path: Path, work: Path) -> None:
     tree = tmp_path / "empty"
     (tree / "DEBIAN").mkdir(parents=True)
     (tree / "DEBIAN/control").write_text(
@@ -89,13 +89,13 @@ def test_package_without_an_installer_is_named(tmp_path, work):
 
 
 @pytest.mark.skipif(not shutil.which("xorriso"), reason="xorriso is not installed")
-def test_iso_image(tmp_path, work):
+def test_iso_image(tmp_path: Path, work: Path) -> None:
     tree = tmp_path / "iso"
     (tree / "install.amd").mkdir(parents=True)
     (tree / "install.amd/vmlinuz").write_bytes(KERNEL)
     (tree / "install.amd/initrd.gz").write_bytes(INITRD)
     iso = tmp_path / "x.iso"
-    words = ["xorriso", "-as", "mkisofs", "-quiet", "-r", "-o", iso, tree]
+    words: list[str | Path] = ["xorriso", "-as", "mkisofs", "-quiet", "-r", "-o", iso, tree]
     subprocess.run(words, check=True, capture_output=True)
     digest = sha256(iso.read_bytes())
     paths = ("/install.amd/vmlinuz", "/install.amd/initrd.gz")
@@ -106,6 +106,11 @@ def test_iso_image(tmp_path, work):
         sources.from_iso(iso, "/missing", paths[1], work, sha256=digest)
     with pytest.raises(SpecError):
         sources.from_iso(iso, "/../etc/passwd -x", paths[1], work, sha256=digest)
+
+
+class _Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing of each request."""
 
 
 class Mirror:
@@ -128,15 +133,14 @@ class Mirror:
             f"SHA256:\n {sha256(sums)} {len(sums)} {IMAGES}/SHA256SUMS\n"
         )
         gpg("--clearsign", "--output", self.suite / "InRelease", release)
-        handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(root))
-        handler.func.log_message = lambda *_: None  # type: ignore[method-assign]
+        handler = partial(_Silent, directory=str(root))
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
 
 @pytest.fixture(scope="module")
-def keys() -> Iterator[tuple[Callable[..., None], Path]]:
+def keys() -> Iterator[Keys]:
     with tempfile.TemporaryDirectory(prefix="imagekit-gpg-") as home:
         env = {"PATH": os.environ["PATH"], "GNUPGHOME": home}
 
@@ -151,8 +155,12 @@ def keys() -> Iterator[tuple[Callable[..., None], Path]]:
         subprocess.run(["gpgconf", "--kill", "all"], env=env, check=False, capture_output=True)
 
 
+Keys = tuple[Callable[..., None], Path]
+"""gpg with a key of its own, and the keyring that has it."""
+
+
 @pytest.fixture
-def mirror(tmp_path: Path, keys) -> Iterator[Mirror]:
+def mirror(tmp_path: Path, keys: Keys) -> Iterator[Mirror]:
     made = Mirror(tmp_path / "mirror", keys[0])
     yield made
     made.server.shutdown()
@@ -165,13 +173,15 @@ needs_gpg = pytest.mark.skipif(
 
 
 @needs_gpg
-def test_mirror_is_verified_from_its_signature_down(mirror, keys, work):
+def test_mirror_is_verified_from_its_signature_down(mirror: Mirror, keys: Keys, work: Path) -> None:
     check(sources.from_mirror(mirror.url, "bookworm", "amd64", work, keyring=keys[1]))
 
 
 @needs_gpg
 @pytest.mark.parametrize("name", ["InRelease", f"{IMAGES}/SHA256SUMS", f"{IMAGES}/{NETBOOT}/linux"])
-def test_any_changed_byte_on_the_mirror_is_noticed(mirror, keys, work, name):
+def test_any_changed_byte_on_the_mirror_is_noticed(
+    mirror: Mirror, keys: Keys, work: Path, name: str
+) -> None:
     path = mirror.suite / name
     data = bytearray(path.read_bytes())
     position = data.index(b"bookworm") if name == "InRelease" else len(data) // 2
@@ -183,7 +193,7 @@ def test_any_changed_byte_on_the_mirror_is_noticed(mirror, keys, work, name):
 
 
 @needs_gpg
-def test_text_outside_the_signature_is_not_believed(mirror, keys, work):
+def test_text_outside_the_signature_is_not_believed(mirror: Mirror, keys: Keys, work: Path) -> None:
     evil = KERNEL + b"evil"
     folder = mirror.suite / IMAGES
     (folder / NETBOOT / "linux").write_bytes(evil)
@@ -201,7 +211,7 @@ def test_text_outside_the_signature_is_not_believed(mirror, keys, work):
 
 
 @needs_gpg
-def test_key_of_a_stranger_and_missing_files_are_errors(mirror, work):
+def test_key_of_a_stranger_and_missing_files_are_errors(mirror: Mirror, work: Path) -> None:
     stranger = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
     if stranger.exists():
         with pytest.raises(VerificationError, match="signature"):
@@ -214,7 +224,9 @@ def test_key_of_a_stranger_and_missing_files_are_errors(mirror, work):
         sources.from_mirror(mirror.url, "../x", "amd64", work)
 
 
-def test_request_names_its_installer_in_one_of_five_ways(deb, work, tmp_path):
+def test_request_names_its_installer_in_one_of_five_ways(
+    deb: Path, work: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "g.yaml"
     path.write_text(
         "name: web1\nmac: 00:16:3e:10:20:30\n"

@@ -15,7 +15,7 @@ DATA = random.Random(5).randbytes(33_600_000)
 
 
 @pytest.mark.parametrize("roll_to", [0, 1])
-def test_more_than_32_mib_in_blocks_of_512_bytes(roll_to):
+def test_more_than_32_mib_in_blocks_of_512_bytes(roll_to: int) -> None:
     deadline = Deadline(100)
     receiver = Receiver("f", 1 << 26, deadline)
     with TftpServer({"f": DATA}, options=(), roll_to=roll_to) as server:
@@ -23,7 +23,7 @@ def test_more_than_32_mib_in_blocks_of_512_bytes(roll_to):
     assert receiver.content() == DATA
 
 
-def test_block_numbers_wrap_inside_a_window():
+def test_block_numbers_wrap_inside_a_window() -> None:
     deadline = Deadline(100)
     receiver = Receiver("f", 1 << 26, deadline)
     wanted = tftp.Wanted(blksize=8, windowsize=64)

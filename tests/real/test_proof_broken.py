@@ -1,7 +1,7 @@
 """Broken guests under a real Xen fail, and the report names the cause.
 
 All guests of a test share one lab. What is slow and shows no more than a unit test with the same
-console's text (tests/unit/consoles) is left to ``make test-long``.
+console's text (tests/unit/proof/consoles) is left to ``make test-long``.
 """
 
 from __future__ import annotations

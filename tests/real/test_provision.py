@@ -318,7 +318,7 @@ def test_a_seed_disk_is_what_cloud_init_looks_for(
     tags = subprocess.run(["blkid", "-p", "-o", "export", iso], capture_output=True, text=True)
     assert "LABEL=CIDATA" in tags.stdout
     out = state / "seed"
-    argv = ["xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/", out]
+    argv: list[str | Path] = ["xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/", out]
     subprocess.run(argv, check=True, capture_output=True)
     assert sorted(p.name for p in out.iterdir()) == ["meta-data", "network-config", "user-data"]
     assert json.loads((out / "meta-data").read_text())["local-hostname"] == "seeded"

@@ -100,7 +100,16 @@ def test_a_grown_disk_has_a_grown_table(make: Make, clone: str, tmp_path: Path) 
     made = make("grown", {"size": "40MiB"}, clone=clone)
     raw = tmp_path / "grown.raw"
     image_format = "qcow2" if clone == "overlay" else "raw"
-    argv = ["qemu-img", "convert", "-f", image_format, "-O", "raw", made.files["disk"], raw]
+    argv: list[str | Path] = [
+        "qemu-img",
+        "convert",
+        "-f",
+        image_format,
+        "-O",
+        "raw",
+        made.files["disk"],
+        raw,
+    ]
     subprocess.run(argv, check=True)
     check = subprocess.run(["/sbin/sfdisk", "-V", raw], capture_output=True, text=True)
     assert "No errors detected" in check.stdout, check.stdout + check.stderr

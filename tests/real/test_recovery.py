@@ -135,8 +135,8 @@ def sealed(original: Path, spec: Path, place: Path, imagekit: Run) -> Path:
 def again(bundle: Path, sealed: Path, place: Path) -> Iterator[Path]:
     """The build of the sealed bundle, made without network and cache, killed on the way."""
     cache, out = place / "fresh-cache", place / "again"
-    args = ("reinstall", sealed, "-o", out, "--trust", place / "key.pub")
-    args += ("--passphrase-file", place / "passphrase")
+    args: list[str | Path] = ["reinstall", sealed, "-o", out, "--trust", place / "key.pub"]
+    args += ["--passphrase-file", place / "passphrase"]
     for round_ in range(ROUNDS):
         process = offline(*args, cache=cache)
         time.sleep(2 + 7 * round_ % 41)
@@ -190,7 +190,17 @@ def test_a_build_directory_is_signed_and_a_later_build_signs_anew(
     imagekit(*build, "--sign", place / "key", env=EPOCH)
     signers = place / "signers"
     signers.write_text(f"me {(place / 'key.pub').read_text()}")
-    argv = ["ssh-keygen", "-Y", "verify", "-f", signers, "-I", "me", "-n", "imagekit-build"]
+    argv: list[str | Path] = [
+        "ssh-keygen",
+        "-Y",
+        "verify",
+        "-f",
+        signers,
+        "-I",
+        "me",
+        "-n",
+        "imagekit-build",
+    ]
     with (original / "SHA256SUMS").open("rb") as sums:
         subprocess.run([*argv, "-s", original / "SHA256SUMS.sig"], stdin=sums, check=True)
     imagekit(*build, env=EPOCH)

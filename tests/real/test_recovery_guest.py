@@ -111,7 +111,18 @@ def world(tmp_path_factory: pytest.TempPathFactory, imagekit: Run) -> Iterator[W
     golden.mkdir()
     with (golden / "golden.raw").open("wb") as stream:
         stream.truncate(SIZE)
-    argv = ["/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-U", UUID, "-d", tree, golden / "golden.raw"]
+    argv: list[str | Path] = [
+        "/sbin/mke2fs",
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-U",
+        UUID,
+        "-d",
+        tree,
+        golden / "golden.raw",
+    ]
     subprocess.run(argv, check=True)
     for name in ("vmlinuz", "initrd.img"):
         (golden / name).write_text(f"{name}\n")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+
+from oracles.builds import ROOT
 
 import imagekit.errors
 from imagekit.cli.main import COMMANDS
 from imagekit.spec.reference import markdown
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_the_reference_is_the_schema_in_words() -> None:

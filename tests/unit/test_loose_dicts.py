@@ -86,7 +86,7 @@ def is_loose(annotation: ast.expr) -> bool:
     return False
 
 
-def annotations(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.expr]:
+def annotated(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.expr]:
     """Those of the arguments and of what is returned."""
     given = function.args
     every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
@@ -100,7 +100,7 @@ def signatures(body: list[ast.stmt], within: str = "") -> Iterator[tuple[str, li
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             if not node.name.startswith("_") or node.name == "__init__":
-                yield within + node.name, list(annotations(node))
+                yield within + node.name, list(annotated(node))
         elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield from signatures(node.body, f"{node.name}.")
         elif within and isinstance(node, ast.AnnAssign):

@@ -34,7 +34,7 @@ def find(subject: Subject) -> Iterator[Finding]:
             if silent
             else "the kernel chooses hvc0 by itself; messages may still go to a screen nobody sees",
             "add console=hvc0 to the kernel's command line",
-            True,
+            fixable=True,
         )
     if "hvm" in subject.modes and entry and consoles and not _seen_on_hvm(consoles):
         yield Finding(
@@ -123,7 +123,7 @@ def _logins(subject: Subject) -> Iterator[Finding]:
             "; ".join(reasons),
             "nobody can log in on xl console",
             "start a getty on hvc0 and list it in /etc/securetty",
-            True,
+            fixable=True,
         )
 
 

@@ -41,7 +41,7 @@ def find(subject: Subject) -> Iterator[Finding]:
             "the next kernel update makes an initrd for the machine it runs on; built anywhere "
             "but in a Xen guest it does not find the disk",
             f"list xen-blkfront and xen-netfront in {_LIST}",
-            True,
+            fixable=True,
         )
 
 

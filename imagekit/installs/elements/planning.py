@@ -156,7 +156,12 @@ def _plan(
         error.where = error.where or file.where("install", "elements")
         raise
     return ElementPlan(
-        tuple(elements), provided, tuple(sorted({*packages, *NEEDED})), environment, False, 0
+        elements=tuple(elements),
+        provided=provided,
+        packages=tuple(sorted({*packages, *NEEDED})),
+        environment=environment,
+        network=False,
+        timeout=0,
     )
 
 

@@ -46,7 +46,7 @@ def assemble_lvm(
         epoch=epoch,
         log=run.logs / "filesystems.log",
     )
-    drives = [Drive(image, "raw", False), Drive(root, "raw", True)]
+    drives = [Drive(image, "raw", readonly=False), Drive(root, "raw", readonly=True)]
     group = disk.volume_group
     with appliance(drives, workspace=run.workspace) as guest:
         device = f"/dev/sda{part.number}"

@@ -44,6 +44,7 @@ def call(
     argv: list[str],
     timeout: float = 60,
     env: dict[str, str] | None = None,
+    *,
     merged: bool = False,
 ) -> tuple[int, str]:
     """Exit status (or -1 after ``timeout`` seconds) and output; ``merged`` with its messages."""
@@ -223,7 +224,7 @@ class Job:
         checked = time.monotonic()
         while time.monotonic() < deadline:
             if self.stop.exists():
-                self._evidence(domid, self.stop.read_text().strip() == "up")
+                self._evidence(domid, up=self.stop.read_text().strip() == "up")
                 return False
             if (SHARE / "jobs" / f"{self.ident}.again-{self.result['attempts']}").exists():
                 return True
@@ -248,7 +249,7 @@ class Job:
                     return False
             time.sleep(0.2)
         self.result["ended"] = "timeout"
-        self._evidence(domid, False)
+        self._evidence(domid, up=False)
         return False
 
     def _unheard(self, domid: int) -> bool:
@@ -259,10 +260,10 @@ class Job:
         texts = (console.target.read_text("utf-8", "replace") for console in self.consoles)
         words = " ".join("".join(texts)[-300:].split())
         self.result.update(ended="unheard", error=f"virsh console ended; its last words: {words}")
-        self._evidence(domid, False)
+        self._evidence(domid, up=False)
         return True
 
-    def _evidence(self, domid: int, up: bool) -> None:
+    def _evidence(self, domid: int, *, up: bool) -> None:
         if up:
             self._await_leases()
         _status, text = call(["xenstore-ls", "-f", f"/local/domain/{domid}"])

@@ -75,7 +75,7 @@ class Libvirt:
         status, more = self._virsh("start", "--paused", self._name, timeout=timeout)
         return status, text + more
 
-    def unpause(self, domid: int) -> None:
+    def unpause(self, _domid: int) -> None:
         """Let the domain run."""
         self._virsh("resume", self._name)
 
@@ -100,11 +100,11 @@ class Libvirt:
             said += data
         return ours
 
-    def evidence(self, domid: int) -> tuple[str, str]:
+    def evidence(self, _domid: int) -> tuple[str, str]:
         """What libvirt knows of the domain, and the name of the file that is to hold it."""
         return self._virsh("dumpxml", self._name)[1], "domain.xml"
 
-    def destroy(self, domid: int) -> None:
+    def destroy(self, _domid: int) -> None:
         """End the domain."""
         self._virsh("destroy", self._name)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from imagekit.kernel.image import load_kernel
 from imagekit.proof import initrd
 from imagekit.proof.boots import Trial
-from imagekit.proof.selfcheck.programs import Programs
+from imagekit.proof.checkprograms import Programs
 from imagekit.proof.xlcfg import parse_config
 
 HOME = "/var/lib/imagekit-selfcheck"

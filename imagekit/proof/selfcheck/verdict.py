@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from imagekit.errors import ImageError, LabError
+from imagekit.proof.checkprograms import pattern_sum
 from imagekit.proof.console import read_console, tail
-from imagekit.proof.selfcheck.programs import pattern_sum
 from imagekit.proof.session import Seen
 
 SAID = re.compile(r"^LAB-(?:REGISTERS|HVM) [^\n]{1,80}\n", re.MULTILINE)

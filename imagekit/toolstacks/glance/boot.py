@@ -49,7 +49,7 @@ def check_mode(domain: Domain, facts: BuildFacts, *, xenapi: bool, ami: bool) ->
             hint="build it without one, or leave out the AMI form",
         )
     if xenapi and isinstance(boot, model.DirectKernel):
-        _check_xenapi_kernel(facts, ami, boot)
+        _check_xenapi_kernel(facts, boot, ami=ami)
 
 
 def _check_hvm(boot: model.Boot) -> None:
@@ -65,7 +65,7 @@ def _check_hvm(boot: model.Boot) -> None:
         refuse("nova boots from the disk", "boot.boot_order", "put c into it")
 
 
-def _check_xenapi_kernel(facts: BuildFacts, ami: bool, boot: model.DirectKernel) -> None:
+def _check_xenapi_kernel(facts: BuildFacts, boot: model.DirectKernel, *, ami: bool) -> None:
     if not ami:
         raise CapabilityError(
             "for XenServer nova boots a kernel with root=/dev/xvda1, whatever the image says",

@@ -21,12 +21,12 @@ Setting = tuple[str, str, RawValue]
 def raw_data(domain: Domain, driver: Literal["xen3", "xen4"]) -> list[tuple[str, str]]:
     """A statement list per group of fields, each with the field it words; raises SpecError."""
     groups: dict[str, list[str]] = {}
-    for field, key, value in _settings(domain, driver == "xen4"):
+    for field, key, value in _settings(domain, xl=driver == "xen4"):
         groups.setdefault(field, []).append(f"{key} = {literal(value, field)}")
     return [(field, "; ".join(statements)) for field, statements in groups.items()]
 
 
-def _settings(domain: Domain, xl: bool) -> list[Setting]:
+def _settings(domain: Domain, *, xl: bool) -> list[Setting]:
     settings: list[Setting] = []
     boot = domain.boot
     if domain.mode == "pvh" or (domain.mode == "hvm" and isinstance(boot, model.DirectKernel)):
@@ -34,7 +34,7 @@ def _settings(domain: Domain, xl: bool) -> list[Setting]:
     if isinstance(boot, model.Firmware) and boot.kind == "uefi":
         settings.append(("boot.kind", "firmware", "uefi"))
     if isinstance(boot, model.Pygrub | model.Netboot) and boot.args:
-        settings.append(_arguments(boot.args, xl))
+        settings.append(_arguments(boot.args, xl=xl))
     if domain.maxmem_mib is not None:
         settings.append(("maxmem_mib", "maxmem", domain.maxmem_mib))
     if domain.maxvcpus is not None:
@@ -60,7 +60,7 @@ def _settings(domain: Domain, xl: bool) -> list[Setting]:
     return settings
 
 
-def _arguments(arguments: tuple[str, ...], xl: bool) -> Setting:
+def _arguments(arguments: tuple[str, ...], *, xl: bool) -> Setting:
     if xl:
         return ("boot.args", "bootloader_args", arguments)
     for item in arguments:

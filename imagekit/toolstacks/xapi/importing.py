@@ -206,7 +206,7 @@ def _task(api: Api, label: str) -> Iterator[str]:
 def _removal(api: Api, method: str, reference: str) -> Callable[..., bool]:
     """What undoes a step when a later one fails; should that fail too, the error says so."""
 
-    def undo(kind: type[BaseException] | None, error: BaseException | None, *_: object) -> bool:
+    def undo(_kind: type[BaseException] | None, error: BaseException | None, *_: object) -> bool:
         if error is None:
             return False
         try:

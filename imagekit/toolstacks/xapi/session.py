@@ -105,7 +105,13 @@ class _Transport(xmlrpc.client.Transport):
         self._connection = host, connection
         return connection
 
-    def request(self, host: Any, handler: str, request_body: Any, verbose: bool = False) -> Any:
+    def request(  # xmlrpc.client calls it with these, by place
+        self,
+        host: Any,
+        handler: str,
+        request_body: Any,
+        verbose: bool = False,  # noqa: FBT001, FBT002
+    ) -> Any:
         try:
             return self.single_request(host, handler, request_body, verbose)
         finally:

@@ -35,7 +35,7 @@ def config_lines(domain: Domain) -> list[Line]:
     if domain.maxvcpus is not None:
         lines.append(_setting("maxvcpus", domain.maxvcpus, "maxvcpus"))
     lines += _boot_lines(domain)
-    lines += _list("disk", [_disk(d, f"disks[{i}]") for i, d in enumerate(domain.disks)], "disks")
+    lines += _list("disk", [_disk(d) for d in domain.disks], "disks")
     lines += _list("vif", [_nic(n, f"nics[{i}]") for i, n in enumerate(domain.nics)], "nics")
     lines += _screen_lines(domain)
     if domain.cpu.weight is not None:
@@ -88,7 +88,7 @@ def _boot_lines(domain: Domain) -> list[Line]:
     return lines
 
 
-def _disk(disk: Disk, where: str) -> str:
+def _disk(disk: Disk) -> str:
     if disk.target is None:
         return f"format=empty, vdev={disk.vdev}, access=ro, devtype=cdrom"
     parts = [f"format={disk.format}", f"vdev={disk.vdev}"]

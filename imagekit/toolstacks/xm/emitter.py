@@ -27,7 +27,7 @@ Setting = tuple[str, RawValue, str]
 """A key, its value, and the field of the domain it words."""
 
 
-def emit(domain: Domain, sxp: bool = False) -> str:
+def emit(domain: Domain, *, sxp: bool = False) -> str:
     """The config of ``domain`` as Python (or as the S-expression that ``xm new -F`` takes).
 
     Raises CapabilityError for what xend never had (PVH, UEFI, a direct kernel in HVM) and

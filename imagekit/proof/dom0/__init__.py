@@ -1,0 +1,1 @@
+"""What runs in the lab's dom0. It imports nothing of imagekit but its neighbours."""

@@ -1,0 +1,69 @@
+"""Rules of the house that import-linter cannot hold."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import imagekit
+
+HOUSE = Path(imagekit.__file__).parent
+LOOSE = {
+    *("test_contributing.py", "test_docs.py", "test_guides.py", "test_house.py"),
+    "test_loose_dicts.py",
+}
+"""Tests of the repository as a whole."""
+ALONE = {
+    "host/sandbox_child.py": set(),
+    "guest/backends/tree_child.py": set(),
+    "installs/remaster/iso_child.py": {"pycdlib"},
+    "proof/dom0/agent.py": {"imagekit.proof.dom0.toolstacks"},
+    "proof/dom0/toolstacks.py": set(),
+    "proof/svm_fix.py": set(),
+}
+"""Programs that run confined or in dom0, and what they may import beside the standard library."""
+
+
+def imported(source: str) -> set[str]:
+    """Every module that ``source`` imports, inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add("." * node.level + (node.module or ""))
+    return found
+
+
+def foreign(source: str) -> set[str]:
+    """What of it is not the standard library's."""
+    return {m for m in imported(source) if m.partition(".")[0] not in sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("program", ALONE)
+def test_what_runs_confined_or_in_dom0_imports_the_standard_library_only(program: str) -> None:
+    others = foreign((HOUSE / program).read_text())
+    assert {o for o in others if not any(f"{o}.".startswith(f"{a}.") for a in ALONE[program])} == (
+        set()
+    )
+
+
+def test_every_module_is_in_a_package_so_that_the_contracts_see_it() -> None:
+    lost = [p for p in HOUSE.rglob("*.py") if not (p.parent / "__init__.py").is_file()]
+    assert lost == []
+
+
+def test_the_unit_tests_mirror_the_packages() -> None:
+    here = Path(__file__).parent
+    packages = {p.parent.name for p in HOUSE.glob("*/__init__.py")} | {"bench"}
+    lost = [p for p in here.rglob("test_*.py") if p.parent.name not in packages]
+    assert {p.name for p in lost} == LOOSE
+
+
+def test_imports_are_seen_wherever_they_are() -> None:
+    source = "import os.path\ndef f():\n    from imagekit.host import run\n    from . import x\n"
+    assert imported(source) == {"os.path", "imagekit.host", "."}
+    assert foreign(source) == {"imagekit.host", "."}
