@@ -21,7 +21,7 @@ from imagekit.cli.signing_options import (
 from imagekit.errors import SpecError
 from imagekit.host.signing import NAMESPACE
 from imagekit.pipeline.workspace import workspace
-from imagekit.provision.journal import recorded
+from imagekit.provision.journal import record_of
 from imagekit.recovery.bundle import make_bundle
 from imagekit.recovery.guestbundle import make_guest_bundle
 from imagekit.recovery.sealing import Seal
@@ -118,7 +118,7 @@ def _require_guest(what: str) -> None:
             where="--spec",
             hint="imagekit bundle create BUILD --spec SPEC, or imagekit bundle verify BUNDLE",
         )
-    if what not in recorded():
+    if record_of(what) is None:
         raise SpecError(
             f"there is no build and no guest {what}", hint="imagekit destroy --list shows guests"
         )

@@ -13,7 +13,7 @@ from imagekit.domain.model import MODES, Mode
 from imagekit.errors import ImagekitError, SpecError
 from imagekit.pipeline.workspace import workspace
 from imagekit.provision.golden import open_golden, sweep
-from imagekit.provision.journal import recorded, state_root
+from imagekit.provision.journal import record_of, recorded, state_root
 from imagekit.provision.provision import Outcome, ProvisionOptions
 from imagekit.provision.provision import destroy as undo_guest
 from imagekit.provision.provision import provision as make_guests
@@ -168,15 +168,15 @@ def destroy(
         typer.echo(f"undid what an interrupted provision left of {swept}", err=True)
         if swept == name:
             return
-    guests = recorded()
     if list_ or name is None:
+        guests = recorded(lambda error: typer.echo(f"warning: {error}", err=True))
         if json_output:
             print(json.dumps({n: record.to_json() for n, record in guests.items()}, indent=2))
             return
         for found, guest in guests.items():
             print(f"{found}  {guest.files.get('config', '')}")
         return
-    record = guests.get(name)
+    record = record_of(name)
     if record is not None and not yes:
         files = ", ".join(record.files.values())
         typer.confirm(f"Remove {name} and its data ({files})?", abort=True)

@@ -7,8 +7,7 @@ in the guest does (grub-xen-host). Firmware: SeaBIOS or OVMF in an HVM guest.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from imagekit.guest.bootscan import (
     PVGRUB_CONFIGS,
@@ -57,11 +56,6 @@ def boot_paths(facts: BootFacts) -> dict[str, dict[str, PathVerdict]]:
         }
         result[mode] = {path: judges[path](facts, mode) for path in PATHS}
     return result
-
-
-def paths_json(paths: dict[str, dict[str, PathVerdict]]) -> dict[str, Any]:
-    """``{mode: {path: {"works": bool, "reason": str}}}``."""
-    return {mode: {p: asdict(v) for p, v in found.items()} for mode, found in paths.items()}
 
 
 def _not_for_hvm(_facts: BootFacts, _mode: str) -> PathVerdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from imagekit.guest.bootpaths import PathVerdict, paths_json
+from imagekit.guest.bootpaths import PathVerdict
 from imagekit.guest.bootscan import BootScan, grub_result, pygrub_result
 from imagekit.guest.devices import partition_name
 from imagekit.guest.disks import Disk
@@ -105,7 +105,10 @@ class Inspection:
             "default_entry": default.to_json() if default else None,
             "grub_default": grub.to_json() if grub else None,
             "kernels": [kernel.to_json() for kernel in self.kernels],
-            "boot_paths": paths_json(self.boot_paths),
+            "boot_paths": {
+                mode: {name: asdict(verdict) for name, verdict in paths.items()}
+                for mode, paths in self.boot_paths.items()
+            },
             "warnings": list(self.warnings),
         }
 

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -264,11 +264,31 @@ def journal(name: str) -> Iterator[Journal]:
         os.close(fd)
 
 
-def recorded() -> dict[str, GuestRecord]:
-    """Every finished guest by name, with what its journal says of it."""
+def record_of(name: str) -> GuestRecord | None:
+    """What the journal says of the finished guest ``name``, None if there is none.
+
+    Raises SpecError for a record that cannot be read.
+    """
+    if not NAME.fullmatch(name):
+        return None
+    return Journal(name, guests_directory() / f"{name}.journal").record()
+
+
+def recorded(unreadable: Callable[[SpecError], object] | None = None) -> dict[str, GuestRecord]:
+    """Every finished guest by name, with what its journal says of it.
+
+    ``unreadable`` gets the error of each record that cannot be read, and the others are still told;
+    without it the first is raised.
+    """
     found = {}
     for path in sorted(guests_directory().glob("*.journal")):
-        record = Journal(path.stem, path).record()
+        try:
+            record = Journal(path.stem, path).record()
+        except SpecError as error:
+            if unreadable is None:
+                raise
+            unreadable(error)
+            continue
         if record is not None:
             found[path.stem] = record
     return found

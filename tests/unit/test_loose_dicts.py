@@ -65,11 +65,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "installs: digest_of",
         "installs: changes_key",
     ),
-    "not typed yet": (
-        "guest: paths_json",
-        "installs: harvest_facts",
-        "installs: harvested",
-    ),
 }
 
 

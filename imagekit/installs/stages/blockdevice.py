@@ -20,7 +20,7 @@ from imagekit.installs.context import BuildContext
 from imagekit.installs.elements import environment as env
 from imagekit.installs.elements.blockdevice import IMAGE, BlockDevice
 from imagekit.installs.elements.catalogue import dib_version, library_path
-from imagekit.installs.stages.harvesting import harvest_facts
+from imagekit.installs.stages.bootequipment import boot_equipment, write_equipment
 from imagekit.installs.stages.image import Image
 from imagekit.installs.stages.trees import open_tree
 from imagekit.pipeline.stage import StageRun
@@ -140,7 +140,7 @@ class BlockDeviceImage(Image):
                 f"the disk that diskimage-builder made holds no system: {said}",
                 where=self._file.where("install", "block_device"),
             )
-        (run.output / "harvest.json").write_text(json.dumps(harvest_facts(found), indent=1))
+        write_equipment(boot_equipment(found), run.output / "harvest.json")
 
 
 def _loops() -> list[dict[str, Any]]:

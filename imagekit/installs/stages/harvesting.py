@@ -15,9 +15,10 @@ from imagekit.guest.check import check_and_fix
 from imagekit.guest.files import GuestFiles
 from imagekit.guest.from_spec import require_sources
 from imagekit.guest.inspect import survey
-from imagekit.guest.inspection import DefaultEntry, Inspection
+from imagekit.guest.inspection import Inspection
 from imagekit.guest.kernels import MAX_INITRD, MAX_KERNEL, GuestKernel
 from imagekit.installs.context import BuildContext
+from imagekit.installs.stages.bootequipment import boot_equipment, chosen_entry, write_equipment
 from imagekit.installs.stages.imagechanges import (
     add_accounts_and_files,
     changes_key,
@@ -88,8 +89,7 @@ class Harvest(Stage):
             app.finish()
         (run.output / "packages.json").write_text(json.dumps(packages, indent=1))
         self._judge(kernel, run.output)
-        value = harvest_facts(found)
-        (run.output / "harvest.json").write_text(json.dumps(value, indent=1))
+        write_equipment(boot_equipment(found), run.output / "harvest.json")
 
     def _judge(self, kernel: GuestKernel, output: Path) -> None:
         report = kernel.report
@@ -104,11 +104,6 @@ class Harvest(Stage):
         write_report(report, output / "kernel.json")
 
 
-def chosen_entry(found: Inspection) -> DefaultEntry | None:
-    """The boot menu's default: pygrub's reading of it where pygrub can, else GRUB's."""
-    return found.default_entry or found.grub_default
-
-
 def chosen_kernel(found: Inspection) -> GuestKernel:
     """The kernel that the image boots by default, else the newest. Raises ImageError."""
     entry = chosen_entry(found)
@@ -121,29 +116,6 @@ def chosen_kernel(found: Inspection) -> GuestKernel:
     if not with_initrd:
         raise ImageError("the installed system has no kernel with an initrd in /boot")
     return with_initrd[0]
-
-
-def harvest_facts(found: Inspection) -> dict[str, Any]:
-    """What domain configs need to know of the image, as plain JSON."""
-    entry = chosen_entry(found)
-    pygrub = found.default_entry
-    hvm, pv = found.boot_paths["hvm"], found.boot_paths["pv"]
-    words = entry.args.split() if entry is not None else []
-    types = [f.filesystem.type for f in found.scans if entry and f.name == entry.filesystem]
-    return {
-        "cmdline": " ".join(w for w in words if not w.startswith(("console=", "BOOT_IMAGE="))),
-        "pygrub": {
-            "ok": pygrub is not None,
-            "reason": f"pygrub reads {pygrub.config}" if pygrub else pv["pygrub"].reason,
-        },
-        "partition_table": found.disk.table if found.disk.table in ("gpt", "mbr") else "none",
-        "boot_filesystem": types[0] if types else "",
-        "grub_config": entry.config if entry is not None else None,
-        "bootloader_bios": hvm["firmware_bios"].works,
-        "bootloader_uefi": hvm["firmware_uefi"].works,
-        "os": found.os.to_json() if found.os else None,
-        "warnings": list(found.warnings),
-    }
 
 
 def _take_out(files: GuestFiles, kernel: GuestKernel, output: Path) -> None:

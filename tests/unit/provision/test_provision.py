@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.domains import FACTS
+from typer.testing import CliRunner
 
+from imagekit.cli.provision import destroy as destroy_command
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Nic
 from imagekit.errors import BusyError, ExistsError, SpecError
@@ -19,7 +22,7 @@ from imagekit.guest.network.networkd import network_file
 from imagekit.provision.golden import sweep
 from imagekit.provision.guest_facts import guest_facts, root_uuid
 from imagekit.provision.identity import check_size, vifs_of
-from imagekit.provision.journal import guests_directory, journal, recorded
+from imagekit.provision.journal import guests_directory, journal, record_of, recorded
 from imagekit.provision.provision import destroy
 from imagekit.provision.request import GuestRequest, make_request, read_guests
 from imagekit.provision.seed import network_config
@@ -65,6 +68,23 @@ def test_a_kill_between_the_line_and_the_directory_leaves_a_strangers_directory(
     (state / "web01/precious").write_text("x")
     assert sweep() == ["web01"]
     assert (state / "web01/precious").exists()
+
+
+def test_a_record_that_cannot_be_read_hides_no_other_guest(state: Path) -> None:
+    for name, files in (("bad", {"disk": 5}), ("good", {"disk": "/g/good.raw"})):
+        with journal(name) as found:
+            found.add("complete", name=name, files=files)
+    errors: list[SpecError] = []
+    assert list(recorded(errors.append)) == ["good"]
+    assert [str(guests_directory() / "bad.journal")] == [error.where for error in errors]
+    assert record_of("good") is not None
+    assert record_of("absent") is None and record_of("../good") is None
+    with pytest.raises(SpecError, match="files"):
+        record_of("bad")
+    app = typer.Typer()
+    app.command()(destroy_command)
+    done = CliRunner().invoke(app, ["--list"], catch_exceptions=False)
+    assert done.exit_code == 0 and "good" in done.output and "bad.journal" in done.output
 
 
 @settings(max_examples=30, deadline=None)
