@@ -85,7 +85,13 @@ def boot(invocation: arguments.Invocation, files: FreshFiles) -> Result:
 def _netboot(invocation: arguments.Invocation, kernel_fd: int, initrd_fd: int) -> Outcome:
     # Everything the confined part needs is loaded before it: it may not be able to read the
     # directory that imagekit lies in.
-    from imagekit.pypxeboot import confine, dhcp_client, fetch, session
+    from imagekit.pypxeboot import (
+        confine,
+        dhcp_client,
+        fetch,
+        http_fetch,  # noqa: F401
+        session,
+    )
 
     settings = invocation.settings
     with ExitStack() as stack:

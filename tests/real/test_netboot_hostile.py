@@ -251,10 +251,11 @@ def test_rogue_second_dhcp_server(lab: netns.Lab, tmp_path: Path) -> None:
         "dnsmasq", "-k", "--conf-file=/dev/null", "--port=0", "--interface=eth0", "--no-ping",
         f"--dhcp-leasefile={rogue_file / 'leases'}", "--user=root", "--pid-file=",
         "--dhcp-range=192.0.2.210,192.0.2.220,255.255.255.0", "--dhcp-boot=evil.0",
+        "--log-facility=-",
     ]  # fmt: skip
-    rogue = subprocess.Popen(lab.exec(rival, *words), stderr=subprocess.DEVNULL)
+    rogue = subprocess.Popen(lab.exec(rival, *words), stderr=subprocess.PIPE, text=True)
     try:
-        time.sleep(0.3)
+        assert rogue.stderr is not None and any("started" in line for line in rogue.stderr)
         with pxe_site.dnsmasq(lab, root):
             run = attempt(lab, place, timeout=20)
             assert run.status == 6

@@ -168,12 +168,13 @@ def test_http_server_gives_config_kernel_and_initrd(
     root = pxe_site.fill(tmp_path / "tftp")
     output, directory, options = pxe_site.libxl_place(tmp_path)
     server = subprocess.Popen(
-        lab.exec(lab.server, sys.executable, "-m", "http.server", "8080", "-d", str(root)),
+        lab.exec(lab.server, sys.executable, "-u", "-m", "http.server", "8080", "-d", str(root)),
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
     try:
+        assert server.stdout is not None and server.stdout.readline()  # "Serving HTTP on ..."
         with pxe_site.dnsmasq(lab, root):
-            time.sleep(0.7)
             words = [f"--mac={MAC}", "--interface=xenbr0", "--http=http://192.0.2.1:8080"]
             run = pxe_site.pypxeboot(lab, [*options, *words, disk])
         assert run.status == 0, run.err
