@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from imagekit.errors import HostError, SpecError, ToolError, VerificationError
+from imagekit.host import openpgp
 from imagekit.host.outfile import replacing
 from imagekit.host.run import run
 
@@ -16,6 +17,7 @@ NAMESPACE = "imagekit-bundle"
 BUILD_NAMESPACE = "imagekit-build"
 PRINCIPAL = "bundle"
 MAX_KEY_BYTES = 1 << 20
+HINT = "is this the key the bundle was signed with?"
 Sign = Callable[[bytes, Path], tuple[str, bytes]]
 """Gets what is signed and a scratch directory; gives the signature's file name and content."""
 
@@ -99,16 +101,16 @@ def check_signature(data: bytes, signature: tuple[str, bytes], trust: Path, scra
             return
         plain = scratch / SUMS
         plain.write_bytes(data)
-        argv = ["gpgv", "--keyring", str(trust.absolute()), str(file), str(plain)]
-        if name.endswith(".minisig"):
-            argv = ["minisign", "-V", "-q", "-p", str(trust.absolute())]
-            argv += ["-x", str(file), "-m", str(plain)]
-        run(argv, timeout=60)
+        if name.endswith(".asc"):
+            openpgp.verify(file, trust, plain, hint=HINT)
+            return
+        argv = ["minisign", "-V", "-q", "-p", str(trust.absolute())]
+        run([*argv, "-x", str(file), "-m", str(plain)], timeout=60)
     except ToolError as error:
         raise VerificationError(
             f"the signature does not match: {error.output.strip().splitlines()[-1:]}",
             where=str(trust),
-            hint="is this the key the bundle was signed with?",
+            hint=HINT,
         ) from None
 
 
