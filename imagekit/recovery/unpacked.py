@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from imagekit.errors import SpecError, VerificationError
-from imagekit.host.signing import check_signature
 from imagekit.pipeline.stage import digest_file, digest_json
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.about import About, read_about
 from imagekit.recovery.container import Checked, check_name, read_container
+from imagekit.recovery.origin import Origin, check_origin, require_origin
 from imagekit.recovery.sealing import SUFFIXES, Unlock, unseal
 from imagekit.spec.load import SpecFile, load_spec
 from imagekit.spec.lock import Lock, read_lock
@@ -51,9 +51,11 @@ class Bundle:
 
     ``recipe`` is None for a guest's bundle, and for what an installer of its own made: its disk is
     in there as it was. ``secrets`` are those that were unsealed, by the names ``about`` has them
-    under.
+    under. ``origin`` is who vouches for the bundle in the file ``path``.
     """
 
+    path: Path
+    origin: Origin
     directory: Path
     about: About
     manifest: Manifest
@@ -100,16 +102,8 @@ def verify_bundle(path: Path, trust: Path | None, scratch: Path) -> Checked:
     Raises VerificationError for a damaged bundle, a wrong signature, or none where ``trust`` asks.
     """
     checked = read_container(path)
-    _check_trust(checked, trust, path, scratch)
+    check_origin(checked, path, trust, scratch)
     return checked
-
-
-def _check_trust(checked: Checked, trust: Path | None, path: Path, scratch: Path) -> None:
-    if trust is None:
-        return
-    if checked.signature is None:
-        raise VerificationError("is not signed", where=str(path))
-    check_signature(checked.sums, checked.signature, trust, scratch)
 
 
 def open_bundle(
@@ -118,14 +112,20 @@ def open_bundle(
     *,
     workspace: Workspace,
     keys: Unlock | None = None,
+    insecure_unsigned: bool = False,
 ) -> Bundle:
     """Check and unpack ``path``; raises VerificationError, SpecError.
 
-    What is sealed is unsealed with ``keys``; without, it is left as it is.
+    What is sealed is unsealed with ``keys``; without, it is left as it is. ``trust`` names the keys
+    of those whose bundles are taken, ``insecure_unsigned`` takes anybody's. With neither a bundle
+    can be looked at, no more: nothing of it is unsealed, and ``reinstall`` refuses it.
     """
     directory = workspace.temporary("bundle", size_bytes=path.stat().st_size)
     checked = read_container(path, directory)
-    _check_trust(checked, trust, path, workspace.temporary("trust"))
+    scratch = workspace.temporary("trust")
+    origin = check_origin(checked, path, trust, scratch, anybody=insecure_unsigned)
+    if keys is not None:
+        require_origin(origin, path)
     about = read_about(checked.about, path)
     secrets: dict[str, str] = {}
     if keys is not None and about.sealed:
@@ -139,9 +139,9 @@ def open_bundle(
         secrets = _unsealed(directory / SECRETS)
     manifest = read_manifest(directory)
     if about.kind in ("guest", "image"):
-        return Bundle(directory, about, manifest, None, secrets)
+        return Bundle(path, origin, directory, about, manifest, None, secrets)
     recipe = _recipe(path, directory, about, secrets)
-    return Bundle(directory, about, manifest, recipe, secrets)
+    return Bundle(path, origin, directory, about, manifest, recipe, secrets)
 
 
 def _unsealed(path: Path) -> dict[str, str]:
