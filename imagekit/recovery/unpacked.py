@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from imagekit.errors import SpecError, VerificationError
 from imagekit.pipeline.stage import digest_file, digest_json
 from imagekit.pipeline.workspace import Workspace
-from imagekit.recovery.about import About, read_about
+from imagekit.recovery.about import About, read_about, secrets_of
 from imagekit.recovery.container import Checked, check_name, read_container
 from imagekit.recovery.origin import Origin, check_origin, require_origin
 from imagekit.recovery.sealing import SUFFIXES, Unlock, unseal
@@ -28,13 +28,19 @@ MAX_SECRETS = 1 << 20
 
 @dataclass(frozen=True)
 class BundledSpec(SpecFile):
-    """A spec whose files lie in an unpacked bundle; what is not there is looked for beside it."""
+    """A spec whose files lie in an unpacked bundle; secrets alone may lie beside the bundle."""
 
     inputs: dict[str, Path]
 
     def resolve(self, name: str) -> Path:
-        """The file or directory the spec calls ``name``."""
-        return self.inputs.get(name) or super().resolve(name)
+        """The file or directory the spec calls ``name``; VerificationError if it is not there."""
+        if name in self.inputs:
+            return self.inputs[name]
+        if f"file:{name}" not in secrets_of(self.spec):
+            raise VerificationError(
+                f"the spec names {name}, which the bundle does not hold", where=str(self.base)
+            )
+        return super().resolve(name)
 
 
 @dataclass(frozen=True)
@@ -167,9 +173,13 @@ def _recipe(path: Path, directory: Path, about: About, secrets: Mapping[str, str
         inputs[name] = unpack_tree(directory, member)
     for index, entry in enumerate(sorted(secrets)):
         kind, _, name = entry.partition(":")
+        if entry not in secrets_of(loaded.spec):
+            raise VerificationError(
+                f"holds the secret {entry[:100]!r}, for which the spec has no use", where=str(path)
+            )
         if kind == "file":
-            inputs[name] = directory / f"secret-{index}"
-            inputs[name].touch(mode=0o600)
+            inputs[name] = directory / f".secret-{index}"
+            inputs[name].touch(mode=0o600, exist_ok=False)
             inputs[name].write_text(secrets[entry])
     # Secrets that are not in it are looked for beside the bundle.
     spec = BundledSpec(
@@ -189,27 +199,34 @@ def unpack_tree(directory: Path, member: str) -> Path:
 
     Raises VerificationError for a damaged one, or one that would leave the bundle.
     """
-    target = directory / f"{check_name(member)}.d"
-    target.mkdir()
-    links = []
+    target = directory / ".trees" / check_name(member)
+    links: dict[Path, str] = {}
     try:
+        target.mkdir(parents=True)
         with tarfile.open(directory / member, "r:") as tar:
             for info in tar:
                 path = target / _inside(info.name)
                 if info.isdir():
                     path.mkdir(parents=True, exist_ok=True)
-                elif info.issym():
-                    links.append((path, _inside_link(info)))
+                elif info.issym() and path not in links:
+                    links[path] = _inside_link(info)
                 elif info.isreg() and (source := tar.extractfile(info)):
                     with source, path.open("xb") as stream:
                         shutil.copyfileobj(source, stream)
                     path.chmod(0o755 if info.mode & 0o111 else 0o644)
                 else:
-                    raise ValueError(f"{info.name!r} is no file")
+                    raise ValueError(f"{info.name!r} is no file, or is there twice")
+        for path in links:
+            # Its way out was counted from there: another link on its way would change that.
+            if not links.keys().isdisjoint(path.parents):
+                raise ValueError(f"{path.name!r} lies in a link")
         # Last, so that nothing is written through one.
-        for path, link in links:
+        for path, link in links.items():
             path.symlink_to(link)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        for path in links:
+            if not path.resolve().is_relative_to(target.resolve()):
+                raise ValueError(f"{path.name!r} leads outside, to {links[path]!r}")
+    except (tarfile.TarError, OSError, EOFError, ValueError, RuntimeError) as error:
         raise VerificationError(f"cannot be unpacked: {error}", where=member) from None
     return target
 
@@ -236,9 +253,10 @@ def missing_secrets(bundle: Bundle, environment: Sequence[str]) -> list[str]:
     if bundle.recipe is None or bundle.sealed:
         return []
     missing = []
-    for entry in bundle.about.secrets:
+    spec = bundle.recipe.spec
+    for entry in secrets_of(spec.spec):
         kind, _, name = entry.partition(":")
-        there = name in environment if kind == "env" else bundle.recipe.spec.resolve(name).is_file()
+        there = name in environment if kind == "env" else spec.resolve(name).is_file()
         if not there:
             missing.append(entry)
     return missing
