@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from oracles.manifests import artefact, write_manifest
 
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Nic
+from imagekit.recovery.container import read_container, write_container
 from imagekit.spec.load import load_spec
 from imagekit.spec.lock import Lock, lock_text
 from imagekit.spec.manifest import MANIFEST, manifest_text, read_manifest
@@ -204,6 +206,11 @@ def test_a_sealed_guest_comes_back_with_its_data_host_keys_mac_and_uuid(
     script = world.root / "reinstall.sh"
     script.write_text(world.run("reinstall", bundle, "--emit-script", ANYBODY).stdout)
     argv = ["unshare", "--net", "sh", str(script), str(bundle), str(loop)]
+    done = subprocess.run(
+        [*argv[:-2], forged(bundle, world.root), str(loop)], capture_output=True, text=True
+    )
+    assert (done.returncode, "not the one" in done.stderr) == (1, True)
+    assert loop.read_bytes() == bytes(SIZE)
     wrong = {"PASSPHRASE_FILE": "/dev/null", "AGE_IDENTITY": "", "GNUPGHOME": str(out)}
     for environment, code in ((wrong, 1), (rescue, 0)):
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **environment}
@@ -212,6 +219,19 @@ def test_a_sealed_guest_comes_back_with_its_data_host_keys_mac_and_uuid(
         # What the device holds is not touched for a key that does not fit.
         assert loop.read_bytes() == (raw if code == 0 else bytes(SIZE))
         assert ("cannot be opened" in done.stderr) == (code == 1)
+
+
+def forged(bundle: Path, root: Path) -> Path:
+    """A bundle of the same members, whole by itself, with another disk."""
+    with tempfile.TemporaryDirectory(dir=root) as name:
+        members = read_container(bundle, Path(name)).members
+        sources: list[tuple[str, Path | bytes]] = [
+            (m.name, b"evil" if m.name.startswith("image/") else Path(name) / m.name)
+            for m in members
+        ]
+        target = root / "forged.bundle"
+        write_container(target, read_container(bundle).about, sources, None, overwrite=True)
+    return target
 
 
 def facts_of(config: str, directory: str, name: str) -> str:
