@@ -99,8 +99,9 @@ def write_container(
     """
     members = []
     for name, source in sorted(sources, key=lambda pair: pair[0]):
-        data = source if isinstance(source, bytes) else None
-        size = len(data) if data is not None else Path(str(source)).stat().st_size
+        if isinstance(source, Path) and not source.is_file():
+            raise VerificationError(f"{source.name} is no file", where=str(source))
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
         if size >= MAX_SIZE:
             raise VerificationError(f"{name} is too large for a bundle (8 GiB)")
         members.append(Member(check_name(name), size, _digest(source)))

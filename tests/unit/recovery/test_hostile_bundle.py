@@ -275,6 +275,17 @@ def test_a_bundle_of_a_build_packs_nothing_from_outside_it(
     assert not whole.exists()
 
 
+def test_a_pipe_or_a_directory_in_a_build_holds_no_bundle_up(
+    build: Path, tmp_path: Path, space: Workspace
+) -> None:
+    for make in (os.mkfifo, os.mkdir):
+        (build / "web1.cfg").unlink()
+        make(build / "web1.cfg")
+        with pytest.raises(VerificationError, match=r"web1\.cfg is no file"):
+            bundled(tmp_path, space)
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", "../web1.yaml", "a/../../web1.yaml"])
 @pytest.mark.parametrize("role", ["disk", "kernel", "domain-config"])
 def test_a_manifest_that_names_files_of_the_host_is_not_bundled(

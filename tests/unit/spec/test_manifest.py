@@ -123,6 +123,8 @@ def one(**changes: Any) -> dict[str, Any]:
         (one(virtual_size=1 << 80), "artefacts[0].virtual_size"),
         ({"artefacts": []}, "name"),
         ({"name": "../web01"}, "name"),
+        ({"name": ".."}, "name"),
+        ({"name": "."}, "name"),
         ({"name": "web01", "artefacts": {}}, "artefacts"),
         ({"name": "web01", "facts": []}, "facts"),
         ({"name": "web01", "proof": {"timeout": 0}}, "proof.timeout"),
