@@ -17,13 +17,22 @@ from imagekit.installs.build import outlook
 from imagekit.installs.context import context_for
 from imagekit.pipeline.store import Store
 from imagekit.pipeline.workspace import workspace
-from imagekit.spec.load import load_spec
+from imagekit.spec.load import SpecFile, load_spec
 from imagekit.spec.lock import read_lock
+from imagekit.spec.untrusted import check_untrusted, check_untrusted_lock
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The guest's spec (YAML).")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field: --set disk.size=4GiB."),
+]
+UntrustedOption = Annotated[
+    bool,
+    typer.Option(
+        "--untrusted",
+        help="Refuse what makes the spec's writer root on this host: scripts, nics[].script, "
+        "machine.raw, own elements, keyrings, and files of this host.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Events or result as JSON.")]
 
@@ -42,6 +51,7 @@ def build(
         Path | None,
         typer.Option("--locked", metavar="LOCK", help="Install exactly what this lock names."),
     ] = None,
+    untrusted: UntrustedOption = False,
     prove: Annotated[
         bool,
         typer.Option("--prove", help="Boot it in every mode first; publish it only if it does."),
@@ -57,9 +67,11 @@ def build(
     beside it.
     """
     sign = signer(ssh_key, gpg_key, minisign_key, BUILD_NAMESPACE)
-    file = load_spec(spec, set_ or [])
+    file = _spec(spec, set_, untrusted)
     directory = out or Path("build") / file.spec.name
     lock = read_lock(locked) if locked else None
+    if untrusted:
+        check_untrusted_lock(lock)
     with console.events_for(json_output) as events:
         if prove:
             from imagekit.proof.publish import build_proven
@@ -92,10 +104,11 @@ def plan(
         Path | None, typer.Option("-o", "--output", help="Build directory. Default: build/NAME.")
     ] = None,
     set_: SetOption = None,
+    untrusted: UntrustedOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Show the stages of a build, which results are stored, and why the others are not."""
-    file = load_spec(spec, set_ or [])
+    file = _spec(spec, set_, untrusted)
     context = context_for(file, out or Path("build") / file.spec.name, os.environ)
     stages = outlook(context, Store())
     if json_output:
@@ -104,6 +117,13 @@ def plan(
     for stage in stages:
         state = "cached" if stage.cached else "run"
         print(f"{stage.name:<10} {state:<7} {stage.key[:12]}  {stage.title} ({stage.why})")
+
+
+def _spec(path: Path, overrides: list[str] | None, untrusted: bool) -> SpecFile:
+    file = load_spec(path, overrides or [])
+    if untrusted:
+        check_untrusted(file)
+    return file
 
 
 def schema(

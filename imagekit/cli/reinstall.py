@@ -43,6 +43,13 @@ def reinstall(
         bool, typer.Option("--unpack", help="Take the finished disk, do not rebuild.")
     ] = False,
     trust: TrustOption = None,
+    insecure_unsigned: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-unsigned",
+            help="Take anybody's bundle instead: whoever made it is root on this host.",
+        ),
+    ] = False,
     passphrase: PassphraseOption = None,
     identity: Annotated[
         Path | None,
@@ -57,10 +64,15 @@ def reinstall(
     start: Annotated[bool, typer.Option("--start", help="Start the domU (xl).")] = False,
     json_output: Json = False,
 ) -> None:
-    """Restore a machine from a bundle, without a network, and prove that the disk is the same."""
+    """Restore a machine from a bundle, without a network, and prove that the disk is the same.
+
+    A bundle is taken from those whose keys --trust names, or, by --insecure-unsigned, from anybody.
+    """
     with console.events_for(False) as events, workspace(events) as space:
         keys = None if script or dry_run else Unlock(passphrase, identity)
-        unpacked = open_bundle(file, trust, workspace=space, keys=keys)
+        unpacked = open_bundle(
+            file, trust, workspace=space, keys=keys, insecure_unsigned=insecure_unsigned
+        )
         if script:
             print(emit_script(unpacked), end="")
             return

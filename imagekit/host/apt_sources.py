@@ -10,6 +10,9 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from imagekit.errors import DownloadError
+from imagekit.host import redirects
+
 ANSWER_SECONDS = 20.0
 
 
@@ -147,11 +150,11 @@ def suite_is_gone(url: str, suite: str) -> bool:
     where = f"{url.rstrip('/')}/dists/{suite}/InRelease"
     try:
         request = urllib.request.Request(where, method="HEAD")  # noqa: S310 - checked above
-        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):  # noqa: S310
+        with redirects.opener().open(request, timeout=ANSWER_SECONDS):
             return False
     except urllib.error.HTTPError as error:
         return error.code in (404, 410)
-    except (OSError, ValueError, HTTPException):
+    except (OSError, ValueError, HTTPException, DownloadError):
         return False
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from imagekit.errors import DownloadError
+from imagekit.host import redirects
 
 MAX_BYTES = 64 << 30
 CHUNK = 1 << 18
@@ -38,7 +39,8 @@ def download(
 
     Beside it ``target.part`` keeps what came, also for the next call; it is taken up only when the
     server says that the file is still the same (ETag or Last-Modified). ``progress`` gets bytes
-    done and bytes in all (0: unknown). Raises DownloadError.
+    done and bytes in all (0: unknown). Redirects from https to http are refused. Raises
+    DownloadError.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise DownloadError("only http and https are downloaded", where=shown(url))
@@ -47,6 +49,9 @@ def download(
         try:
             _once(url, part, progress, max_bytes)
             break
+        except DownloadError as error:
+            error.where = error.where or shown(url)
+            raise
         except urllib.error.HTTPError as error:
             if error.code != 416 and (error.code < 500 or attempt == TRIES):
                 raise DownloadError(f"the server says {error.code}", where=shown(url)) from None
@@ -79,7 +84,7 @@ def _once(url: str, part: Path, progress: Progress | None, max_bytes: int) -> No
     if have:
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", validator)
-    with urllib.request.urlopen(request, timeout=SILENCE_SECONDS) as response:  # noqa: S310
+    with redirects.opener().open(request, timeout=SILENCE_SECONDS) as response:
         if have and not _continues(response, have):
             have = 0
         length = response.length

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from imagekit.errors import HostError, SpecError, ToolError, VerificationError
+from imagekit.host import openpgp
 from imagekit.host.outfile import replacing
 from imagekit.host.run import run
 
@@ -16,6 +18,11 @@ NAMESPACE = "imagekit-bundle"
 BUILD_NAMESPACE = "imagekit-build"
 PRINCIPAL = "bundle"
 MAX_KEY_BYTES = 1 << 20
+_TIME = re.compile(
+    r'(?i)\b(valid-after|valid-before|expiry-time)="?(\d{8}(?:\d{4}|\d{6})?Z?)(?![0-9Z])"?'
+)
+"""Times of ssh-keygen(1), ALLOWED SIGNERS, and of sshd(8), AUTHORIZED_KEYS FILE FORMAT."""
+HINT = "is this the key the bundle was signed with?"
 Sign = Callable[[bytes, Path], tuple[str, bytes]]
 """Gets what is signed and a scratch directory; gives the signature's file name and content."""
 
@@ -99,16 +106,16 @@ def check_signature(data: bytes, signature: tuple[str, bytes], trust: Path, scra
             return
         plain = scratch / SUMS
         plain.write_bytes(data)
-        argv = ["gpgv", "--keyring", str(trust.absolute()), str(file), str(plain)]
-        if name.endswith(".minisig"):
-            argv = ["minisign", "-V", "-q", "-p", str(trust.absolute())]
-            argv += ["-x", str(file), "-m", str(plain)]
-        run(argv, timeout=60)
+        if name.endswith(".asc"):
+            openpgp.verify(file, trust, plain, hint=HINT)
+            return
+        argv = ["minisign", "-V", "-q", "-p", str(trust.absolute())]
+        run([*argv, "-x", str(file), "-m", str(plain)], timeout=60)
     except ToolError as error:
         raise VerificationError(
             f"the signature does not match: {error.output.strip().splitlines()[-1:]}",
             where=str(trust),
-            hint="is this the key the bundle was signed with?",
+            hint=HINT,
         ) from None
 
 
@@ -127,7 +134,32 @@ def _signers(trust: Path) -> str:
         )
         if line.startswith("#") or start is None or len(words) < start + 2:
             continue
-        lines.append(f'{PRINCIPAL} namespaces="{NAMESPACE}" {words[start]} {words[start + 1]}\n')
+        valid = _validity(" ".join(words[:start]))
+        if valid is not None:
+            key = f"{words[start]} {words[start + 1]}"
+            lines.append(f'{PRINCIPAL} namespaces="{NAMESPACE}"{valid} {key}\n')
     if not lines:
-        raise SpecError("holds no public ssh key", where=str(trust))
+        raise SpecError(
+            "holds no public ssh key that may sign bundles",
+            where=str(trust),
+            hint=f"namespaces= of a key must have {NAMESPACE}, and cert-authority is not supported",
+        )
     return "".join(lines)
+
+
+def _validity(options: str) -> str | None:
+    """When a key is valid, as options of allowed_signers, from those that stand before it.
+
+    None for a key that may not sign bundles: one for other namespaces, an authority of
+    certificates, or one whose times cannot be read.
+    """
+    namespaces = re.search(r'(?i)\bnamespaces="?([^"\s]*)"?', options)
+    if re.search(r"(?i)\bcert-authority\b", options) or (
+        namespaces and NAMESPACE not in namespaces[1].split(",")
+    ):
+        return None
+    times = _TIME.findall(options)
+    if len(times) != len(re.findall(r"(?i)\b(?:valid-after|valid-before|expiry-time)=", options)):
+        return None
+    names = {"expiry-time": "valid-before"}
+    return "".join(f',{names.get(n.lower(), n.lower())}="{value}"' for n, value in times)

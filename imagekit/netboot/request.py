@@ -187,7 +187,8 @@ def _files(installer: Package | Deb | Iso | Mirror | Files, base: Path, workdir:
         )
     else:
         found = sources.from_mirror(
-            installer.mirror, installer.suite, installer.arch, workdir, keyring=installer.keyring
+            *(installer.mirror, installer.suite, installer.arch, workdir),
+            keyring=base / installer.keyring,
         )
     return Files(
         kernel=found.kernel,

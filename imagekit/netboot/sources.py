@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.errors import ImageError, SpecError, VerificationError
+from imagekit.host import openpgp
 from imagekit.host.run import run
 from imagekit.netboot.tree import file_digest
 from imagekit.pypxeboot import http_fetch
@@ -174,12 +175,11 @@ def _signed_text(url: str, workdir: Path, keyring: Path) -> str:
     signed, plain = workdir / "InRelease", workdir / "Release"
     signed.write_bytes(_get(url, MAX_INDEX).content())
     plain.unlink(missing_ok=True)
-    done = run(["gpgv", "--keyring", keyring, "--output", plain, signed], check=False, timeout=60)
-    if done.returncode != 0 or not plain.is_file():
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise VerificationError(
-            "the signature of InRelease is not good" + (f": {said[-1]}" if said else ""), where=url
-        )
+    try:
+        openpgp.verify(signed, keyring, plain=plain)
+    except VerificationError as error:
+        error.where = url
+        raise
     return plain.read_text("utf-8", "replace")
 
 

@@ -8,8 +8,15 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagekit.errors import VerificationError
+from imagekit.spec.model import Spec
 
 FORMAT: Final = 1
+
+
+def secrets_of(spec: Spec) -> list[str]:
+    """Names of the secrets that a build of ``spec`` needs: env:NAME or file:NAME."""
+    found = [spec.identity.root_password, *(user.password for user in spec.identity.users)]
+    return sorted({f"env:{s.env}" if s.env else f"file:{s.file}" for s in found if s is not None})
 
 
 class About(BaseModel):

@@ -22,7 +22,7 @@ from imagekit.installs.stages.archive import collect
 from imagekit.installs.stages.lockfile import input_digests
 from imagekit.installs.stages.trees import pack
 from imagekit.pipeline.workspace import Workspace
-from imagekit.recovery.about import About
+from imagekit.recovery.about import About, secrets_of
 from imagekit.recovery.container import Member, write_container
 from imagekit.recovery.sealing import SUFFIXES, Seal, seal
 from imagekit.recovery.unpacked import (
@@ -62,7 +62,7 @@ def make_bundle(
     gone, ExistsError.
     """
     manifest = _manifest_of(build, file)
-    lock_file = build / f"{file.spec.name}.lock"
+    lock_file = file_in(build, f"{file.spec.name}.lock")
     lock = read_lock(lock_file)
     inputs, sources = _inputs(file, lock)
     trees, tars = _trees(file, workspace)
@@ -71,14 +71,14 @@ def make_bundle(
         sources += _packages(file, lock, workspace)
     sources += [
         ("lock.yaml", lock_file),
-        (MANIFEST, build / MANIFEST),
+        (MANIFEST, file_in(build, MANIFEST)),
         ("spec.yaml", spec_text(file)),
     ]
     for config in manifest.configs():
         sources.append((f"configs/{config.path}", file_in(build, config.path)))
     if image or not lock.packages:
         sources += _finished(build, file, manifest, how, workspace)
-    if how is not None and _secrets(file):
+    if how is not None and secrets_of(file.spec):
         values = workspace.temporary("secrets") / SECRETS
         values.touch(mode=0o600)
         values.write_text(json.dumps(_secret_values(file)))
@@ -89,7 +89,7 @@ def make_bundle(
         imagekit=__version__,
         spec_sha256=file.sha256,
         source_date_epoch=lock.source_date_epoch,
-        secrets=_secrets(file),
+        secrets=secrets_of(file.spec),
         disks=manifest.disk_digests,
         inputs=inputs,
         trees=trees,
@@ -155,7 +155,7 @@ def _finished(
     build: Path, file: SpecFile, manifest: Manifest, how: Seal | None, workspace: Workspace
 ) -> list[Source]:
     """The disk, and what boots it."""
-    if _secrets(file) and how is None:
+    if secrets_of(file.spec) and how is None:
         text = "the finished disk holds the guest's password hashes: keep the bundle private"
         workspace.events.emit("note", text=text)
     packed = packed_disk(_raw_disk(build, manifest), workspace)
@@ -213,17 +213,10 @@ def _without_proxy(tree: Any) -> Any:
     return tree
 
 
-def _secrets(file: SpecFile) -> list[str]:
-    """Names of the secrets that reinstalling needs: env:NAME or file:NAME."""
-    identity = file.spec.identity
-    found = [identity.root_password, *(u.password for u in identity.users)]
-    return sorted({f"env:{s.env}" if s.env else f"file:{s.file}" for s in found if s is not None})
-
-
 def _secret_values(file: SpecFile) -> dict[str, str]:
     """The same with their values; raises SpecError for one that is not there."""
     found = {}
-    for entry in _secrets(file):
+    for entry in secrets_of(file.spec):
         kind, _, name = entry.partition(":")
         path = file.resolve(name)
         if kind == "env" and name in os.environ:

@@ -34,6 +34,8 @@ MAX_SIGNATURE_BYTES = 1 << 16
 MAX_SIZE = 8 << 30
 """A ustar header has 11 octal digits for the size: 8 GiB less one byte."""
 INDEX = "index.json"
+OWN = (INDEX, SUMS, *SIGNATURES)
+"""What a bundle has beside its members: ``tar -xf`` would let a member of that name replace it."""
 _PART = r"[A-Za-z0-9_+%~@][A-Za-z0-9_.+%~@:-]*"
 _NAME = re.compile(rf"{_PART}(/{_PART})*")
 
@@ -60,10 +62,26 @@ def padding(size: int) -> int:
 
 
 def check_name(name: str) -> str:
-    """``name`` if a member may have it; raises VerificationError."""
+    """``name`` if a member may have it; raises VerificationError.
+
+    No part of it begins with a dot: such names are ours, in a directory where one is unpacked.
+    """
     if len(name) > 99 or not _NAME.fullmatch(name):
         raise VerificationError(f"{name[:100]!r} is no name for a bundle's member")
+    if name.partition("/")[0] in OWN:
+        raise VerificationError(f"{name[:100]!r} is a file of the bundle's own")
     return name
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise VerificationError unless files of all these ``names`` can lie in one directory."""
+    known = set(names)
+    if len(known) != len(names):
+        raise VerificationError("two members have one name")
+    for name in names:
+        parts = name.split("/")
+        if any("/".join(parts[:end]) in known for end in range(1, len(parts))):
+            raise VerificationError(f"{name!r} lies in another member")
 
 
 def write_container(
@@ -81,14 +99,16 @@ def write_container(
     """
     members = []
     for name, source in sorted(sources, key=lambda pair: pair[0]):
-        data = source if isinstance(source, bytes) else None
-        size = len(data) if data is not None else Path(str(source)).stat().st_size
+        if isinstance(source, Path) and not source.is_file():
+            raise VerificationError(f"{source.name} is no file", where=str(source))
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
         if size >= MAX_SIZE:
             raise VerificationError(f"{name} is too large for a bundle (8 GiB)")
         members.append(Member(check_name(name), size, _digest(source)))
     index = json.dumps(
         {**about, "members": [vars(m) for m in members]}, indent=1, sort_keys=True
     ).encode()
+    check_names([member.name for member in members])
     sums = _sums(index, members)
     by_name = dict(sources)
     with _whole(target, overwrite=overwrite) as out:
@@ -228,11 +248,15 @@ def _index(data: bytes, where: str) -> tuple[dict[str, Any], tuple[Member, ...]]
             Member(check_name(str(m["name"])), int(m["size"]), str(m["sha256"]))
             for m in about.pop("members")
         )
+        check_names([member.name for member in members])
+    except VerificationError as error:
+        error.where = where
+        raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise VerificationError(f"{INDEX} is damaged", where=where) from None
     names = [m.name for m in members]
-    if names != sorted(set(names)) or not isinstance(about, dict):
-        raise VerificationError(f"{INDEX} names something twice", where=where)
+    if names != sorted(names) or not isinstance(about, dict):
+        raise VerificationError(f"{INDEX} is damaged", where=where)
     if any(not 0 <= m.size < MAX_SIZE for m in members):
         raise VerificationError(f"{INDEX} claims an impossible size", where=where)
     return about, members

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from imagekit.disk.extents import sha256_sparse
 from imagekit.disk.volume import volume_name
@@ -25,8 +25,11 @@ from imagekit.host.outfile import replacing
 from imagekit.host.run import run
 from imagekit.installs.build import build
 from imagekit.pipeline.events import Events
+from imagekit.pipeline.stage import digest_file
 from imagekit.pipeline.workspace import Workspace, copy_file
 from imagekit.recovery.container import check_name
+from imagekit.recovery.hostroot import acting_as_root
+from imagekit.recovery.origin import OPTIONS, UNVOUCHED, require_origin
 from imagekit.recovery.target import (
     VOLUME,
     Wish,
@@ -46,12 +49,17 @@ REPORT = "reinstall-report.json"
 
 @dataclass
 class Report:
-    """What a reinstall did, for machines to read; written last, as REPORT in the directory."""
+    """What a reinstall did, for machines to read; written last, as REPORT in the directory.
+
+    ``acts_as_root`` lists what the bundle brought that acts as root on this host.
+    """
 
     name: str
     bundle: str
     directory: str
     device: str | None = None
+    signature: Literal["good", "not checked"] = "not checked"
+    acts_as_root: list[str] = field(default_factory=list)
     method: str = "rebuild"
     identical: bool = False
     disks: dict[str, str] = field(default_factory=dict)
@@ -65,6 +73,11 @@ def steps(bundle: Bundle, wish: Wish) -> list[str]:
     """What :func:`reinstall` would do, one line each; nothing is written."""
     wish = _possible(bundle, wish)
     lines = [f"check every byte of the bundle of {bundle.name}: done"]
+    if bundle.origin == "unchecked":
+        lines.append(f"STOP: nobody has said whose bundles are taken ({OPTIONS})")
+    elif bundle.origin == "anybody":
+        lines.append(UNVOUCHED)
+    lines += [f"as root: {line}" for line in acting_as_root(bundle, rebuilt=not wish.unpack)]
     if bundle.sealed:
         lines.append(
             "decrypt what is sealed, with --passphrase-file, --age-identity or gpg's secret key"
@@ -98,10 +111,12 @@ def steps(bundle: Bundle, wish: Wish) -> list[str]:
 def reinstall(
     bundle: Bundle, source: Path, wish: Wish, events: Events, *, workspace: Workspace
 ) -> Report:
-    """Carry it out; returns the report. Raises VerificationError when the result is another disk,
-    SpecError for missing secrets, and what :func:`check_device` and builds raise.
+    """Carry it out; returns the report. Raises VerificationError when nobody vouches for the bundle
+    or the result is another disk, SpecError for missing secrets, and what :func:`check_device` and
+    builds raise.
     """
     began = time.monotonic()
+    require_origin(bundle.origin, bundle.path)
     wish = _possible(bundle, wish)
     missing = missing_secrets(bundle, list(os.environ))
     if missing and not wish.unpack:
@@ -112,10 +127,7 @@ def reinstall(
         )
     check_volume(bundle, wish)
     check_target(bundle, wish)
-    report = Report(
-        *(bundle.name, str(source.absolute()), str(wish.directory.absolute())),
-        method="unpack" if wish.unpack else "rebuild",
-    )
+    report = _begun(bundle, source, wish, events)
     if bundle.recipe is None or wish.unpack:
         _unpack(bundle, wish, report)
     else:
@@ -137,6 +149,22 @@ def reinstall(
     part.replace(wish.directory / REPORT)
     # Whoever says it again later must not get the volume overwritten.
     (wish.directory / VOLUME).unlink(missing_ok=True)
+    return report
+
+
+def _begun(bundle: Bundle, source: Path, wish: Wish, events: Events) -> Report:
+    """The report of what is about to be done; who is root by it is said before anything is."""
+    report = Report(
+        *(bundle.name, str(source.absolute()), str(wish.directory.absolute())),
+        signature="good" if bundle.origin == "signed" else "not checked",
+        acts_as_root=acting_as_root(bundle, rebuilt=not wish.unpack),
+        method="unpack" if wish.unpack else "rebuild",
+    )
+    if bundle.origin != "signed":
+        report.notes.append(UNVOUCHED)
+        events.emit("note", text=UNVOUCHED)
+    for line in report.acts_as_root:
+        events.emit("note", text=f"the bundle acts as root: {line}")
     return report
 
 
@@ -276,8 +304,10 @@ def emit_script(bundle: Bundle) -> str:
     """A shell script that writes the bundle's finished disk to a device on a rescue system.
 
     It needs tar, sha256sum, gzip and dd, and gpg or age for a sealed disk; no Python and no
-    imagekit.
+    imagekit. It takes the packed disk of this bundle and no other, by its digest. Raises
+    VerificationError when nobody vouches for the bundle.
     """
+    require_origin(bundle.origin, bundle.path)
     member = bundle.image
     if member is None:
         raise SpecError(
@@ -291,6 +321,14 @@ def emit_script(bundle: Bundle) -> str:
     text = (Path(__file__).parent / "templates/reinstall.sh").read_text()
     seal = Path(member).suffix.removeprefix(".") if member != IMAGE else "none"
     size = str(disk_size(bundle))
-    for key, value in (("DIGEST", digest), ("SIZE", size), ("IMAGE", member), ("SEAL", seal)):
+    values = {
+        "DIGEST": digest,
+        "SIZE": size,
+        "IMAGE": member,
+        "PACKED": digest_file(bundle.directory / member),
+        "SEAL": seal,
+        "SIGNED": "yes" if bundle.origin == "signed" else "no",
+    }
+    for key, value in values.items():
         text = text.replace(f"@{key}@", value)
     return text

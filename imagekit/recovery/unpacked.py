@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from imagekit.errors import SpecError, VerificationError
-from imagekit.host.signing import check_signature
 from imagekit.pipeline.stage import digest_file, digest_json
 from imagekit.pipeline.workspace import Workspace
-from imagekit.recovery.about import About, read_about
+from imagekit.recovery.about import About, read_about, secrets_of
 from imagekit.recovery.container import Checked, check_name, read_container
+from imagekit.recovery.origin import Origin, check_origin, require_origin
 from imagekit.recovery.sealing import SUFFIXES, Unlock, unseal
 from imagekit.spec.load import SpecFile, load_spec
 from imagekit.spec.lock import Lock, read_lock
@@ -28,13 +28,19 @@ MAX_SECRETS = 1 << 20
 
 @dataclass(frozen=True)
 class BundledSpec(SpecFile):
-    """A spec whose files lie in an unpacked bundle; what is not there is looked for beside it."""
+    """A spec whose files lie in an unpacked bundle; secrets alone may lie beside the bundle."""
 
     inputs: dict[str, Path]
 
     def resolve(self, name: str) -> Path:
-        """The file or directory the spec calls ``name``."""
-        return self.inputs.get(name) or super().resolve(name)
+        """The file or directory the spec calls ``name``; VerificationError if it is not there."""
+        if name in self.inputs:
+            return self.inputs[name]
+        if f"file:{name}" not in secrets_of(self.spec):
+            raise VerificationError(
+                f"the spec names {name}, which the bundle does not hold", where=str(self.base)
+            )
+        return super().resolve(name)
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,11 @@ class Bundle:
 
     ``recipe`` is None for a guest's bundle, and for what an installer of its own made: its disk is
     in there as it was. ``secrets`` are those that were unsealed, by the names ``about`` has them
-    under.
+    under. ``origin`` is who vouches for the bundle in the file ``path``.
     """
 
+    path: Path
+    origin: Origin
     directory: Path
     about: About
     manifest: Manifest
@@ -100,16 +108,8 @@ def verify_bundle(path: Path, trust: Path | None, scratch: Path) -> Checked:
     Raises VerificationError for a damaged bundle, a wrong signature, or none where ``trust`` asks.
     """
     checked = read_container(path)
-    _check_trust(checked, trust, path, scratch)
+    check_origin(checked, path, trust, scratch)
     return checked
-
-
-def _check_trust(checked: Checked, trust: Path | None, path: Path, scratch: Path) -> None:
-    if trust is None:
-        return
-    if checked.signature is None:
-        raise VerificationError("is not signed", where=str(path))
-    check_signature(checked.sums, checked.signature, trust, scratch)
 
 
 def open_bundle(
@@ -118,14 +118,20 @@ def open_bundle(
     *,
     workspace: Workspace,
     keys: Unlock | None = None,
+    insecure_unsigned: bool = False,
 ) -> Bundle:
     """Check and unpack ``path``; raises VerificationError, SpecError.
 
-    What is sealed is unsealed with ``keys``; without, it is left as it is.
+    What is sealed is unsealed with ``keys``; without, it is left as it is. ``trust`` names the keys
+    of those whose bundles are taken, ``insecure_unsigned`` takes anybody's. With neither a bundle
+    can be looked at, no more: nothing of it is unsealed, and ``reinstall`` refuses it.
     """
     directory = workspace.temporary("bundle", size_bytes=path.stat().st_size)
     checked = read_container(path, directory)
-    _check_trust(checked, trust, path, workspace.temporary("trust"))
+    scratch = workspace.temporary("trust")
+    origin = check_origin(checked, path, trust, scratch, anybody=insecure_unsigned)
+    if keys is not None:
+        require_origin(origin, path)
     about = read_about(checked.about, path)
     secrets: dict[str, str] = {}
     if keys is not None and about.sealed:
@@ -139,9 +145,9 @@ def open_bundle(
         secrets = _unsealed(directory / SECRETS)
     manifest = read_manifest(directory)
     if about.kind in ("guest", "image"):
-        return Bundle(directory, about, manifest, None, secrets)
+        return Bundle(path, origin, directory, about, manifest, None, secrets)
     recipe = _recipe(path, directory, about, secrets)
-    return Bundle(directory, about, manifest, recipe, secrets)
+    return Bundle(path, origin, directory, about, manifest, recipe, secrets)
 
 
 def _unsealed(path: Path) -> dict[str, str]:
@@ -167,9 +173,13 @@ def _recipe(path: Path, directory: Path, about: About, secrets: Mapping[str, str
         inputs[name] = unpack_tree(directory, member)
     for index, entry in enumerate(sorted(secrets)):
         kind, _, name = entry.partition(":")
+        if entry not in secrets_of(loaded.spec):
+            raise VerificationError(
+                f"holds the secret {entry[:100]!r}, for which the spec has no use", where=str(path)
+            )
         if kind == "file":
-            inputs[name] = directory / f"secret-{index}"
-            inputs[name].touch(mode=0o600)
+            inputs[name] = directory / f".secret-{index}"
+            inputs[name].touch(mode=0o600, exist_ok=False)
             inputs[name].write_text(secrets[entry])
     # Secrets that are not in it are looked for beside the bundle.
     spec = BundledSpec(
@@ -189,27 +199,34 @@ def unpack_tree(directory: Path, member: str) -> Path:
 
     Raises VerificationError for a damaged one, or one that would leave the bundle.
     """
-    target = directory / f"{check_name(member)}.d"
-    target.mkdir()
-    links = []
+    target = directory / ".trees" / check_name(member)
+    links: dict[Path, str] = {}
     try:
+        target.mkdir(parents=True)
         with tarfile.open(directory / member, "r:") as tar:
             for info in tar:
                 path = target / _inside(info.name)
                 if info.isdir():
                     path.mkdir(parents=True, exist_ok=True)
-                elif info.issym():
-                    links.append((path, _inside_link(info)))
+                elif info.issym() and path not in links:
+                    links[path] = _inside_link(info)
                 elif info.isreg() and (source := tar.extractfile(info)):
                     with source, path.open("xb") as stream:
                         shutil.copyfileobj(source, stream)
                     path.chmod(0o755 if info.mode & 0o111 else 0o644)
                 else:
-                    raise ValueError(f"{info.name!r} is no file")
+                    raise ValueError(f"{info.name!r} is no file, or is there twice")
+        for path in links:
+            # Its way out was counted from there: another link on its way would change that.
+            if not links.keys().isdisjoint(path.parents):
+                raise ValueError(f"{path.name!r} lies in a link")
         # Last, so that nothing is written through one.
-        for path, link in links:
+        for path, link in links.items():
             path.symlink_to(link)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        for path in links:
+            if not path.resolve().is_relative_to(target.resolve()):
+                raise ValueError(f"{path.name!r} leads outside, to {links[path]!r}")
+    except (tarfile.TarError, OSError, EOFError, ValueError, RuntimeError) as error:
         raise VerificationError(f"cannot be unpacked: {error}", where=member) from None
     return target
 
@@ -236,9 +253,10 @@ def missing_secrets(bundle: Bundle, environment: Sequence[str]) -> list[str]:
     if bundle.recipe is None or bundle.sealed:
         return []
     missing = []
-    for entry in bundle.about.secrets:
+    spec = bundle.recipe.spec
+    for entry in secrets_of(spec.spec):
         kind, _, name = entry.partition(":")
-        there = name in environment if kind == "env" else bundle.recipe.spec.resolve(name).is_file()
+        there = name in environment if kind == "env" else spec.resolve(name).is_file()
         if not there:
             missing.append(entry)
     return missing

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -15,11 +16,33 @@ from imagekit.errors import SpecError
 from imagekit.spec.install import Sha256
 
 MAX_LOCK_BYTES = 16 << 20
+MAX_SOURCE_CHARACTERS = 1000
 _PART = r"[A-Za-z0-9_+~:%-][A-Za-z0-9_.+~:%-]*"
 PoolPath = Annotated[str, Field(pattern=rf"^({_PART}/)*{_PART}$", max_length=512)]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+:~-]{1,200}$")]
 PackageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]{1,127}$")]
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{0,1000}$")]
+_WORD = r"[^\x00-\x20\x7f\[\]]+"
+_KEYRING = r'"?/usr/share/keyrings/[A-Za-z0-9_+-][A-Za-z0-9_.+-]*"?'
+_SOURCE = re.compile(
+    rf"#[^\x00-\x1f\x7f]*|deb(-src)? +(\[signed-by={_KEYRING}\] +)?"
+    rf"[A-Za-z][A-Za-z0-9+.-]*:[^\x00-\x20\x7f]+( +{_WORD})+ *"
+)
+
+
+def _source(line: str) -> str:
+    if len(line) > MAX_SOURCE_CHARACTERS or not _SOURCE.fullmatch(line):
+        raise ValueError(
+            "is no deb URL SUITE COMPONENT..., and no other option of apt than signed-by with a "
+            "keyring of /usr/share/keyrings is taken from a lock"
+        )
+    return line
+
+
+SourceLine = Annotated[str, AfterValidator(_source)]
+"""A line of sources.list(5) for the guest, or a comment. mmdebstrap names a keyring in its own;
+``trusted=yes`` would have the guest take packages from anybody.
+"""
 
 
 class _Model(BaseModel):
@@ -82,7 +105,7 @@ class Lock(_Model):
     kernel: Line = ""
     iso_sha256: Sha256 | None = None
     keyring_sha256: Sha256 | None = None
-    sources: list[Line] = Field(default_factory=list, max_length=64)
+    sources: list[SourceLine] = Field(default_factory=list, max_length=64)
     releases: list[LockedRelease] = Field(default_factory=list, max_length=64)
     inputs: dict[Line, Sha256] = Field(default_factory=dict, max_length=100_000)
     templates: dict[Line, Sha256] = Field(default_factory=dict, max_length=1000)

@@ -43,8 +43,15 @@ def inside(path: str) -> str:
     return path
 
 
+def _no_directory(name: str) -> str:
+    """``name`` unless it means another directory: a build's default place is named by it."""
+    if name in (".", ".."):
+        raise ValueError(f"{name!r} is no name of a guest")
+    return name
+
+
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{0,1000}$")]
-Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/]{1,255}$")]
+Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/]{1,255}$"), AfterValidator(_no_directory)]
 InsidePath = Annotated[str, AfterValidator(inside)]
 Bytes = Annotated[int, Field(ge=0, le=1 << 60)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imagekit.errors import VerificationError
-from imagekit.installs.stages.isosource import check_signature
+from imagekit.host.openpgp import verify
 
 pytestmark = pytest.mark.real
 
@@ -36,8 +36,8 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_good_signature_is_taken(signed: Path, tmp_path: Path) -> None:
     sums = signed / "SHA256SUMS"
-    check_signature(sums, signed / "SHA256SUMS.sig", signed / "right.gpg")
-    check_signature(None, signed / "CHECKSUM", signed / "right.gpg", tmp_path / "plain")
+    verify(signed / "SHA256SUMS.sig", signed / "right.gpg", sums)
+    verify(signed / "CHECKSUM", signed / "right.gpg", plain=tmp_path / "plain")
     assert (tmp_path / "plain").read_text() == sums.read_text()
 
 
@@ -46,13 +46,13 @@ def test_another_key_a_changed_file_and_no_signature_are_refused(
 ) -> None:
     sums, signature = signed / "SHA256SUMS", signed / "SHA256SUMS.sig"
     with pytest.raises(VerificationError):
-        check_signature(sums, signature, signed / "other.gpg")
+        verify(signature, signed / "other.gpg", sums)
     (tmp_path / "changed").write_text(sums.read_text().replace("x.iso", "y.iso"))
     with pytest.raises(VerificationError):
-        check_signature(tmp_path / "changed", signature, signed / "right.gpg")
+        verify(signature, signed / "right.gpg", tmp_path / "changed")
     with pytest.raises(VerificationError):
-        check_signature(sums, tmp_path / "changed", signed / "right.gpg")
+        verify(tmp_path / "changed", signed / "right.gpg", sums)
     inline = (signed / "CHECKSUM").read_text().replace("x.iso", "y.iso")
     (tmp_path / "CHECKSUM").write_text(inline)
     with pytest.raises(VerificationError):
-        check_signature(None, tmp_path / "CHECKSUM", signed / "right.gpg", tmp_path / "plain")
+        verify(tmp_path / "CHECKSUM", signed / "right.gpg", plain=tmp_path / "plain")

@@ -87,12 +87,16 @@ def test_the_bundle_holds_no_secret_and_says_which_it_needs(
     assert (place / "secret").read_bytes().strip() not in plain.read_bytes()
     assert b"from a bundle" in plain.read_bytes()
     plain.unlink()
+    trust = ("--trust", place / "key.pub")
     lines = imagekit("reinstall", bundle, "-o", place / "dry", "--dry-run").stdout
+    assert "STOP: nobody has said whose bundles are taken" in lines
     assert "STOP: the secret file:./secret is missing" in lines
     assert not (place / "dry").exists()
-    lines = imagekit("reinstall", sealed, "-o", place / "dry", "--dry-run").stdout
+    lines = imagekit("reinstall", sealed, "-o", place / "dry", "--dry-run", *trust).stdout
     assert "STOP" not in lines
     done = imagekit("reinstall", bundle, "-o", place / "dry", check=False)
+    assert (done.returncode, "--insecure-unsigned" in done.stderr) == (7, True)
+    done = imagekit("reinstall", bundle, "-o", place / "dry", *trust, check=False)
     assert (done.returncode, "needs file:./secret" in done.stderr) == (3, True)
 
 
@@ -224,6 +228,7 @@ def test_the_finished_disk_goes_to_a_device_and_the_config_names_it(
 ) -> None:
     out = place / "unpacked"
     args = ["reinstall", bundle, "-o", out, "--unpack", "--device", loop]
+    args += ["--trust", place / "key.pub"]
     subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", loop], check=True)
     refused = imagekit(*args, check=False)
     assert refused.returncode == 13
@@ -273,6 +278,7 @@ def test_a_logical_volume_is_made_for_it_once(
     subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", loop], check=True)
     env = {"PATH": f"{programs}:{os.environ['PATH']}"}
     args = ["reinstall", bundle, "-o", out, "--unpack", "--vg", "imagekit-test"]
+    args += ["--trust", place / "key.pub"]
     try:
         lines = imagekit(*args, "--dry-run", env=env).stdout
         assert "make the logical volume imagekit-test/dr-disk" in lines and not out.exists()
@@ -294,7 +300,8 @@ def test_the_shell_script_does_it_without_python(
     bundle: Path, original: Path, place: Path, loop: Path, imagekit: Run
 ) -> None:
     script = place / "reinstall.sh"
-    script.write_text(imagekit("reinstall", bundle, "--emit-script").stdout)
+    made = imagekit("reinstall", bundle, "--emit-script", "--trust", place / "key.pub")
+    script.write_text(made.stdout)
     subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", loop], check=True)
     shell = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +22,14 @@ from oracles.manifests import artefact, write_manifest
 
 from imagekit.domain.facts import BuildFacts, DiskFacts, PygrubView, Verdict
 from imagekit.domain.model import Nic
+from imagekit.recovery.container import read_container, write_container
 from imagekit.spec.load import load_spec
 from imagekit.spec.lock import Lock, lock_text
 from imagekit.spec.manifest import MANIFEST, manifest_text, read_manifest
 
 pytestmark = pytest.mark.real
 ROUNDS = int(os.environ.get("IMAGEKIT_KILL_ROUNDS", "2"))
+ANYBODY = "--insecure-unsigned"
 UUID = "11111111-2222-3333-4444-555555555555"
 SIZE = 64 << 20
 HASH = "$y$j9T$saltsaltsalt$HashOfARealPasswordThatNobodyMaySee0123456789"
@@ -188,9 +191,9 @@ def test_a_sealed_guest_comes_back_with_its_data_host_keys_mac_and_uuid(
     world.run("destroy", name, "--yes")
     assert not directory.exists()
     world.run("bundle", "verify", bundle)
-    lines = world.run("reinstall", bundle, "-o", out, "--dry-run").stdout
+    lines = world.run("reinstall", bundle, "-o", out, "--dry-run", ANYBODY).stdout
     assert "decrypt" in lines and "STOP" not in lines and not out.exists()
-    offline(world, "reinstall", bundle, "-o", out, *key)
+    offline(world, "reinstall", bundle, "-o", out, ANYBODY, *key)
     assert (out / f"{name}.raw").read_bytes() == raw
     for file in ("vmlinuz", "initrd.img"):
         assert (out / f"{name}-{file}").read_text() == f"{file}\n"
@@ -201,8 +204,13 @@ def test_a_sealed_guest_comes_back_with_its_data_host_keys_mac_and_uuid(
     keys = debugfs(out / f"{name}.raw", "cat /etc/ssh/ssh_host_ed25519_key")
     assert keys == f"PRIVATE KEY OF {name}\n"
     script = world.root / "reinstall.sh"
-    script.write_text(world.run("reinstall", bundle, "--emit-script").stdout)
+    script.write_text(world.run("reinstall", bundle, "--emit-script", ANYBODY).stdout)
     argv = ["unshare", "--net", "sh", str(script), str(bundle), str(loop)]
+    done = subprocess.run(
+        [*argv[:-2], forged(bundle, world.root), str(loop)], capture_output=True, text=True
+    )
+    assert (done.returncode, "not the one" in done.stderr) == (1, True)
+    assert loop.read_bytes() == bytes(SIZE)
     wrong = {"PASSPHRASE_FILE": "/dev/null", "AGE_IDENTITY": "", "GNUPGHOME": str(out)}
     for environment, code in ((wrong, 1), (rescue, 0)):
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **environment}
@@ -211,6 +219,19 @@ def test_a_sealed_guest_comes_back_with_its_data_host_keys_mac_and_uuid(
         # What the device holds is not touched for a key that does not fit.
         assert loop.read_bytes() == (raw if code == 0 else bytes(SIZE))
         assert ("cannot be opened" in done.stderr) == (code == 1)
+
+
+def forged(bundle: Path, root: Path) -> Path:
+    """A bundle of the same members, whole by itself, with another disk."""
+    with tempfile.TemporaryDirectory(dir=root) as name:
+        members = read_container(bundle, Path(name)).members
+        sources: list[tuple[str, Path | bytes]] = [
+            (m.name, b"evil" if m.name.startswith("image/") else Path(name) / m.name)
+            for m in members
+        ]
+        target = root / "forged.bundle"
+        write_container(target, read_container(bundle).about, sources, None, overwrite=True)
+    return target
 
 
 def facts_of(config: str, directory: str, name: str) -> str:
@@ -227,7 +248,7 @@ def test_a_guest_is_bundled_without_its_secrets_unless_they_are_sealed(
     bundle = world.root / "plain.bundle"
     world.run("bundle", "plain", "-o", bundle)
     out = world.root / "plain-again"
-    offline(world, "reinstall", bundle, "-o", out)
+    offline(world, "reinstall", bundle, "-o", out, ANYBODY)
     raw = out / "plain.raw"
     data = raw.read_bytes()
     for secret in (HASH, OLD, "PRIVATE KEY OF"):
@@ -238,7 +259,8 @@ def test_a_guest_is_bundled_without_its_secrets_unless_they_are_sealed(
     assert debugfs(raw, "cat /srv/data") == "what the guest wrote\n"
     assert "ssh_host" not in debugfs(raw, "ls -p /etc/ssh")
     report = json.loads((out / "reinstall-report.json").read_text())
-    assert "password hashes were left out" in report["notes"][0]
+    assert "nobody vouches" in report["notes"][0]
+    assert "password hashes were left out" in report["notes"][1]
     # The guest itself kept all of it.
     kept = (world.root / "guests/plain/plain.raw").read_bytes()
     assert HASH.encode() in kept and b"PRIVATE KEY OF plain" in kept
@@ -252,7 +274,7 @@ def test_a_wrong_passphrase_and_a_flipped_byte_are_refused_and_nothing_is_left(
     world.run("bundle", "guarded", "-o", bundle, "--passphrase-file", world.root / "passphrase")
     wrong = tmp_path / "wrong"
     wrong.write_text("correct horse battery stable\n")
-    args = ("reinstall", bundle, "-o", out)
+    args = ("reinstall", bundle, "-o", out, ANYBODY)
     done = world.run(*args, "--passphrase-file", wrong, check=False)
     assert (done.returncode, "cannot be decrypted" in done.stderr) == (7, True)
     whole = bundle.read_bytes()
@@ -297,7 +319,7 @@ def test_what_an_installer_made_comes_back_as_its_finished_disk(
     bundle, out = tmp_path / "golden.bundle", tmp_path / "again"
     world.run("bundle", build, "--spec", spec, "-o", bundle)
     assert b"d-i my/answers" in bundle.read_bytes()
-    offline(world, "reinstall", bundle, "-o", out)
+    offline(world, "reinstall", bundle, "-o", out, ANYBODY)
     assert (out / "golden.raw").read_bytes() == raw
     assert str(out / "golden.raw") in (out / "golden.pv.xl.cfg").read_text()
     (tmp_path / "own.cfg").write_text("d-i other/answers string\n")

@@ -3,10 +3,14 @@
 # nor Python: sh reinstall.sh BUNDLE DEVICE [--force DEVICE]
 # An encrypted disk needs a key: the file that AGE_IDENTITY names, or the first line of the one that
 # PASSPHRASE_FILE names, or what gpg has or asks for.
+# Made for one bundle, whose packed disk it knows by its SHA-256; imagekit checked the signature
+# then, or was told not to.
 set -eu
 digest=@DIGEST@
 size=@SIZE@
 image=@IMAGE@
+packed=@PACKED@
+signed=@SIGNED@
 seal=@SEAL@
 
 fail() {
@@ -49,9 +53,11 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM HUP
+[ "$signed" = yes ] || echo "reinstall: nobody vouches for this bundle (--insecure-unsigned)" >&2
 echo "checking the bundle"
-(cd "$work" && tar -xf "$bundle" SHA256SUMS "$image" &&
-	grep " $image\$" SHA256SUMS | sha256sum -c - >/dev/null) || fail "the bundle is damaged"
+(cd "$work" && tar -xf "$bundle" "$image" &&
+	echo "$packed  $image" | sha256sum -c - >/dev/null) ||
+	fail "the bundle is damaged, or not the one that this script was made for"
 # Before the device loses what it holds.
 [ "$(opened "$work/$image" | head -c 2 | od -A n -t x1)" = " 1f 8b" ] ||
 	fail "$image cannot be opened"

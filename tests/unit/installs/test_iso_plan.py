@@ -31,6 +31,22 @@ def plan(base: Path, install: dict[str, Any] | None = None, **changes: Any) -> P
     return iso.plan(BuildContext(load_spec(base / "web01.yaml"), base / "out"))
 
 
+@pytest.mark.parametrize(
+    "proof",
+    [
+        {"sha256": "0" * 64},
+        {"sha256": "0" * 64, "keyring": "x.iso"},
+        {"keyring": "x.iso", "checksums": "https://host.example/SHA256SUMS"},
+        {"keyring": "x.iso", "signature": "https://host.example/x.iso.sig"},
+    ],
+)
+def test_an_iso_from_a_url_is_taken_with_what_vouches_for_it(
+    proof: dict[str, Any], tmp_path: Path
+) -> None:
+    made = plan(tmp_path, {"iso": "https://host.example/x.iso", **proof})
+    assert made.stages[0].stage.name == "iso"
+
+
 def keys(made: Plan) -> dict[str, str]:
     return {p.stage.name: p.key for p in made.stages}
 
@@ -49,6 +65,9 @@ def test_the_stages_come_in_order_and_deliver_every_artefact(tmp_path: Path) -> 
     [
         ({"iso": "no.iso"}, {}, "there is no ISO"),
         ({"iso": "https://host.example/x.iso"}, {}, "can be verified"),
+        ({"iso": "https://host.example/x.iso", "keyring": "x.iso"}, {}, "keyring alone"),
+        ({"iso": "http://host.example/x.iso", "checksums": "x.iso"}, {}, "can be verified"),
+        ({"iso": "http://host.example/x.iso", "template": "x.iso"}, {}, "can be verified"),
         ({"signature": "x.sig"}, {}, "keyring"),
         ({"keyring": "no.gpg"}, {}, "there is no keyring"),
         ({"template": "no.j2"}, {}, "there is no template"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import subprocess
 import tarfile
 from pathlib import Path
@@ -273,3 +274,50 @@ def test_a_differing_block_of_an_ext4_is_traced_to_its_file(tmp_path: Path) -> N
     assert found is not None
     assert found.file == "/etc/motd"
     assert disk_difference(images[0], images[0], [part]) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "deb http://deb.debian.org/debian bookworm main",
+        "deb https://mirror.test:8443/debian/ bookworm-security main contrib non-free-firmware",
+        "deb-src http://[2001:db8::1]/debian bookworm main",
+        "deb copy:/srv/mirror ./ main",
+        "# a comment, [trusted=yes] and all",
+        'deb [signed-by="/usr/share/keyrings/debian-archive-keyring.gpg"] http://m.test/d sid main',
+        "deb [signed-by=/usr/share/keyrings/ubuntu-archive-keyring.gpg] http://m.test/u noble main",
+    ],
+)
+def test_the_sources_of_a_guest_are_in_its_lock(line: str) -> None:
+    written = lock(sources=[line])
+    assert parse_lock(lock_text(written).encode(), "l").sources == [line]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "deb [trusted=yes] http://m.test/d sid main",
+        "deb [ trusted=yes ] http://m.test/d sid main",
+        "deb\t[trusted=yes] http://m.test/d sid main",
+        "deb [TRUSTED=yes] http://m.test/d sid main",
+        "deb [arch=amd64 trusted=yes] http://m.test/d sid main",
+        "deb [signed-by=/usr/share/keyrings/a.gpg trusted=yes] http://m.test/d sid main",
+        "deb [signed-by=/usr/share/keyrings/a.gpg] [trusted=yes] http://m.test/d sid main",
+        "deb [signed-by=/usr/share/keyrings/../../../tmp/a.gpg] http://m.test/d sid main",
+        "deb [signed-by=/tmp/a.gpg] http://m.test/d sid main",
+        "deb [allow-insecure=yes] http://m.test/d sid main",
+        "deb [check-valid-until=no] http://m.test/d sid main",
+        "deb [arch=amd64] http://m.test/d sid main",
+        "deb http://m.test/d [trusted=yes] sid main",
+        " deb [trusted=yes] http://m.test/d sid main",
+        "rpm http://m.test/d sid main",
+        "deb http://m.test/d",
+        "Types: deb",
+        "",
+    ],
+)
+def test_a_lock_gives_apt_no_options(line: str) -> None:
+    text = lock_text(lock())
+    assert text.count("sources: []") == 1
+    with pytest.raises(SpecError, match=r"is no lock: sources"):
+        parse_lock(text.replace("sources: []", f"sources: [{json.dumps(line)}]").encode(), "l")
