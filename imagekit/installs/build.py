@@ -16,7 +16,8 @@ from imagekit.host.apt_sources import os_release
 from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext, context_for
 from imagekit.installs.methods import method_called
-from imagekit.pipeline.deliver import BuildDirectory, deliver, plan_digest, rewrite_manifest
+from imagekit.pipeline.build_directory import BuildDirectory
+from imagekit.pipeline.deliver import deliver, plan_digest, rewrite_manifest
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import StageResult, execute, needed
 from imagekit.pipeline.plan import Plan, Planned, why

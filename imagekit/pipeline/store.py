@@ -36,8 +36,12 @@ class Entry:
 
 
 def fingerprint(path: Path) -> list[int]:
+    """The :func:`marks` of the file itself, which is no link to another one."""
+    return marks(path.lstat())
+
+
+def marks(status: os.stat_result) -> list[int]:
     """Size, mtime and inode: equal means untouched since it was written and hashed."""
-    status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
