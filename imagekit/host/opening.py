@@ -154,6 +154,17 @@ def _link(directory: int, part: str) -> str:
 
 
 @contextlib.contextmanager
+def errors_about(where: Path) -> Iterator[None]:
+    """As :func:`os_errors`, for names that mean nothing without the directory they are below."""
+    with os_errors(where):
+        try:
+            yield
+        except OSError as error:
+            error.filename = None
+            raise
+
+
+@contextlib.contextmanager
 def regular(
     directory: int, name: str, *, links: Links = "none", where: Path | None = None
 ) -> Iterator[int]:
@@ -163,7 +174,7 @@ def regular(
     something. Raises SpecError about ``where``, HostError for what the host refuses.
     """
     where = where or Path(name)
-    with os_errors(where):
+    with errors_about(where):
         try:
             found = open_at(directory, name, os.O_PATH, links=links)
         except OSError as error:
