@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from imagekit.pipeline.build_directory import OURS, STATE, BuildDirectory, is_pl
 from imagekit.pipeline.execute import StageResult
 from imagekit.pipeline.plan import Plan
 from imagekit.pipeline.stage import Target, digest_file, digest_json
-from imagekit.pipeline.store import marks
+from imagekit.pipeline.store import marks, seal
 from imagekit.spec.manifest import MANIFEST, Artefact, Manifest, manifest_text
 
 Copy = Callable[[Path, Path], None]
@@ -85,6 +85,7 @@ def deliver(
                 artefacts = _copy_all(plan, results, _Folders(root, folders), copy, parts, instead)
                 manifest = manifest.model_copy(update={"artefacts": artefacts})
                 _publish(root, manifest, plan, parts, old)
+                _seal_linked(root, plan, results, artefacts)
             except BaseException:
                 for part in parts:
                     part.folder.remove(part.name)
@@ -128,6 +129,18 @@ def _publish(
     names = (*sorted(final_names), MANIFEST, SUMS)
     prints = {name: marks(root.status(name)) for name in names}
     _write(root, {"name": name, "plan": plan_digest(plan), "fingerprints": prints})
+
+
+def _seal_linked(
+    root: Held, plan: Plan, results: Mapping[str, StageResult], artefacts: Sequence[Artefact]
+) -> None:
+    """Tell the store that it was delivering which changed the inodes of linked disks."""
+    for target, artefact in zip(plan.targets, artefacts, strict=False):
+        entry = results[plan.maker(target.artefact).stage.name].entry
+        stored = entry.files[target.artefact].lstat()
+        made = root.status(artefact.path)
+        if (stored.st_dev, stored.st_ino) == (made.st_dev, made.st_ino):
+            seal(entry.directory, target.artefact, artefact.sha256, stored.st_ctime_ns)
 
 
 def rewrite_manifest(directory: BuildDirectory, manifest: Manifest) -> None:
