@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from imagekit.disk import qcow2, qemu_img, vhd
@@ -19,6 +19,7 @@ from imagekit.disk.extents import (
     refuse_same,
 )
 from imagekit.disk.image_info import ImageInfo, check_format, probe
+from imagekit.disk.settled import settled
 from imagekit.errors import HostError, SpecError
 from imagekit.host.outfile import check_target, os_errors, replacing, temporary_name
 
@@ -58,17 +59,9 @@ def convert(
     check_format(source_format)
     check_format(target_format)
     _check_options(target_format, vhd_subformat, compression)
-    info = probe(src, source_format)
+    probe(src, source_format)
     refuse_same(src, dst)
     check_target(dst, overwrite=overwrite)
-    if target_format == "vhd":
-        vhd.virtual_size_of(info.virtual_size)
-    direct = source_format == "raw" or target_format == "raw" or source_format == target_format
-    direct = direct and (source_format, target_format) != ("vhd", "vhd")
-    if source_format == "qcow2":
-        qemu_img.check(src, "qcow2")
-    if compression is None:
-        _check_space(info, dst, copies=1 if direct else 2)
     last = functools.partial(
         _write,
         dst=dst,
@@ -77,6 +70,29 @@ def convert(
         vhd_subformat=vhd_subformat,
         compression=compression,
     )
+    # From here on it is one and the same file, so that what is checked is what is converted.
+    with settled(src, dst.absolute().parent) as source:
+        _convert(probe(source, source_format), dst, last, target_format, compression, progress)
+    return probe(dst, target_format)
+
+
+def _convert(
+    info: ImageInfo,
+    dst: Path,
+    last: Callable[..., None],
+    target_format: str,
+    compression: qcow2.Compression | None,
+    progress: Progress | None,
+) -> None:
+    source_format = info.format
+    if target_format == "vhd":
+        vhd.virtual_size_of(info.virtual_size)
+    direct = source_format == "raw" or target_format == "raw" or source_format == target_format
+    direct = direct and (source_format, target_format) != ("vhd", "vhd")
+    if source_format == "qcow2":
+        qemu_img.check(info.path, "qcow2")
+    if compression is None:
+        _check_space(info, dst, copies=1 if direct else 2)
     if direct:
         last(info, progress=progress)
     else:
@@ -84,7 +100,6 @@ def convert(
             _write(info, middle, "raw", overwrite=False, progress=_half(progress, 0))
             raw = ImageInfo(middle, "raw", info.virtual_size)
             last(raw, progress=_half(progress, 1))
-    return probe(dst, target_format)
 
 
 def _check_options(

@@ -26,7 +26,7 @@ GRANULE = 4096
 BLOCK = 2 << 20
 """Files are read in aligned pieces of this many bytes."""
 
-_FICLONE = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
+FICLONE = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 _ZEROS = bytes(BLOCK)
 _ZERO_GRANULE = bytes(GRANULE)
 _NO_SEEK_DATA = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY}
@@ -209,7 +209,7 @@ def copy_sparse(
         refuse_same(src, dst)
         with replacing(dst, overwrite=overwrite) as part, writable(part) as dst_fd:
             try:
-                fcntl.ioctl(dst_fd, _FICLONE, src_fd)
+                fcntl.ioctl(dst_fd, FICLONE, src_fd)
             except OSError:
                 # Not on one reflink-capable file system (EOPNOTSUPP, EXDEV, EINVAL, ENOTTY ...).
                 copy_data(src_fd, dst_fd, progress)

@@ -37,14 +37,16 @@ def convert(
     options: Sequence[str] = (),
     size_bytes: int = 0,
     progress: Progress | None = None,
+    with_backing: bool = False,
 ) -> None:
     """``qemu-img convert`` with both formats named; ``dst`` is overwritten.
 
-    ``size_bytes`` is what ``progress`` is told as the total. Raises HostError when the disk is
-    full, ImageError when the source cannot be read, ToolError.
+    No file that ``src`` may name as its backing is opened, unless ``with_backing``: then the whole
+    chain has to be trusted. ``size_bytes`` is what ``progress`` is told as the total. Raises
+    HostError when the disk is full, ImageError when the source cannot be read, ToolError.
     """
-    argv = ["qemu-img", "convert", "-f", source_format, "-O", target_format, *options]
-    argv += [str(src.absolute()), str(dst.absolute())]
+    source = _by_name(src, source_format) if with_backing else _alone(src, source_format)
+    argv = ["qemu-img", "convert", "-O", target_format, *options, *source, str(dst.absolute())]
     try:
         if progress is None:
             run(_limited(argv), what=f"writing {dst.name} as {target_format}")
@@ -59,12 +61,12 @@ def check(path: Path, image_format: str) -> None:
     """Raise ImageError unless ``qemu-img check`` finds the image's tables sound."""
     # Reading the tables of a sound image takes well under a second per GiB of file.
     timeout = 120 + path.stat().st_size / (100 << 20)
-    argv = ["qemu-img", "check", "-f", image_format, str(path.absolute())]
+    argv = ["qemu-img", "check", *_alone(path, image_format)]
     done = run(_limited(argv), check=False, timeout=timeout)
     if done.returncode not in (0, _CHECK_LEAKED):
-        lines = (done.stderr + done.stdout).decode("utf-8", "backslashreplace").split("\n")
+        text = (done.stderr + done.stdout).decode("utf-8", "backslashreplace")
         raise ImageError(
-            f"its {image_format} tables are damaged: {lines[0][:300]}",
+            f"its {image_format} tables are damaged: {_first_line(text, path)}",
             where=str(path),
             hint=f"qemu-img check -f {image_format} lists the damage",
         )
@@ -72,9 +74,9 @@ def check(path: Path, image_format: str) -> None:
 
 def measure(path: Path, image_format: str) -> int:
     """Bytes a fully written copy of the image's allocated data would take."""
-    argv = ["qemu-img", "measure", "--output=json", "-O", "qcow2", "-f", image_format]
+    argv = ["qemu-img", "measure", "--output=json", "-O", "qcow2", *_alone(path, image_format)]
     try:
-        done = run(_limited([*argv, str(path.absolute())]), timeout=300, what="measuring the image")
+        done = run(_limited(argv), timeout=300, what="measuring the image")
         answer: Any = json.loads(done.stdout)
         return int(answer["required"])
     except (ToolError, ValueError, KeyError, TypeError) as error:
@@ -92,6 +94,25 @@ def read(path: Path, image_format: str, offset: int, length: int) -> bytes:
         argv += [f"skip={offset // 512}", f"count={(offset + length) // 512}"]
         run(_limited([*argv, f"if={path.absolute()}", f"of={part.name}"]), timeout=60)
         return Path(part.name).read_bytes()[:length]
+
+
+def _by_name(path: Path, image_format: str) -> list[str]:
+    return ["-f", image_format, str(path.absolute())]
+
+
+def _alone(path: Path, image_format: str) -> list[str]:
+    """Arguments that open the image and nothing that it names (QEMU's block layer, "backing")."""
+    if image_format != "qcow2":
+        return _by_name(path, image_format)
+    driver = "host_device" if path.is_block_device() else "file"
+    file = {"driver": driver, "filename": str(path.absolute())}
+    return ["json:" + json.dumps({"driver": image_format, "backing": None, "file": file})]
+
+
+def _first_line(text: str, path: Path) -> str:
+    """What qemu-img says first, without the description of the image that it was given."""
+    line = next(iter(text.splitlines()), "")
+    return line.replace(_alone(path, "qcow2")[-1], path.name)[:300]
 
 
 def _limited(argv: list[str]) -> list[str]:
@@ -124,6 +145,6 @@ def _explained(
             where=str(dst),
         )
     if source_format != "raw":
-        line = next(iter(error.output.splitlines()), error.what)
-        return ImageError(f"cannot be read as {source_format}: {line[:300]}", where=str(src))
+        line = _first_line(error.output, src) or error.what
+        return ImageError(f"cannot be read as {source_format}: {line}", where=str(src))
     return error

@@ -16,7 +16,8 @@ from imagekit.host.apt_sources import os_release
 from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext, context_for
 from imagekit.installs.methods import method_called
-from imagekit.pipeline.deliver import BuildDirectory, deliver, plan_digest, rewrite_manifest
+from imagekit.pipeline.build_directory import BuildDirectory
+from imagekit.pipeline.deliver import deliver, plan_digest, rewrite_manifest
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import StageResult, execute, needed
 from imagekit.pipeline.plan import Plan, Planned, why
@@ -99,7 +100,9 @@ def build(  # noqa: PLR0913 - an option of "imagekit build" each
             return _untouched(known, plan, directory, file, events)
         directory.refuse_strangers(name, force=force)
         events.emit("build-started", name=name, directory=str(out), stages=len(plan.stages))
-        results = execute(plan, Store(), events, guest=name, fresh=fresh, digest=sha256_sparse)
+        results = execute(
+            plan, Store(digest=sha256_sparse), events, guest=name, fresh=fresh, digest=sha256_sparse
+        )
         facts = _facts(plan, results)
         manifest = _manifest(file, plan, results, facts)
         events.emit("stage-started", stage="deliver", title="writing the build directory", key="")

@@ -19,6 +19,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from imagekit.disk.extents import opened
 from imagekit.errors import ImageError, SpecError, VerificationError
 from imagekit.host.exclusive import exclusive
 from imagekit.netboot import render, tree
@@ -165,19 +166,16 @@ def _image(
     guest: NetbootGuest, kind: str, path: Path, pin: str, sources: dict[str, tree.Content]
 ) -> str:
     """Check a kernel or initrd and add it to the tree; its path below the TFTP root."""
-    digest = tree.file_digest(path)
-    if pin and pin.lower() != digest:
-        raise VerificationError(
-            f"the {kind} of {guest.name} has the SHA-256 {digest}, not {pin}", where=str(path)
-        )
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with opened(path) as fd:
+        digest = tree.descriptor_digest(fd)
+        if pin and pin.lower() != digest:
+            raise VerificationError(
+                f"the {kind} of {guest.name} has the SHA-256 {digest}, not {pin}", where=str(path)
+            )
         if os.fstat(fd).st_size == 0:
             raise ImageError(f"the {kind} is empty", where=str(path))
         if kind == "linux":
             check_kernel(fd, str(path))
-    finally:
-        os.close(fd)
     name = f"images/{digest[:32]}/{kind}"
     sources[f"tftp/{name}"] = tree.Content(source=path, digest=digest)
     return name

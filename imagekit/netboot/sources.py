@@ -17,6 +17,8 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagekit.disk.isoread import read_iso
+from imagekit.disk.settled import settled
 from imagekit.errors import ImageError, SpecError, VerificationError
 from imagekit.host import openpgp
 from imagekit.host.run import run
@@ -75,10 +77,11 @@ def from_package(name: str, workdir: Path) -> Installer:
 
 def from_deb(deb: Path, workdir: Path, *, sha256: str) -> Installer:
     """The installer in a .deb file whose SHA-256 is ``sha256``."""
-    _checked(deb, sha256)
     listing = workdir / "tree.tar"
-    with listing.open("wb") as stream:
-        run(["dpkg-deb", "--fsys-tarfile", deb], stdout=stream, timeout=300)
+    with settled(deb, workdir) as source:
+        _checked(source, sha256)
+        with listing.open("wb") as stream:
+            run(["dpkg-deb", "--fsys-tarfile", source], stdout=stream, timeout=300)
     targets = {"linux": workdir / "linux", "initrd.gz": workdir / "initrd.gz"}
     try:
         with tarfile.open(listing, "r:") as archive:
@@ -108,19 +111,17 @@ def _copy_member(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path
 
 def from_iso(iso: Path, kernel: str, initrd: str, workdir: Path, *, sha256: str) -> Installer:
     """``kernel`` and ``initrd`` (absolute paths inside) of an ISO image with this SHA-256."""
-    _checked(iso, sha256)
-    pairs = ((kernel, workdir / "linux"), (initrd, workdir / "initrd.gz"))
-    for inside, target in pairs:
+    linux, ramdisk = workdir / "linux", workdir / "initrd.gz"
+    if kernel == initrd:
+        raise SpecError(f"{kernel} cannot be both kernel and initrd")
+    for inside in (kernel, initrd):
         if not re.fullmatch(r"(/[A-Za-z0-9._+-]+)+", inside):
             raise SpecError(f"{inside!r} is no path inside an ISO image")
-        run(
-            ["xorriso", "-osirrox", "on", "-indev", f"stdio:{iso}", "-extract", inside, target],
-            timeout=300,
-            what=f"taking {inside} out of {iso.name}",
-        )
-        if not target.is_file():
-            raise ImageError(f"there is no {inside} in this image", where=str(iso))
-    return _installer(pairs[0][1], pairs[1][1], f"{iso.name} sha256:{sha256}")
+    # What was checked is what is read; a link inside the image is no file, and not followed.
+    with settled(iso, workdir) as source:
+        _checked(source, sha256)
+        read_iso(source, {kernel: linux, initrd: ramdisk})
+    return _installer(linux, ramdisk, f"{iso.name} sha256:{sha256}")
 
 
 def from_mirror(

@@ -13,10 +13,11 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from imagekit.errors import ExistsError, HostError, SpecError
+from imagekit.disk.extents import opened
+from imagekit.errors import ExistsError, HostError, SpecError, VerificationError
 
 STATE = "state.json"
 VERSION = 1
@@ -81,11 +82,21 @@ class Changes:
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal; raises SpecError when it cannot be read."""
+    with opened(path) as fd:
+        return descriptor_digest(fd)
+
+
+def descriptor_digest(fd: int) -> str:
+    """SHA-256 of an open file from its start, in hexadecimal; raises SpecError."""
+    total = hashlib.sha256()
+    offset = 0
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        while block := os.pread(fd, 1 << 20, offset):
+            total.update(block)
+            offset += len(block)
     except OSError as error:
-        raise SpecError(f"cannot read it: {error.strerror}", where=str(path)) from error
+        raise SpecError(f"cannot read it: {error.strerror}") from error
+    return total.hexdigest()
 
 
 def load(root: Path) -> State:
@@ -124,18 +135,25 @@ def save(root: Path, state: State) -> None:
 
 
 def put(path: Path, content: Content) -> None:
-    """Write ``content`` beside ``path`` and rename it there."""
+    """Write ``content`` beside ``path`` and rename it there.
+
+    Raises VerificationError, with nothing changed, when what was written has not its digest.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(prefix=".imagekit-", dir=path.parent)
     try:
         with os.fdopen(fd, "wb") as stream:
             if content.source is not None:
-                with content.source.open("rb") as source:
-                    shutil.copyfileobj(source, stream, 1 << 20)
+                with opened(content.source) as source:
+                    shutil.copyfileobj(os.fdopen(os.dup(source), "rb"), stream, 1 << 20)
             else:
                 stream.write(content.data)
             stream.flush()
             os.fsync(stream.fileno())
+        if content.digest and file_digest(Path(name)) != content.digest:
+            raise VerificationError(
+                "it was changed while it was published", where=str(content.source or path)
+            )
         Path(name).chmod(0o600 if content.private else 0o644)
         Path(name).replace(path)
     except OSError as error:
@@ -170,7 +188,7 @@ def apply(root: Path, old: State, new: State, wanted: Mapping[str, Content]) -> 
         merged[name] = list(dict.fromkeys([*merged.get(name, []), digest]))
     save(root, State(old.prefix, old.http, old.guests, merged))
     for name in sorted(todo, key=_rank):
-        put(root / name, wanted[name])
+        put(root / name, replace(wanted[name], digest=digests[name]))
     new.files = {name: [digest] for name, digest in digests.items()}
     removed, kept = _remove(root, {n: d for n, d in merged.items() if n not in digests})
     save(root, new)

@@ -4,103 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from imagekit.errors import BusyError, ExistsError, HostError, ImagekitError, SpecError
+from imagekit.errors import HostError, ImagekitError
+from imagekit.host.opening import Held, open_at
 from imagekit.host.signing import SIGNATURES, SUMS
+from imagekit.pipeline.build_directory import OURS, STATE, BuildDirectory, is_plain
 from imagekit.pipeline.execute import StageResult
 from imagekit.pipeline.plan import Plan
 from imagekit.pipeline.stage import Target, digest_file, digest_json
-from imagekit.pipeline.store import fingerprint
-from imagekit.pipeline.workspace import cache_root
-from imagekit.spec.manifest import MANIFEST, Artefact, Manifest, manifest_text, read_manifest
+from imagekit.pipeline.store import marks, seal
+from imagekit.spec.manifest import MANIFEST, Artefact, Manifest, manifest_text
 
-STATE = ".imagekit-state.json"
 Copy = Callable[[Path, Path], None]
 
 
 @dataclass(frozen=True)
-class BuildDirectory:
-    """The directory of a build: what is in it, and whether it may be written to."""
+class _Part:
+    """A file that is written beside its name, in an open directory below the build's."""
 
-    path: Path
+    folder: Held
+    final: str
 
-    def manifest(self) -> Manifest | None:
-        """The manifest, or None when there is none that can be read."""
-        try:
-            return read_manifest(self.path)
-        except SpecError:
-            return None
+    @property
+    def name(self) -> str:
+        """What it is called until it is whole."""
+        return f"{OURS}{self.final}.part"
 
-    def state(self) -> dict[str, Any]:
-        """What the last delivery left here (paths, sizes, times), empty when nothing is known."""
-        return _json(self.path / STATE) or {}
+    def publish(self) -> None:
+        """Give it its name."""
+        fd = self.folder.fd
+        os.rename(self.name, self.final, src_dir_fd=fd, dst_dir_fd=fd)
 
-    def refuse_strangers(self, name: str, *, force: bool) -> None:
-        """Raise ExistsError when writing here would overwrite what no build of ``name`` made."""
-        if not self.path.exists() or force:
-            return
-        if not self.path.is_dir():
-            raise ExistsError(f"{self.path} exists and is not a directory")
-        contents = [p for p in self.path.iterdir() if not p.name.startswith(".imagekit-")]
-        if not contents:
-            return
-        manifest, state = self.manifest(), self.state()
-        owner = manifest.name if manifest else state.get("name")
-        if owner is None:
-            raise ExistsError(
-                f"{self.path} is not empty and is not a build directory",
-                hint="choose another directory with -o, or pass --force",
-            )
-        if owner != name:
-            raise ExistsError(
-                f"{self.path} holds the build of {owner}",
-                hint="choose another directory with -o, or pass --force",
-            )
-        for relative, known in state.get("fingerprints", {}).items():
-            path = self.path / relative
-            if not state.get("delivering") and path.exists() and fingerprint(path) != known:
-                raise ExistsError(
-                    f"{path} was changed since it was built",
-                    hint="keep it and choose another directory with -o, or pass --force",
-                )
-
-    def intact(self, plan_digest: str) -> bool:
-        """Whether everything of the plan was delivered here and is untouched since."""
-        state = self.state()
-        if state.get("delivering") or state.get("plan") != plan_digest:
-            return False
-        try:
-            return all(
-                fingerprint(self.path / name) == known
-                for name, known in state["fingerprints"].items()
-            )
-        except (OSError, KeyError):
-            return False
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the directory against a second build; raises BusyError at once."""
-        locks = cache_root() / "locks"
-        locks.mkdir(parents=True, exist_ok=True, mode=0o700)
-        name = hashlib.sha256(os.fsencode(self.path.absolute())).hexdigest()[:32]
-        fd = os.open(locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise BusyError(f"another build is writing to {self.path}") from None
-            yield
-        finally:
-            os.close(fd)
+    def write(self, text: str) -> None:
+        """Make it of ``text``."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(self.name, flags, 0o600, dir_fd=self.folder.fd), "wb") as stream:
+            stream.write(text.encode())
 
 
 def plan_digest(plan: Plan) -> str:
@@ -129,111 +76,169 @@ def deliver(
     Files are copied beside their names first; only when all are whole they are renamed, then
     files of an earlier build that are no longer made are removed, and the manifest comes last.
     """
-    root = directory.path
-    old = directory.state().get("fingerprints", {})
-    made_root = not root.exists()
-    parts: list[tuple[Path, Path]] = []
+    made_root = not directory.path.exists()
+    parts: list[_Part] = []
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        artefacts = _copy_all(plan, results, root, copy, parts, instead or {})
-        manifest = manifest.model_copy(update={"artefacts": artefacts})
-        _write(root / STATE, {"name": manifest.name, "delivering": True, "fingerprints": {}})
-        for part, final in parts:
-            part.replace(final)
-        final_names = {a.path for a in artefacts}
-        for name in set(old) - final_names - {MANIFEST, SUMS}:
-            with contextlib.suppress(OSError):
-                (root / name).unlink()
-        _put_manifest(root, manifest)
-        names = (*sorted(final_names), MANIFEST, SUMS)
-        prints = {name: fingerprint(root / name) for name in names}
-        _write(
-            root / STATE,
-            {"name": manifest.name, "plan": plan_digest(plan), "fingerprints": prints},
-        )
+        old = directory.state().get("fingerprints", {})
+        with directory.held(make=True) as root, contextlib.ExitStack() as folders:
+            try:
+                artefacts = _copy_all(plan, results, _Folders(root, folders), copy, parts, instead)
+                manifest = manifest.model_copy(update={"artefacts": artefacts})
+                _publish(root, manifest, plan, parts, old)
+                _seal_linked(root, plan, results, artefacts)
+            except BaseException:
+                for part in parts:
+                    part.folder.remove(part.name)
+                if made_root:
+                    _remove_if_empty(root, directory.path)
+                raise
         return manifest
-    except BaseException as error:
-        for part, _final in parts:
-            with contextlib.suppress(OSError):
-                part.unlink()
-        if made_root:
-            _remove_if_empty(root)
-        if isinstance(error, OSError):
-            raise HostError(
-                "no space left in the build directory"
-                if error.errno in (errno.ENOSPC, errno.EDQUOT)
-                else f"cannot write: {error.strerror}",
-                where=str(error.filename or root),
-                hint="choose another directory with -o",
-            ) from error
+    except OSError as error:
+        raise HostError(
+            "no space left in the build directory"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else f"cannot write: {error.strerror}",
+            where=_named(str(error.filename or ""), parts, directory.path),
+            hint="choose another directory with -o",
+        ) from error
+    except ImagekitError as error:
+        error.where = error.where and _named(error.where, parts, directory.path)
         raise
+
+
+def _named(name: str, parts: list[_Part], root: Path) -> str:
+    """``name`` as the user knows it: parts are written by way of open directories."""
+    if name.startswith("/") and not name.startswith("/proc/self/fd/"):
+        return name
+    last = Path(name).name
+    return str(root / next((p.final for p in parts if p.name == last), last))
+
+
+def _publish(
+    root: Held, manifest: Manifest, plan: Plan, parts: list[_Part], old: Mapping[str, object]
+) -> None:
+    name = manifest.name
+    _write(root, {"name": name, "delivering": True, "fingerprints": {}})
+    for part in parts:
+        part.publish()
+    final_names = {a.path for a in manifest.artefacts}
+    for gone in set(old) - final_names - {MANIFEST, SUMS}:
+        with contextlib.suppress(OSError):
+            root.remove(gone)
+    _put_manifest(root, manifest)
+    names = (*sorted(final_names), MANIFEST, SUMS)
+    prints = {name: marks(root.status(name)) for name in names}
+    _write(root, {"name": name, "plan": plan_digest(plan), "fingerprints": prints})
+
+
+def _seal_linked(
+    root: Held, plan: Plan, results: Mapping[str, StageResult], artefacts: Sequence[Artefact]
+) -> None:
+    """Tell the store that it was delivering which changed the inodes of linked disks."""
+    for target, artefact in zip(plan.targets, artefacts, strict=False):
+        entry = results[plan.maker(target.artefact).stage.name].entry
+        stored = entry.files[target.artefact].lstat()
+        made = root.status(artefact.path)
+        if (stored.st_dev, stored.st_ino) == (made.st_dev, made.st_ino):
+            seal(entry.directory, target.artefact, artefact.sha256, stored.st_ctime_ns)
 
 
 def rewrite_manifest(directory: BuildDirectory, manifest: Manifest) -> None:
     """Replace the manifest of a build whose artefacts stay as they are."""
-    _put_manifest(directory.path, manifest)
     state = directory.state()
-    if "fingerprints" in state:
-        for name in (MANIFEST, SUMS):
-            state["fingerprints"][name] = fingerprint(directory.path / name)
-        _write(directory.path / STATE, state)
+    with directory.held() as root:
+        _put_manifest(root, manifest)
+        if "fingerprints" in state:
+            for name in (MANIFEST, SUMS):
+                state["fingerprints"][name] = marks(root.status(name))
+            _write(root, state)
 
 
-def _put_manifest(root: Path, manifest: Manifest) -> None:
+def _put_manifest(root: Held, manifest: Manifest) -> None:
     """Write manifest and SHA256SUMS; a signature of what SHA256SUMS was goes."""
     text = manifest_text(manifest)
     rows = {a.path: a.sha256 for a in manifest.artefacts}
     rows[MANIFEST] = hashlib.sha256(text.encode()).hexdigest()
     sums = "".join(f"{rows[name]}  {name}\n" for name in sorted(rows))
     for name in SIGNATURES:
-        (root / name).unlink(missing_ok=True)
+        root.remove(name)
     for name, content in ((SUMS, sums), (MANIFEST, text)):
-        part = root / f".imagekit-{name}"
-        part.write_text(content)
-        part.replace(root / name)
+        root.write(name, content)
+
+
+class _Folders:
+    """The open directories below a build's, made when they are asked for."""
+
+    def __init__(self, root: Held, stack: contextlib.ExitStack) -> None:
+        self._root = root
+        self._stack = stack
+        self._known: dict[str, Held] = {}
+
+    def part(self, path: str) -> _Part:
+        """Where the artefact ``path`` is written; raises ImagekitError for a path that leaves."""
+        if not is_plain(path):
+            raise ImagekitError(f"{path} would leave the build directory")
+        parent, name = str(Path(path).parent), Path(path).name
+        if parent not in self._known:
+            self._known[parent] = self._root.folder(parent, make=True)
+            self._stack.callback(self._known[parent].close)
+        return _Part(self._known[parent], name)
 
 
 def _copy_all(
     plan: Plan,
     results: Mapping[str, StageResult],
-    root: Path,
+    folders: _Folders,
     copy: Copy,
-    parts: list[tuple[Path, Path]],
-    instead: Mapping[str, str],
+    parts: list[_Part],
+    instead: Mapping[str, str] | None,
 ) -> tuple[Artefact, ...]:
     jobs: list[tuple[Target, Path, str | None]] = []
     for target in plan.targets:
         result = results[plan.maker(target.artefact).stage.name]
         source = result.entry.files[target.artefact]
-        known = None if target.artefact in instead else result.entry.sha256.get(target.artefact)
+        known = (
+            None if target.artefact in (instead or {}) else result.entry.sha256.get(target.artefact)
+        )
         jobs.append((target, source, known))
     for name, result in results.items():
         for log in sorted((result.entry.directory / "logs").glob("*")):
             path = f"logs/{name}-{log.name}"
             jobs.append((Target(log.name, path, "log", 0o600, {"stage": name}), log, None))
-    for target, _source, _sha in jobs:
-        final = root / target.path
-        if root.resolve() not in (final.parent / "x").resolve().parents:
-            raise ImagekitError(f"{target.path} would leave the build directory")
-        final.parent.mkdir(parents=True, exist_ok=True)
-        parts.append((final.with_name(f".imagekit-{final.name}.part"), final))
+    parts += [folders.part(target.path) for target, _source, _sha in jobs]
+    texts = instead or {}
 
     def one(index: int) -> Artefact:
         target, source, sha256 = jobs[index]
-        part = parts[index][0]
-        part.unlink(missing_ok=True)
-        if target.artefact in instead:
-            part.write_text(instead[target.artefact])
-        elif not (target.role == "disk" and _linked(source, part)):
-            copy(source, part)
-        part.chmod(target.mode)
-        made = {"sha256": sha256 or digest_file(part), "bytes": part.stat().st_size}
+        part = parts[index]
+        part.folder.remove(part.name)  # of a build that was killed
+        path = part.folder.path(part.name)
+        is_linked = target.role == "disk" and target.artefact not in texts and _linked(source, path)
+        if target.artefact in texts:
+            part.write(texts[target.artefact])
+        elif not is_linked:
+            copy(source, path)
+        digest, size = _finished(part, target.mode, sha256, links=2 if is_linked else 1)
+        made = {"sha256": digest, "bytes": size}
         return Artefact.model_validate(
             {"role": target.role, "path": target.path, **target.fields, **made}
         )
 
     with ThreadPoolExecutor(2) as pool:
         return tuple(pool.map(one, range(len(jobs))))
+
+
+def _finished(part: _Part, mode: int, sha256: str | None, *, links: int) -> tuple[str, int]:
+    """Set the mode of what was written; its digest, unless it is known, and its size in bytes."""
+    fd = open_at(part.folder.fd, part.name, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > links:
+            raise HostError("another file was put in its place", where=part.final)
+        os.fchmod(fd, mode)
+        return sha256 or digest_file(Path(f"/proc/self/fd/{fd}")), status.st_size
+    finally:
+        os.close(fd)
 
 
 def _linked(source: Path, part: Path) -> bool:
@@ -254,23 +259,13 @@ def _linked(source: Path, part: Path) -> bool:
     return False
 
 
-def _remove_if_empty(root: Path) -> None:
+def _remove_if_empty(root: Held, path: Path) -> None:
     with contextlib.suppress(OSError):
-        for sub in root.iterdir():
-            if sub.is_dir():
-                sub.rmdir()
-        root.rmdir()
+        for name in root.names():
+            with contextlib.suppress(NotADirectoryError):
+                os.rmdir(name, dir_fd=root.fd)
+        path.rmdir()
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _write(path: Path, value: Any) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(value))
-    part.replace(path)
+def _write(root: Held, value: object) -> None:
+    root.write(STATE, json.dumps(value))

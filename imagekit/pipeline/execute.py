@@ -6,7 +6,7 @@ import contextlib
 import errno
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,8 @@ from imagekit.host import run as host_run
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.plan import Plan, Planned
 from imagekit.pipeline.stage import StageRun
-from imagekit.pipeline.store import Entry, Store
+from imagekit.pipeline.store import Digest, Entry, Store
 from imagekit.pipeline.workspace import Workspace, cache_root, workspace
-
-Digest = Callable[[Path], str]
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,20 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from imagekit.errors import BusyError, HostError
-from imagekit.pipeline.workspace import cache_root
+from imagekit.host.ownership import is_kept, require_private
+from imagekit.pipeline.stage import digest_file
+from imagekit.pipeline.workspace import HINT, cache_root
 
 _KEY = re.compile(r"[0-9a-f]{64}")
+FOLDERS = ("objects", "locks", "last", "tmp")
+RECORD = "object.json"
+Digest = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
@@ -36,48 +42,99 @@ class Entry:
 
 
 def fingerprint(path: Path) -> list[int]:
+    """The :func:`marks` of the file itself, which is no link to another one."""
+    return marks(path.lstat())
+
+
+def marks(status: os.stat_result) -> list[int]:
     """Size, mtime and inode: equal means untouched since it was written and hashed."""
-    status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def seal(directory: Path, name: str, sha256: str, changed: int) -> None:
+    """Record that an artefact has this digest, and when its inode was changed for a good reason."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        info = json.loads((directory / RECORD).read_text())
+        info["files"][name]["changed"] = changed
+        info["info"]["sha256"][name] = sha256
+        _write_record(directory, info)
+
+
+def _write_record(directory: Path, record: Mapping[str, object]) -> None:
+    part = directory / f"{RECORD}.{secrets.token_hex(4)}"
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w") as stream:
+        stream.write(json.dumps(record, sort_keys=True))
+    part.replace(directory / RECORD)
+
+
+def _plain(name: str) -> str:
+    if "/" in name or name in ("", ".", ".."):
+        raise ValueError(f"{name!r} is no name of a file")
+    return name
 
 
 class Store:
     """Keeps the outputs of stages by key."""
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, digest: Digest = digest_file) -> None:
+        """``digest`` gives the SHA-256 of a file; what was touched since it was stored is read."""
         self.root = root or cache_root() / "store"
+        self._digest = digest
         self._held: dict[str, int] = {}
         try:
-            for name in ("objects", "locks", "last", "tmp"):
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for name in FOLDERS:
                 (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise HostError(
                 f"cannot write to the store {self.root}: {error.strerror}",
                 hint="set IMAGEKIT_CACHE to a directory you may write to",
             ) from None
+        for path in (self.root, *(self.root / name for name in FOLDERS)):
+            require_private(path, HINT)
 
     def get(self, key: str, makes: Iterator[str] | tuple[str, ...] | list[str]) -> Entry | None:
         """The result under ``key``, if it is whole and its files are as they were stored.
 
-        What was given out is not pruned by anybody as long as this Store lives.
+        Files that are another user's, or that others may write to, are not. A file whose inode was
+        changed since counts when it has the digest that it was stored with. What was given out is
+        not pruned by anybody as long as this Store lives.
         """
         directory = self.root / "objects" / key
         if not directory.is_dir():
             return None
         self._hold(key)
         try:
-            info = json.loads((directory / "object.json").read_text())
-            files = {name: directory / entry["file"] for name, entry in info["files"].items()}
+            if not (is_kept(directory.lstat()) and is_kept((directory / RECORD).lstat())):
+                return None
+            info = json.loads((directory / RECORD).read_text())
+            files = {
+                name: directory / _plain(entry["file"]) for name, entry in info["files"].items()
+            }
             for name, path in files.items():
-                if fingerprint(path) != info["files"][name]["fingerprint"]:
+                if not self._is_as_stored(path, name, info):
                     return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         if set(makes) - set(files):
             return None
         with contextlib.suppress(OSError):
-            os.utime(directory / "object.json")
+            os.utime(directory / RECORD)
         return Entry(key, directory, files, info.get("info", {}).get("sha256", {}))
+
+    def _is_as_stored(self, path: Path, name: str, info: Mapping[str, Any]) -> bool:
+        """Also if an owner set the time of change back; reads the file only where it must."""
+        status = path.lstat()
+        if not is_kept(status) or marks(status) != info["files"][name]["fingerprint"]:
+            return False
+        if status.st_ctime_ns == info["files"][name].get("changed"):
+            return True
+        sha256 = info["info"]["sha256"].get(name)
+        if sha256 is None or self._digest(path) != sha256:
+            return False
+        seal(path.parent, name, sha256, status.st_ctime_ns)
+        return True
 
     def _hold(self, key: str) -> None:
         if key not in self._held:
@@ -127,9 +184,13 @@ class Store:
         for name in makes:
             path = output / name
             path.chmod(0o600)
-            files[name] = {"file": name, "fingerprint": fingerprint(path)}
-        record = json.dumps({"files": files, "info": {"sha256": dict(sha256)}}, sort_keys=True)
-        (output / "object.json").write_text(record)
+            status = path.lstat()
+            files[name] = {
+                "file": name,
+                "fingerprint": marks(status),
+                "changed": status.st_ctime_ns,
+            }
+        _write_record(output, {"files": files, "info": {"sha256": dict(sha256)}})
         target = self.root / "objects" / key
         if target.exists():
             old = self.root / "tmp" / f"old-{secrets.token_hex(6)}"
@@ -196,7 +257,7 @@ class Store:
 
 def _used(directory: Path) -> float:
     try:
-        return (directory / "object.json").stat().st_mtime
+        return (directory / RECORD).stat().st_mtime
     except OSError:
         return 0.0
 

@@ -24,9 +24,12 @@ from types import FrameType
 from imagekit.errors import HostError, Interrupted
 from imagekit.host import run as host_run
 from imagekit.host import userns
+from imagekit.host.ownership import require_private
 from imagekit.pipeline.events import Events
 
 SHM = Path("/dev/shm")  # noqa: S108 - the kernel's shared tmpfs, used with private directories
+
+HINT = "make it yours (chown, chmod go-w), or set IMAGEKIT_CACHE to another directory"
 
 
 def cache_root() -> Path:
@@ -48,6 +51,7 @@ class Workspace:
         self.directory = root / ident
         self.shm = SHM / f"imagekit-{os.geteuid()}-{ident}"
         self._stack = stack
+        self._has_shm = False
         self._numbers = itertools.count(1)
         self._handed: dict[str, Path] = {}
 
@@ -60,11 +64,25 @@ class Workspace:
         number = next(self._numbers)
         parent = self.directory
         if size_bytes is not None and fits_in_memory(size_bytes):
-            self.shm.mkdir(mode=0o700, exist_ok=True)
+            self._make_shm()
             parent = self.shm
         path = parent / f"{number:03d}-{name}"
         path.mkdir(mode=0o700)
         return path
+
+    def _make_shm(self) -> None:
+        """Make the directory on tmpfs; one that somebody else put there is not used."""
+        if self._has_shm:
+            return
+        try:
+            self.shm.mkdir(mode=0o700)
+        except FileExistsError:
+            raise HostError(
+                "exists already, and is not this run's: somebody guessed its name",
+                where=str(self.shm),
+                hint="look who made it (ls -ld), and build again",
+            ) from None
+        self._has_shm = True
 
     def hand_over(self, artefact: str, tree: Path) -> None:
         """Offer the live ``tree`` of ``artefact`` to the next stage of this run that wants it."""
@@ -105,6 +123,7 @@ def workspace(events: Events, root: Path | None = None) -> Iterator[Workspace]:
             f"cannot create {root}: {error.strerror}",
             hint="set IMAGEKIT_CACHE to a directory you may write to",
         ) from None
+    require_private(root, HINT)
     sweep(root)
     ident = f"{int(time.time()):x}-{secrets.token_hex(4)}"
     lock = _locked(root / f"{ident}.lock")
@@ -122,7 +141,8 @@ def workspace(events: Events, root: Path | None = None) -> Iterator[Workspace]:
                 host_run.kill_all()
                 stack.close()
                 for path in (space.shm, space.directory):
-                    userns.remove_tree(path)
+                    if _is_own_directory(path):
+                        userns.remove_tree(path)
 
 
 def sweep(root: Path) -> list[str]:

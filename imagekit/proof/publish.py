@@ -10,7 +10,8 @@ from pathlib import Path
 from imagekit.errors import InconclusiveError, ProofError
 from imagekit.installs.build import build, plan_for
 from imagekit.installs.context import context_for
-from imagekit.pipeline.deliver import BuildDirectory, plan_digest
+from imagekit.pipeline.build_directory import BuildDirectory
+from imagekit.pipeline.deliver import plan_digest
 from imagekit.pipeline.events import Events
 from imagekit.proof.boots import WAITING
 from imagekit.proof.prove import DIRECTORY, prove_build
@@ -68,7 +69,8 @@ def build_proven(
     (kept / DIRECTORY).rename(out / DIRECTORY)
     report.moved(room, out).write(out)
     kept.rmdir()
-    (out / PROVEN).write_text(json.dumps({"plan": digest}))
+    with BuildDirectory(out).held() as held:
+        held.write(PROVEN, json.dumps({"plan": digest}))
     return manifest
 
 

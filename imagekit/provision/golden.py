@@ -23,7 +23,7 @@ from imagekit.disk.image_info import probe
 from imagekit.domain.facts import BuildFacts, facts_in
 from imagekit.domain.model import DiskFormat
 from imagekit.errors import ImagekitError, SpecError
-from imagekit.pipeline.deliver import STATE
+from imagekit.pipeline.build_directory import STATE
 from imagekit.pipeline.store import fingerprint
 from imagekit.provision.journal import Journal, guests_directory, journal, state_root
 from imagekit.spec.manifest import read_manifest

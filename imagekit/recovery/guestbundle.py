@@ -100,7 +100,9 @@ def _flatten(disk: DiskFacts, bases: Sequence[Path], size: int, target: Path) ->
     image_format, text = next(iter(disk.paths.items()))
     source = Path(text)
     if image_format == "qcow2":
-        qemu_img.convert(source, target, source_format="qcow2", target_format="raw")
+        qemu_img.convert(
+            source, target, source_format="qcow2", target_format="raw", with_backing=True
+        )
     elif image_format == "vhd":
         read_chain([source, *(base / "disk.vhd" for base in bases)], target)
     elif source.is_block_device():

@@ -14,8 +14,8 @@ import pycdlib
 import pytest
 from oracles import isos
 
+from imagekit.disk.isoread import read_iso
 from imagekit.errors import ExistsError, ImageError, SpecError
-from imagekit.installs.remaster.isoread import read_iso
 from imagekit.installs.remaster.remaster import Remastered, remaster
 
 pytestmark = pytest.mark.real

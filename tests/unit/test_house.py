@@ -19,7 +19,7 @@ LOOSE = {
 ALONE = {
     "host/sandbox_child.py": set(),
     "guest/backends/tree_child.py": set(),
-    "installs/remaster/iso_child.py": {"pycdlib"},
+    "disk/iso_child.py": {"pycdlib"},
     "proof/dom0/agent.py": {"imagekit.proof.dom0.toolstacks"},
     "proof/dom0/toolstacks.py": set(),
     "proof/svm_fix.py": set(),

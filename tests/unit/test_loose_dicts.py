@@ -53,7 +53,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pipeline: Target.fields",
     ),
     "programs that run confined on the standard library alone, and what is sent to them": (
-        "installs: answer",
+        "disk: answer",
         "proof: Job.__init__",
         "pypxeboot: run",
         "pypxeboot: load_profile",

@@ -13,12 +13,14 @@ import hashlib
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imagekit.errors import HostError, SpecError
+from imagekit.installs.elements import content
 
 PHASES = (
     "root.d",
@@ -42,9 +44,7 @@ SHIPS = ("root",)
 ROOT_DIRECTORY = Path(__file__).parent / "root"
 RUN_PARTS_NAME = re.compile(r"[0-9A-Za-z_-]+")
 """File names that dib-run-parts runs; all others it passes over."""
-MAX_FILE = 64 << 20
 _VARIABLE = re.compile(r"\b(DIB_[A-Z0-9_]+)")
-_IGNORED = {"tests", "test-elements", "__pycache__"}
 
 
 @dataclass(frozen=True)
@@ -77,23 +77,24 @@ class Element:
         """Names of the DIB_ variables that the element's files mention."""
         found: set[str] = set()
         for path in self.files():
-            if path.suffix not in (".rst", ".md") and path.stat().st_size < 1 << 20:
-                found.update(_VARIABLE.findall(path.read_text(errors="replace")))
+            if path.suffix not in (".rst", ".md"):
+                text = content.text(self.path, str(path.relative_to(self.path))) or ""
+                found.update(_VARIABLE.findall(text) if len(text) < 1 << 20 else ())
         return sorted(found)
 
     def files(self) -> Iterator[Path]:
-        """All regular files of the element, sorted, without its tests."""
-        for directory, folders, names in os.walk(self.path):
-            folders[:] = sorted(f for f in folders if f not in _IGNORED)
-            for name in sorted(names):
-                path = Path(directory, name)
-                if path.is_file() and not name.endswith(".pyc"):
-                    yield path
+        """All regular files of the element, sorted, without its tests.
+
+        Raises SpecError for what is no content of an element (:mod:`.content`).
+        """
+        for entry in content.entries(self.path):
+            if entry.leads_to == "file":
+                yield self.path / entry.name
 
     def digest(self) -> str:
         """SHA-256 of all that can change what the element does: READMEs do not count."""
         return digest(
-            (str(path.relative_to(self.path)), path)
+            (str(path.relative_to(self.path)), self, path)
             for path in self.files()
             if not path.name.startswith("README")
         )
@@ -147,11 +148,23 @@ def find_all(extra: Sequence[Path] = ()) -> dict[str, Element]:
     """Every element by name, the first on the path winning."""
     found: dict[str, Element] = {}
     for origin, directory in search_path(extra):
-        for path in sorted(directory.iterdir()):
-            if path.is_dir() and not path.name.startswith((".", "_")):
-                element = load(path, origin)
-                found.setdefault(element.name, element)
+        for element in _in_directory(origin, directory):
+            found.setdefault(element.name, element)
     return found
+
+
+def _in_directory(origin: str, directory: Path) -> Iterator[Element]:
+    """The elements of one directory; raises SpecError for a link that leads out of it."""
+    real = directory.resolve()
+    for path in sorted(directory.iterdir()):
+        if not path.name.startswith((".", "_")) and path.is_dir():
+            if path.is_symlink() and real not in path.resolve().parents:
+                raise SpecError(
+                    "is a link that leads out of the directory of elements",
+                    where=str(path),
+                    hint="name the directory that it leads to in element_path (--path), too",
+                )
+            yield load(path, origin)
 
 
 def load(path: Path, origin: str) -> Element:
@@ -161,15 +174,14 @@ def load(path: Path, origin: str) -> Element:
         real.name,
         real,
         origin,
-        tuple(_words(real / "element-deps")),
-        tuple(_words(real / "element-provides")),
+        tuple(_words(real, "element-deps")),
+        tuple(_words(real, "element-provides")),
     )
 
 
-def _words(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    return sorted({w for line in path.read_text().splitlines() if (w := line.strip())})
+def _words(element: Path, name: str) -> list[str]:
+    text = content.text(element, name) or ""
+    return sorted({w for line in text.splitlines() if (w := line.strip())})
 
 
 def resolve(
@@ -186,22 +198,46 @@ def resolve(
     """
     directories = [*search_path(extra), ("imagekit", ROOT_DIRECTORY)]
     dependencies = _dependencies()
-    where = ":".join(str(path) for _origin, path in directories)
-    provided = True
-    try:
+    with tempfile.TemporaryDirectory(prefix="imagekit-elements-") as scratch:
+        known = _relations(directories, Path(scratch))
+        where = ":".join(str(path) for path in sorted(Path(scratch).iterdir()))
+        provided = True
         try:
-            pairs = dependencies.get_elements([*names, *added], where)
-        except dependencies.MissingOSException:
-            provided = False
-            pairs = dependencies.get_elements([*names, *instead], where)
-    except (
-        dependencies.MissingElementException,
-        dependencies.AlreadyProvidedException,
-    ) as error:
-        raise _refusal(error, extra) from None
-    origins = {path.resolve(): origin for origin, path in directories}
-    elements = [load(Path(p), origins.get(Path(p).parent, "imagekit")) for _name, p in pairs]
+            try:
+                pairs = dependencies.get_elements([*names, *added], where)
+            except dependencies.MissingOSException:
+                provided = False
+                pairs = dependencies.get_elements([*names, *instead], where)
+        except (
+            dependencies.MissingElementException,
+            dependencies.AlreadyProvidedException,
+        ) as error:
+            raise _refusal(error, extra) from None
+        elements = [known[Path(path).relative_to(Path(scratch).resolve())] for _name, path in pairs]
     return sorted(elements, key=lambda e: e.name), provided
+
+
+def _relations(directories: Sequence[tuple[str, Path]], scratch: Path) -> dict[Path, Element]:
+    """Copies of what the elements say of each other, for diskimage-builder, which opens anything.
+
+    Returns the elements by the directories of their copies, relative to ``scratch``.
+    """
+    known: dict[Path, Element] = {}
+    for number, (origin, directory) in enumerate(directories):
+        for element in _in_directory(origin, directory):
+            relative = Path(f"{number:04d}", element.name)
+            if relative in known:
+                continue
+            known[relative] = element
+            (scratch / relative).mkdir(parents=True)
+            for name, words in (
+                ("element-deps", element.depends),
+                ("element-provides", element.provides),
+            ):
+                if words:
+                    (scratch / relative / name).write_text("".join(f"{w}\n" for w in words))
+        (scratch / f"{number:04d}").mkdir(exist_ok=True)
+    return known
 
 
 def _refusal(error: Exception, extra: Sequence[Path]) -> SpecError:
@@ -221,15 +257,12 @@ def _dependencies() -> Any:
     return element_dependencies
 
 
-def digest(files: Iterable[tuple[str, Path]]) -> str:
+def digest(files: Iterable[tuple[str, Element, Path]]) -> str:
     """SHA-256 over names, execute bits, link targets and contents; raises SpecError."""
     total = hashlib.sha256()
-    for name, path in files:
-        status = path.lstat()
-        if path.stat().st_size > MAX_FILE:
-            raise SpecError(f"{path} is larger than 64 MiB: not a file of an element")
-        link = str(path.readlink()) if path.is_symlink() else ""
-        with path.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{name}\0{status.st_mode & 0o111:o}\0{link}\0{content}\n".encode())
+    for name, element, path in files:
+        inside = str(path.relative_to(element.path))
+        mode, link = content.identity(element.path, inside)
+        data = hashlib.sha256(content.read(element.path, inside) or b"").hexdigest()
+        total.update(f"{name}\0{mode & 0o111:o}\0{link}\0{data}\n".encode())
     return total.hexdigest()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from imagekit.errors import ImageError, SpecError
 from imagekit.host.sandbox import SUDO
+from imagekit.installs.elements import content
 from imagekit.installs.elements.catalogue import Element, library_path
 
 TRACE = ".imagekit-trace"
@@ -28,50 +29,33 @@ trap 'printf "imagekit-trace %s:%s: %s\\n" "${BASH_SOURCE[0]:-$0}" "$LINENO" \
 "$BASH_COMMAND" 2>/dev/null >&9' ERR
 """
 MAX_DIFFERENCE = 256 << 20
-_IGNORED = {"tests", "test-elements", "__pycache__"}
 
 
 def stage_elements(elements: Sequence[Element], target: Path) -> None:
     """Copy the elements below ``target``, each under its name: the sandbox's ELEMENTS_PATH."""
     for element in elements:
-        shutil.copytree(
-            element.path,
-            target / element.name,
-            symlinks=False,
-            ignore=shutil.ignore_patterns(*_IGNORED, "*.pyc"),
-            ignore_dangling_symlinks=True,
-        )
+        (target / element.name).mkdir()
+        for entry in content.entries(element.path):
+            content.copy(element.path, entry, target / element.name / entry.name)
 
 
 def generate(elements: Sequence[Element], hooks: Path) -> None:
     """Fill the empty directory ``hooks``; raises SpecError for two scripts of one name."""
     for element in elements:
-        for path in sorted(element.path.iterdir()):
-            if path.is_dir() and path.name not in _IGNORED:
-                _merge(element, path, hooks / path.name)
-            elif path.is_file() and path.suffix != ".pyc":
-                shutil.copy2(path, hooks / path.name)
+        for entry in content.entries(element.path, ignore_below=False):
+            inside = hooks / entry.name
+            if entry.kind != "directory" and entry.name.count("/") == 1 and inside.is_file():
+                raise SpecError(
+                    f"two elements have a {entry.name}, one of them {element.name}",
+                    hint="rename one: diskimage-builder keeps all hooks in one directory",
+                )
+            content.copy(element.path, entry, inside)
     shutil.copy2(library_path("lib") / "dib-run-parts", hooks / "dib-run-parts")
     (hooks / TRACE).write_text(TRACE_TEXT)
     # Last in the tree's PATH: many elements call sudo, which minimal systems lack.
     (hooks / PROGRAMS).mkdir()
     (hooks / PROGRAMS / "sudo").write_bytes(SUDO.read_bytes())
     (hooks / PROGRAMS / "sudo").chmod(0o755)
-
-
-def _merge(element: Element, source: Path, target: Path) -> None:
-    target.mkdir(exist_ok=True)
-    for path in sorted(source.iterdir()):
-        inside = target / path.name
-        if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, inside, symlinks=True, dirs_exist_ok=True)
-        elif inside.is_file():
-            raise SpecError(
-                f"two elements have a {source.name}/{path.name}, one of them {element.name}",
-                hint="rename one: diskimage-builder keeps all hooks in one directory",
-            )
-        else:
-            shutil.copy2(path, inside, follow_symlinks=False)
 
 
 def snapshot(hooks: Path) -> dict[str, tuple[object, ...]]:

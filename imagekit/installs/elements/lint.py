@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from imagekit.host.run import run
+from imagekit.installs.elements import content
 from imagekit.installs.elements.catalogue import ENVIRONMENT, PHASES, RUN_PARTS_NAME, Element
 
 # Directories ending in .d that belong to ramdisks, dracut or the guest rather than to a phase
@@ -57,7 +58,11 @@ class Finding:
 
 
 def lint(element: Element, known: Mapping[str, Element]) -> list[Finding]:
-    """Everything wrong with ``element``, whose dependencies are looked up in ``known``."""
+    """Everything wrong with ``element``, whose dependencies are looked up in ``known``.
+
+    Raises SpecError for links that lead out of it, and for devices and the like.
+    """
+    list(content.entries(element.path))
     findings = [*_directories(element), *_dependencies(element, known), *_data(element)]
     for phase in PHASES:
         directory = element.path / phase
@@ -83,7 +88,7 @@ def _directories(element: Element) -> Iterator[Finding]:
 def _dependencies(element: Element, known: Mapping[str, Element]) -> Iterator[Finding]:
     provided = {p for e in known.values() for p in e.provides}
     path = element.path / "element-deps"
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = (content.text(element.path, path.name) or "").splitlines()
     for number, line in enumerate(lines, 1):
         name = line.strip()
         if name and name not in known and name not in provided:
@@ -93,9 +98,9 @@ def _dependencies(element: Element, known: Mapping[str, Element]) -> Iterator[Fi
 def _data(element: Element) -> Iterator[Finding]:
     for name in ("package-installs.yaml", "package-installs.json", "svc-map", "pkg-map"):
         path = element.path / name
-        if not path.is_file():
+        text = content.text(element.path, name)
+        if text is None:
             continue
-        text = path.read_text(errors="replace")
         value: Any
         try:
             if name.endswith((".json", "pkg-map")):

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from imagekit.errors import SpecError
+from imagekit.installs.elements import content
 from imagekit.installs.elements.catalogue import Element
 
 FAMILIES = {"debian": "debian", "ubuntu": "debian"}
@@ -54,9 +55,10 @@ def planned_packages(
 def _entries(element: Element) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for suffix in (".json", ".yaml"):
         path = element.path / f"package-installs{suffix}"
-        if not path.is_file():
+        text = content.text(element.path, path.name)
+        if text is None:
             continue
-        text = path.read_text(errors="replace")[:MAX_DATA]
+        text = text[:MAX_DATA]
         try:
             value = (
                 json.loads(text) if suffix == ".json" else YAML(typ="safe", pure=True).load(text)
@@ -98,10 +100,11 @@ def _certain(
 
 def _mapping(element: Element, distribution: str, suite: str) -> dict[str, str]:
     path = element.path / "pkg-map"
-    if not path.is_file():
+    text = content.text(element.path, path.name)
+    if text is None:
         return {}
     try:
-        value = json.loads(path.read_text(errors="replace")[:MAX_DATA])
+        value = json.loads(text[:MAX_DATA])
         found = dict(value.get("default") or {})
         found |= (value.get("family") or {}).get(FAMILIES[distribution]) or {}
         found |= (value.get("distro") or {}).get(distribution) or {}

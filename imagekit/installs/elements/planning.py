@@ -59,7 +59,7 @@ class ElementPlan:
     def shared_digest(self) -> str:
         """Digest of everything a script of any phase may use: all but the scripts themselves."""
         return catalogue.digest(
-            (f"{e.name}/{path.relative_to(e.path)}", path)
+            (f"{e.name}/{path.relative_to(e.path)}", e, path)
             for e in self.elements
             for path in e.files()
             if not _is_script(e, path) and not path.name.startswith("README")
@@ -68,7 +68,7 @@ class ElementPlan:
     def phase_digest(self, phase: str) -> str:
         """Digest of the scripts that run in ``phase``."""
         return catalogue.digest(
-            (f"{e.name}/{phase}/{name}", e.path / phase / name)
+            (f"{e.name}/{phase}/{name}", e, e.path / phase / name)
             for e in self.elements
             for name in e.scripts(phase)
         )

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from imagekit.answers.render import Kind
+from imagekit.disk.isoread import Iso
 from imagekit.errors import ImageError
-from imagekit.installs.remaster.isoread import Iso
 
 CONSOLES = ("console=tty0", "console=ttyS0,115200n8")
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.answers.render import Kind
+from imagekit.disk.isoread import UEFI, Iso, read_iso
 from imagekit.errors import ExistsError, ImageError, SpecError
 from imagekit.host.run import run
 from imagekit.installs.remaster import cpio, esp, menus
 from imagekit.installs.remaster.families import family_of, placement
-from imagekit.installs.remaster.isoread import UEFI, Iso, read_iso
 
 MAX_MENU = 1 << 20
 _ISOLINUX = re.compile(r".*/(isolinux|syslinux|extlinux|txt|gtk|adtxt|menu|live|install)\.cfg")

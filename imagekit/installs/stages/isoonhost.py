@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from imagekit.disk.extents import copy_sparse
+from imagekit.disk.isoread import read_iso
 from imagekit.errors import CapabilityError
 from imagekit.installs.build_facts import ABLE_KERNEL
 from imagekit.installs.context import BuildContext
-from imagekit.installs.remaster.isoread import read_iso
 from imagekit.installs.stages import onhost
 from imagekit.installs.stages.configs import checked_directory, config_path
 from imagekit.installs.stages.onhost_script import script

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from imagekit.disk.extents import copy_sparse
+from imagekit.disk.extents import copy_sparse, opened
 from imagekit.errors import ImageError, SpecError, VerificationError
 from imagekit.host import openpgp
 from imagekit.host.download import download, shown
@@ -85,9 +86,12 @@ class IsoSource(Stage):
         install = self._install
         scratch = run.workspace.temporary("verify")
         if _URL.match(install.iso):
-            iso = self._fetched(install.iso, run)
+            source = self._fetched(install.iso, run)
         else:
-            iso = self._file.resolve(install.iso)
+            source = self._file.resolve(install.iso)
+        # The copy is checked, which nobody else can change: the file may be another user's.
+        iso = run.output / "source.iso"
+        copy_sparse(source, iso)
         where = self._file.where("install", "iso")
         verified = False
         if install.sha256:
@@ -102,8 +106,7 @@ class IsoSource(Stage):
             openpgp.verify(self._small(install.signature, scratch), self._keyring(), iso)
             verified = True
         if not verified:
-            run.note(f"{iso.name} was not verified: the spec names no digest and no signature")
-        copy_sparse(iso, run.output / "source.iso")
+            run.note(f"{source.name} was not verified: the spec names no digest and no signature")
 
     def _fetched(self, url: str, run: StageRun) -> Path:
         directory = cache_root() / "downloads"
@@ -114,10 +117,13 @@ class IsoSource(Stage):
         return target
 
     def _small(self, name: str, scratch: Path) -> Path:
-        if not _URL.match(name):
-            return self._file.resolve(name)
+        """A copy of a signature or a checksum file, which is read more than once."""
         target = scratch / hashlib.sha256(name.encode()).hexdigest()
-        download(name, target, max_bytes=MAX_CHECKSUMS)
+        if _URL.match(name):
+            download(name, target, max_bytes=MAX_CHECKSUMS)
+            return target
+        with opened(self._file.resolve(name)) as fd:
+            target.write_bytes(os.pread(fd, MAX_CHECKSUMS + 1, 0))
         return target
 
     def _keyring(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.errors import ImageError, ImagekitError, SpecError, ToolError
-from imagekit.guest.backends.tree import run_in_tree, tree_files
+from imagekit.guest.backends.tree import TreeFiles, run_in_tree, tree_files
+from imagekit.guest.files import GuestFiles
 from imagekit.guest.from_spec import digest_of_scripts, require_sources, script_changes
 from imagekit.host.chroot import chroot
+from imagekit.host.opening import Held, open_at
 from imagekit.installs.context import BuildContext
 from imagekit.installs.stages.trees import hand_over, open_tree, pack
 from imagekit.installs.tree_packages import needs_locales, tree_install
@@ -102,15 +105,17 @@ class System(Stage):
         chroot(tree, ["systemctl", "enable", *services], log=log, what="enabling services")
         if needs_locales(self._spec):
             self._generate_locale(tree, log)
-        self._run_scripts(tree, run)
-        release = self._place_kernel(tree)
-        self._make_initrd(tree, release, log)
-        for name, path in (
-            ("kernel", f"boot/vmlinuz-{release}"),
-            ("initrd", f"boot/initrd.img-{release}"),
-            ("kernel.config", f"boot/config-{release}"),
-        ):
-            _copy_out(tree / path, run.output / name, required=name != "kernel.config")
+        # What scripts and elements left is not trusted: a link of the tree is not one of the host.
+        with tree_files(tree) as files:
+            self._run_scripts(files, tree, run)
+            release = self._place_kernel(files, tree)
+            self._make_initrd(files, tree, release, log)
+            for name, path in (
+                ("kernel", f"/boot/vmlinuz-{release}"),
+                ("initrd", f"/boot/initrd.img-{release}"),
+                ("kernel.config", f"/boot/config-{release}"),
+            ):
+                copy_out(files, path, run.output / name, required=name != "kernel.config")
         (run.output / "release").write_text(release)
         pack(tree, run.output / "tree.tar", run.logs / "tar.log", epoch=self._epoch)
         hand_over(run.workspace, run.output / "tree.tar", tree)
@@ -129,22 +134,21 @@ class System(Stage):
                 where=self._file.where("identity", "locale"),
             ) from None
 
-    def _run_scripts(self, tree: Path, run: StageRun) -> None:
+    def _run_scripts(self, files: TreeFiles, tree: Path, run: StageRun) -> None:
         scripts = script_changes(self._file, self._epoch)
-        with tree_files(tree) as files:
-            for index, script in enumerate(scripts):
-                run.progress(index, len(scripts) + 1)
-                log = run.logs / f"script-{index}-{script.name}.log"
-                try:
-                    run_in_tree(script, files, tree, log)
-                except ImagekitError as error:
-                    error.where = self._file.where("scripts", index)
-                    raise
+        for index, script in enumerate(scripts):
+            run.progress(index, len(scripts) + 1)
+            log = run.logs / f"script-{index}-{script.name}.log"
+            try:
+                run_in_tree(script, files, tree, log)
+            except ImagekitError as error:
+                error.where = self._file.where("scripts", index)
+                raise
 
-    def _place_kernel(self, tree: Path) -> str:
+    def _place_kernel(self, files: GuestFiles, tree: Path) -> str:
         """Put the named kernel into the tree, or find the newest there; returns its release."""
         if self._kernel_file is None:
-            found = [m[1] for p in (tree / "boot").iterdir() if (m := VERSIONED.fullmatch(p.name))]
+            found = [m[1] for name in files.names("/boot") if (m := VERSIONED.fullmatch(name))]
             if not found:
                 raise SpecError(
                     "no package brought a kernel to /boot",
@@ -158,28 +162,23 @@ class System(Stage):
                 f"{self._kernel_file} does not tell its release",
                 hint="name a bzImage as make bzImage builds it",
             )
-        shutil.copyfile(self._kernel_file, tree / f"boot/vmlinuz-{release}")
-        (tree / f"boot/vmlinuz-{release}").chmod(0o644)
+        files.write(f"/boot/vmlinuz-{release}", self._kernel_file, mode=0o644)
         if self._modules is not None:
-            target = tree / "usr/lib/modules" / release
-            if not target.exists():
-                shutil.copytree(self._modules, target, symlinks=True)
+            place_modules(files, tree, self._modules, release)
             chroot(tree, ["depmod", release], what="indexing the kernel's modules")
         if self._initrd_file is not None:
-            shutil.copyfile(self._initrd_file, tree / f"boot/initrd.img-{release}")
-            (tree / f"boot/initrd.img-{release}").chmod(0o644)
+            files.write(f"/boot/initrd.img-{release}", self._initrd_file, mode=0o644)
         return release
 
-    def _make_initrd(self, tree: Path, release: str, log: Path) -> None:
-        config = tree / "etc/initramfs-tools"
-        (config / "conf.d").mkdir(parents=True, exist_ok=True)
+    def _make_initrd(self, files: GuestFiles, tree: Path, release: str, log: Path) -> None:
         # MODULES=list keeps the initrd small and the same wherever it is made; it is the guest's
         # own setting from now on, so that its kernel upgrades keep Xen's drivers.
-        (config / "conf.d/imagekit").write_text("MODULES=list\nRESUME=none\n")
-        (config / "conf.d/imagekit").chmod(0o644)
-        (config / "modules").write_text(
+        settings = b"MODULES=list\nRESUME=none\n"
+        files.write("/etc/initramfs-tools/conf.d/imagekit", settings, mode=0o644)
+        files.write_text(
+            "/etc/initramfs-tools/modules",
             "# Written by imagekit: what this guest boots with under Xen, and elsewhere.\n"
-            + "".join(f"{name}\n" for name in self.drivers())
+            + "".join(f"{name}\n" for name in self.drivers()),
         )
         if self._initrd_file is not None:
             return
@@ -191,15 +190,35 @@ class System(Stage):
         )
 
 
-def _copy_out(source: Path, target: Path, *, required: bool) -> None:
-    if source.is_symlink() or not source.is_file():
+def place_modules(files: GuestFiles, tree: Path, modules: Path, release: str) -> None:
+    """Copy a directory of modules into the tree, where there are none of this release."""
+    files.make_directory("/usr/lib/modules")
+    root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        held = Held(open_at(root, "usr/lib/modules", os.O_RDONLY | os.O_DIRECTORY, links="root"))
+    finally:
+        os.close(root)
+    try:
+        if release not in held.names():
+            shutil.copytree(modules, held.path(release), symlinks=True)
+    finally:
+        held.close()
+
+
+def copy_out(files: GuestFiles, path: str, target: Path, *, required: bool) -> None:
+    """Copy a regular file of the tree out; without one make an empty file, unless it is required.
+
+    Raises ImageError.
+    """
+    real = files.resolve(path, final=False)
+    status = files.lstat(real)
+    if status is None or not status.is_file:
         if required:
-            raise ImageError(f"the tree has no regular file /boot/{source.name}")
+            raise ImageError(f"the tree has no regular file {path}")
         target.write_bytes(b"")
         return
-    if source.stat().st_size > MAX_KERNEL_BYTES:
-        raise ImageError(f"/boot/{source.name} is larger than 512 MiB")
-    shutil.copyfile(source, target)
+    if not files.download(real, target, MAX_KERNEL_BYTES):
+        raise ImageError(f"{path} is larger than 512 MiB")
 
 
 def _version_key(release: str) -> list[tuple[int, int, str]]:

@@ -126,6 +126,7 @@ def test_digests_are_equal_exactly_for_equal_names_contents_and_run_bits(
         for name, (content, executable) in files.items():
             (root / name).write_bytes(content)
             (root / name).chmod(0o755 if executable else 0o644)
-        return catalogue.digest((name, root / name) for name in sorted(files))
+        element = catalogue.load(root, "spec")
+        return catalogue.digest((name, element, root / name) for name in sorted(files))
 
     assert (digest(one) == digest(two)) == (one == two)

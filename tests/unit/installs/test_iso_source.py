@@ -10,9 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from imagekit.disk.extents import copy_sparse
 from imagekit.errors import DownloadError, VerificationError
 from imagekit.host.download import download, shown
-from imagekit.installs.stages.isosource import check_digest, digest_of
+from imagekit.installs.context import BuildContext
+from imagekit.installs.stages import isosource
+from imagekit.installs.stages.isosource import IsoSource, check_digest, digest_of
+from imagekit.pipeline.events import Events
+from imagekit.pipeline.stage import StageRun
+from imagekit.pipeline.workspace import workspace
+from imagekit.spec.install import Iso
+from imagekit.spec.load import load_spec
 
 DATA = bytes(range(256)) * 4000
 DIGEST = "a" * 64
@@ -128,3 +136,44 @@ def test_what_is_not_there_or_too_large_leaves_no_target(server: Server, tmp_pat
 
 def test_a_password_in_a_url_is_not_shown() -> None:
     assert "secret" not in shown("https://user:secret@host/x.iso")
+
+
+@pytest.mark.parametrize("swap", ["before the copy", "after the copy"])
+def test_an_iso_that_is_swapped_meanwhile_is_the_pinned_one_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap: str
+) -> None:
+    monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
+    iso = tmp_path / "x.iso"
+    iso.write_bytes(DATA)
+    spec = tmp_path / "spec.yaml"
+    digest = hashlib.sha256(DATA).hexdigest()
+    spec.write_text(
+        "name: g\nos: {suite: bookworm}\n"
+        f"install: {{method: iso, iso: x.iso, sha256: {digest}}}\n"
+    )
+    file = load_spec(spec)
+    assert isinstance(file.spec.install, Iso)
+    stage = IsoSource(BuildContext(file, tmp_path / "out"), file.spec.install)
+    real_copy, real_check = copy_sparse, check_digest
+
+    def copied(source: Path, target: Path) -> None:
+        if swap == "before the copy":
+            iso.write_bytes(b"evil")
+        real_copy(source, target)
+
+    def checked(path: Path, sha256: str, where: str) -> None:
+        real_check(path, sha256, where)
+        iso.write_bytes(b"evil")
+
+    monkeypatch.setattr(isosource, "copy_sparse", copied)
+    monkeypatch.setattr(isosource, "check_digest", checked)
+    output = tmp_path / "output"
+    output.mkdir()
+    with workspace(Events()) as space:
+        run = StageRun(space, {}, output, tmp_path)
+        if swap == "before the copy":
+            with pytest.raises(VerificationError):
+                stage.run(run)
+            return
+        stage.run(run)
+    assert (output / "source.iso").read_bytes() == DATA

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -303,3 +304,33 @@ def test_state_keeps_no_answers(site: Site, files: dict[str, Path]) -> None:
     assert "hunter2" not in (site.root / "state.json").read_text()
     assert (site.root / "state.json").stat().st_mode & 0o777 == 0o600
     assert json.loads((site.root / "state.json").read_text())["version"] == 1
+
+
+@pytest.mark.parametrize("kind", ["linux", "initrd"])
+@pytest.mark.parametrize("swap", ["replaced", "rewritten"])
+def test_a_pinned_file_that_is_swapped_after_the_check_is_not_published(
+    site: Site, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str, swap: str
+) -> None:
+    pin = tree.file_digest(files[kind])
+    evil = files[kind].read_bytes() + b"evil"
+    apply = tree.apply
+
+    def applied(*args: Any) -> tree.Changes:
+        if swap == "replaced":
+            files[kind].unlink()
+        files[kind].write_bytes(evil)
+        return apply(*args)
+
+    monkeypatch.setattr(tree, "apply", applied)
+    with pytest.raises(VerificationError, match="changed while"):
+        pinned = {"kernel_sha256" if kind == "linux" else "initrd_sha256": pin}
+        publish(site, [guest(files, **pinned)])
+    assert [p for p in site.root.rglob("*") if p.is_file() and p.read_bytes() == evil] == []
+    assert not list(site.root.rglob("01-*"))
+
+
+def test_a_kernel_that_is_a_pipe_is_refused_at_once(site: Site, files: dict[str, Path]) -> None:
+    files["linux"].unlink()
+    os.mkfifo(files["linux"])
+    with pytest.raises(SpecError, match="neither a file"):
+        publish(site, [guest(files)])

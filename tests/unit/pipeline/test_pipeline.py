@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from imagekit.errors import BusyError, ExistsError, ImagekitError, Interrupted
-from imagekit.pipeline.deliver import BuildDirectory, deliver, plan_digest
+from imagekit.pipeline.build_directory import BuildDirectory
+from imagekit.pipeline.deliver import deliver, plan_digest
 from imagekit.pipeline.events import MASK, Event, Events
 from imagekit.pipeline.execute import StageResult, execute, needed
 from imagekit.pipeline.plan import Plan, make_plan, why

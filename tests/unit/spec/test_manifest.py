@@ -17,7 +17,7 @@ from imagekit.cli.demo import tell
 from imagekit.domain.facts import facts_in, facts_of
 from imagekit.errors import SpecError
 from imagekit.kernel.report import kernel_of
-from imagekit.pipeline.deliver import BuildDirectory
+from imagekit.pipeline.build_directory import BuildDirectory
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.workspace import workspace
 from imagekit.provision.golden import open_golden
