@@ -100,9 +100,9 @@ def build(  # noqa: PLR0913 - an option of "imagekit build" each
             return _untouched(known, plan, directory, file, events)
         directory.refuse_strangers(name, force=force)
         events.emit("build-started", name=name, directory=str(out), stages=len(plan.stages))
-        results = execute(
-            plan, Store(digest=sha256_sparse), events, guest=name, fresh=fresh, digest=sha256_sparse
-        )
+        # Named, so that it lives, and keeps the results from a prune, until they are delivered.
+        store = Store(digest=sha256_sparse)
+        results = execute(plan, store, events, guest=name, fresh=fresh, digest=sha256_sparse)
         facts = _facts(plan, results)
         manifest = _manifest(file, plan, results, facts)
         events.emit("stage-started", stage="deliver", title="writing the build directory", key="")

@@ -88,15 +88,17 @@ def build_lab(
     """
     guest = f"imagekit-lab-{xen.version}"
     tools = build_tools(events, fresh=fresh)
+    # What holds the tools holds the rest of the lab too, until nobody has the lab any more.
+    store = tools.store
     plan = lab_plan(xen, shape, tools, state=state)
     try:
-        results = _run(plan, events, guest, fresh=fresh)
+        results = _run(plan, store, events, guest, fresh=fresh)
     except ToolError as error:
         if "saved" not in error.what:
             raise
         events.emit("warning", text=error.what)
         plan = lab_plan(xen, shape, tools, state=False, saved=False)
-        results = _run(plan, events, guest, fresh=False)
+        results = _run(plan, store, events, guest, fresh=False)
     wanted = {target.artefact for target in plan.targets}
     found = {
         name: path
@@ -112,5 +114,7 @@ def build_lab(
     return Lab(shape, files, found.get("state"), tools, versions, check)
 
 
-def _run(plan: Plan, events: Events, guest: str, *, fresh: bool) -> dict[str, StageResult]:
-    return execute(plan, Store(), events, guest=guest, fresh=fresh, digest=sha256_sparse)
+def _run(
+    plan: Plan, store: Store, events: Events, guest: str, *, fresh: bool
+) -> dict[str, StageResult]:
+    return execute(plan, store, events, guest=guest, fresh=fresh, digest=sha256_sparse)

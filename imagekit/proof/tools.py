@@ -6,7 +6,7 @@ kernels for dom0's xl, and the programs that check the lab.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,12 +31,16 @@ SPEC = Path(__file__).parent / "build-tree.yaml"
 
 @dataclass(frozen=True)
 class LabTools:
-    """HVM guests' firmware, the lab's QEMU, xl's library, and the self-check's programs."""
+    """HVM guests' firmware, the lab's QEMU, xl's library, and the self-check's programs.
+
+    All of them lie in ``store``, which keeps them from being pruned as long as it lives.
+    """
 
     firmware: Firmware
     emulator: EmulatorArchive
     unpack: Path
     programs: Programs
+    store: Store = field(repr=False, compare=False)
 
 
 class BuildTree(Rootfs):
@@ -60,8 +64,9 @@ def tools_plan() -> Plan:
 
 def build_tools(events: Events, *, fresh: bool = False) -> LabTools:
     """The tools from the store, or made now."""
+    store = Store()
     results = execute(
-        tools_plan(), Store(), events, guest="imagekit-lab", fresh=fresh, digest=sha256_sparse
+        tools_plan(), store, events, guest="imagekit-lab", fresh=fresh, digest=sha256_sparse
     )
     found = {name: path for r in results.values() for name, path in r.entry.files.items()}
     bios = found["bios.bin"]
@@ -69,4 +74,4 @@ def build_tools(events: Events, *, fresh: bool = False) -> LabTools:
     archive = found[ARCHIVE]
     emulator = EmulatorArchive(archive, found[VERSION].read_text(), digest_file(archive))
     programs = Programs(found["registers"], found["disk"])
-    return LabTools(firmware, emulator, found[LIBRARY], programs)
+    return LabTools(firmware, emulator, found[LIBRARY], programs, store)
