@@ -2,19 +2,19 @@
 
 Sources: debconf-set-selections(1) and the shell script of that name in debian-installer (one line
 per answer, a backslash at the end continues it), pykickstart's parser.py (shlex words, a "%" in the
-first column starts a section), POSIX shell quoting, YAML 1.2 (every JSON text is YAML).
+first column starts a section), POSIX shell quoting, YAML 1.2.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import re
 import shlex
 from collections.abc import Callable
 from typing import Any
 
 from imagekit.errors import SpecError
+from imagekit.spec.yamltext import yaml_flow
 
 _WORD = re.compile(r"[A-Za-z0-9_.:@%+=/,-]+")
 
@@ -61,8 +61,8 @@ def encoded(value: object) -> str:
 
 
 def yaml(value: Any) -> str:
-    """A YAML flow value (JSON)."""
-    return json.dumps(value, ensure_ascii=True)
+    """A YAML flow value."""
+    return yaml_flow(value)
 
 
 FILTERS: dict[str, Callable[[Any], str]] = {

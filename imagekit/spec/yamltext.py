@@ -1,4 +1,4 @@
-"""The one way to read YAML: with bounds on what a small text can grow into.
+"""The one way to read YAML, with bounds on what a small text can grow into, and to word values.
 
 An alias is a node that costs a few bytes and stands for as many as its anchor has, so that a text
 of a kilobyte may mean billions (YAML 1.2.2, 3.2.2.2 "Anchors and Aliases"). Whoever walks such a
@@ -8,12 +8,16 @@ made of it.
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any, Literal
 
 from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer, ComposerError
 from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.nodes import ScalarNode
+
+from imagekit.errors import SpecError
 
 MAX_NODES = 20_000
 """Nodes of a file that people write; each key, value and list is one."""
@@ -22,6 +26,8 @@ MAX_DEPTH = 64
 MAX_NUMBER = 512
 """Characters of a number: ruamel.yaml makes long ones in quadratic time."""
 
+# A JSON escape; the first kind is a character beyond U+FFFF, in two halves (RFC 8259, 7).
+_ESCAPE = re.compile(r"\\(?:u(d[89ab]..)\\u(d[c-f]..)|(ud[89a-f]..)|.)|\x7f")
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
@@ -98,3 +104,22 @@ def _check_number(node: Any) -> None:
     if len(node.value) > MAX_NUMBER and str(node.tag) in _NUMBERS:
         text = f"a number of more than {MAX_NUMBER} characters"
         raise ComposerError(None, None, text, node.start_mark)
+
+
+def yaml_flow(value: Any, *, indent: int | None = None) -> str:
+    """``value`` (what JSON can hold) as YAML that any parser reads, of printable ASCII alone.
+
+    It is JSON but for characters beyond U+FFFF: JSON writes them as two halves, which YAML 1.2.2
+    (5.7, "Escaped Characters") takes for two characters that do not exist, and has ``\\U`` instead.
+    Raises SpecError for a lone half.
+    """
+    return _ESCAPE.sub(_escaped, json.dumps(value, ensure_ascii=True, indent=indent))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    high, low, lone = found.groups()
+    if lone:
+        raise SpecError("half a character (a lone surrogate) cannot stand in YAML", where=found[0])
+    if high:
+        return f"\\U{0x10000 + ((int(high, 16) - 0xD800) << 10) + int(low, 16) - 0xDC00:08x}"
+    return "\\u007f" if found[0] == "\x7f" else found[0]

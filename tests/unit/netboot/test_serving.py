@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from oracles import dnsmasq_reader
 
 from imagekit.errors import SpecError
 from imagekit.netboot import publish, serve_config, tree
@@ -286,6 +287,27 @@ def service(root: Path, **more: Any) -> serve_config.Service:
 
 
 FULL = {"dhcp": "full", "first": "192.0.2.100", "last": "192.0.2.200", "router": "192.0.2.254"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a #b", "a\t#b", "a\vb", "a\fb", "a\x1fb", "a,b", 'a"b', " #", "a  ##", "a\x7fb", "a\rb"],
+)
+def test_a_directory_that_dnsmasq_would_read_as_another_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(SpecError, match="cannot stand in a config") as caught:
+        service(tmp_path / name)
+    assert str(caught.value.where).isprintable()
+    with pytest.raises(SpecError, match="cannot stand in a config"):
+        serve_config.dnsmasq_config(service(tmp_path), tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a#b", "#", "a b", "a \\b", "a'b", "ä 😀", "a=b", "a;b", "$a"])
+def test_other_directories_reach_dnsmasq_as_they_are(tmp_path: Path, name: str) -> None:
+    text = serve_config.dnsmasq_config(service(tmp_path / name), tmp_path / name / "hosts")
+    assert dnsmasq_reader.tftp_roots(text.encode()) == [f"{tmp_path / name}/tftp"]
+    assert ("dhcp-hostsfile", f"{tmp_path / name}/hosts") in dnsmasq_reader.read(text.encode())
 
 
 @pytest.mark.skipif(not shutil.which("dnsmasq"), reason="dnsmasq is not installed")
