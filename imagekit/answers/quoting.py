@@ -46,7 +46,9 @@ def plain_word(value: object) -> str:
     """A word that needs no quoting in any of the formats (package and module names, sizes)."""
     text = str(value)
     if not _WORD.fullmatch(text) or text.startswith(("-", "@", "%")):
-        raise SpecError("only letters, digits and _ . : @ % + = / , - may stand here", where=text)
+        raise SpecError(
+            "only letters, digits and _ . : @ % + = / , - may stand here", where=repr(text)
+        )
     return text
 
 

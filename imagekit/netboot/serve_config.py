@@ -70,9 +70,10 @@ def _check_path(path: Path) -> None:
     A comma ends the path, a quote starts a string, ``#`` after a blank a comment; other white
     space becomes a blank.
     """
-    if re.search(r'[\x00-\x1f\x7f,"]|\s#', str(path), re.ASCII):
+    if re.search(r'[\x00-\x1f\x7f\ud800-\udfff,"]|\s#', str(path), re.ASCII):
         raise SpecError(
-            'this path cannot stand in a config: it holds a control character, a comma, " or " #"',
+            'this path cannot stand in a config: in it is a comma, ", " #", a control character, '
+            "or what is no UTF-8",
             where=ascii(str(path)),
             hint="choose another directory",
         )

@@ -291,7 +291,20 @@ FULL = {"dhcp": "full", "first": "192.0.2.100", "last": "192.0.2.200", "router":
 
 @pytest.mark.parametrize(
     "name",
-    ["a #b", "a\t#b", "a\vb", "a\fb", "a\x1fb", "a,b", 'a"b', " #", "a  ##", "a\x7fb", "a\rb"],
+    [
+        "a #b",
+        "a\t#b",
+        "a\vb",
+        "a\fb",
+        "a\x1fb",
+        "a,b",
+        'a"b',
+        " #",
+        "a  ##",
+        "a\x7fb",
+        "a\rb",
+        "a\udcffb",
+    ],
 )
 def test_a_directory_that_dnsmasq_would_read_as_another_is_refused(
     tmp_path: Path, name: str
