@@ -26,8 +26,8 @@ MAX_DEPTH = 64
 MAX_NUMBER = 512
 """Characters of a number: ruamel.yaml makes long ones in quadratic time."""
 
-# A JSON escape; the first kind is a character beyond U+FFFF, in two halves (RFC 8259, 7).
-_ESCAPE = re.compile(r"\\(?:u(d[89ab]..)\\u(d[c-f]..)|(ud[89a-f]..)|.)|\x7f")
+# What YAML 1.2.2 (5.1, "Character Set") or an older parser might not take as it is.
+_NOT_PLAIN = re.compile(r"[^\n -~]")
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
@@ -113,13 +113,12 @@ def yaml_flow(value: Any, *, indent: int | None = None) -> str:
     (5.7, "Escaped Characters") takes for two characters that do not exist, and has ``\\U`` instead.
     Raises SpecError for a lone half.
     """
-    return _ESCAPE.sub(_escaped, json.dumps(value, ensure_ascii=True, indent=indent))
+    return _NOT_PLAIN.sub(_escaped, json.dumps(value, ensure_ascii=False, indent=indent))
 
 
 def _escaped(found: re.Match[str]) -> str:
-    high, low, lone = found.groups()
-    if lone:
-        raise SpecError("half a character (a lone surrogate) cannot stand in YAML", where=found[0])
-    if high:
-        return f"\\U{0x10000 + ((int(high, 16) - 0xD800) << 10) + int(low, 16) - 0xDC00:08x}"
-    return "\\u007f" if found[0] == "\x7f" else found[0]
+    code = ord(found[0])
+    if 0xD800 <= code <= 0xDFFF:
+        text = "half a character (a lone surrogate) cannot stand in YAML"
+        raise SpecError(text, where=ascii(found[0]))
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

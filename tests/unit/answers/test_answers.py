@@ -282,7 +282,7 @@ def with_proxy(spec: Spec, proxy: str) -> Spec:
     return spec.model_copy(update={"os": spec.os.model_copy(update={"proxy": proxy})})
 
 
-@pytest.mark.parametrize("text", ["\ud83d", "a\udc00b", "\udc00\ud83d"])
+@pytest.mark.parametrize("text", ["\ud83d", "a\udc00b", "\udc00\ud83d", "\ud83d\ude00"])
 def test_half_a_character_is_refused_in_yaml(text: str) -> None:
     with pytest.raises(SpecError, match="surrogate"):
         quoting.yaml({"key": [text]})
