@@ -55,7 +55,7 @@ bench: setup ## build times beside other builders
 boots: setup ## 20 boots in each mode beside busy loops: hours
 	$(BIN)/python -m tests.bench.boots
 
-fuzz: setup ## 100,000 random inputs for each parser of the network
+fuzz: setup ## 100,000 random inputs for parsers of the network, and as many values for emitters
 	IMAGEKIT_FUZZ_CASES=100000 $(BIN)/python -m pytest tests/fuzz
 
 clean: ## remove what was made, but .venv and the store

@@ -103,7 +103,7 @@ class Context:
             "packages": self.packages,
             "hashes": dict(self.hashes),
             "mirror": self.mirror,
-            "proxy": spec.os.proxy or "",
+            "proxy": _plain_proxy(spec.os.proxy),
             "network": spec.nics[0].network if spec.nics else "none",
             "static": static,
             "mac": self.mac,
@@ -157,13 +157,26 @@ def mirror_of(url: str | None) -> Mirror | None:
         return None
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SpecError("an installer needs an http or https mirror", where=url)
-    if parts.username or parts.password:
+        raise SpecError("an installer needs an http or https mirror", where="os.mirror")
+    if "@" in parts.netloc:
         raise SpecError(
-            "a mirror with a password would be readable in the guest", where="os.mirror"
+            "a mirror with a password would be readable in the guest",
+            where="os.mirror",
+            hint="name a mirror that the installer may use without one",
         )
     port = f":{parts.port}" if parts.port else ""
     return Mirror(parts.scheme, f"{parts.hostname}{port}", parts.path.rstrip("/") or "/", url)
+
+
+def _plain_proxy(url: str | None) -> str:
+    """``url`` as installers get it, "" without one; raises SpecError for one with a password."""
+    if url and "@" in url:
+        raise SpecError(
+            "a proxy with a password would be readable in the answers and in the guest",
+            where="os.proxy",
+            hint="name a proxy that the installer may use without one, or a mirror that needs none",
+        )
+    return url or ""
 
 
 def target_of(answers: str, release: str | None, suite: str, distribution: str) -> InstallerRelease:

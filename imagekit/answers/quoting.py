@@ -2,19 +2,19 @@
 
 Sources: debconf-set-selections(1) and the shell script of that name in debian-installer (one line
 per answer, a backslash at the end continues it), pykickstart's parser.py (shlex words, a "%" in the
-first column starts a section), POSIX shell quoting, YAML 1.2 (every JSON text is YAML).
+first column starts a section), POSIX shell quoting, YAML 1.2.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import re
 import shlex
 from collections.abc import Callable
 from typing import Any
 
 from imagekit.errors import SpecError
+from imagekit.spec.yamltext import yaml_flow
 
 _WORD = re.compile(r"[A-Za-z0-9_.:@%+=/,-]+")
 
@@ -46,7 +46,9 @@ def plain_word(value: object) -> str:
     """A word that needs no quoting in any of the formats (package and module names, sizes)."""
     text = str(value)
     if not _WORD.fullmatch(text) or text.startswith(("-", "@", "%")):
-        raise SpecError("only letters, digits and _ . : @ % + = / , - may stand here", where=text)
+        raise SpecError(
+            "only letters, digits and _ . : @ % + = / , - may stand here", where=repr(text)
+        )
     return text
 
 
@@ -61,8 +63,8 @@ def encoded(value: object) -> str:
 
 
 def yaml(value: Any) -> str:
-    """A YAML flow value (JSON)."""
-    return json.dumps(value, ensure_ascii=True)
+    """A YAML flow value."""
+    return yaml_flow(value)
 
 
 FILTERS: dict[str, Callable[[Any], str]] = {

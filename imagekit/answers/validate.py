@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from imagekit.answers.context import InstallerRelease
@@ -25,6 +24,7 @@ from imagekit.answers.render import Kind
 from imagekit.errors import HostError, SpecError
 from imagekit.host import tools
 from imagekit.host.run import run
+from imagekit.spec.yamltext import yaml_reader
 
 SHIPS = ("questions.txt",)
 QUESTIONS = Path(__file__).parent / "questions.txt"
@@ -241,7 +241,7 @@ def _ksvalidator() -> Path:
 def _autoinstall(text: str, place: Place) -> None:
     try:
         # Unlike the safe loader this one keeps the line of every key.
-        value = YAML(typ="rt", pure=True).load(text)
+        value = yaml_reader("rt").load(text)
     except (YAMLError, ValueError, RecursionError) as error:
         first = str(error).strip().splitlines()
         mark = getattr(error, "problem_mark", None)

@@ -108,7 +108,7 @@ def update(
     old = read_lock(source)
     with console.events_for(False) as events, workspace(events) as space:
         new, gone = update_lock(old, file, packages or [], workspace=space)
-    with replacing(out or source, overwrite=force or out is None) as part:
+    with replacing(out or source, overwrite=force or out is None, mode=0o666) as part:
         part.write_text(lock_text(new))
     found = changes(old, new)
     if json_output:

@@ -32,8 +32,10 @@ from imagekit.host.exclusive import exclusive
 from imagekit.host.outfile import replacing
 from imagekit.spec.base import Model
 from imagekit.spec.values import Mac
+from imagekit.spec.yamltext import yaml_reader
 
 MAX_FILE = 16 << 20
+MAX_NODES = 1_000_000
 FQDN = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9-]{1,63})*$"
 
 
@@ -79,18 +81,19 @@ class GuestDb(Model):
         owners = {guest.name: guest.host for guest in self.guests}
         for guest in self.guests:
             if owners[guest.name] != guest.host:
-                hosts = sorted({g.host for g in self.guests if g.name == guest.name})
-                raise ValueError(f"guest {guest.name} is on two hosts: {', '.join(hosts)}")
+                both = sorted({g.host for g in self.guests if g.name == guest.name})
+                raise ValueError(f"guest {guest.name} is on two hosts: {', '.join(both)}")
         for what in ("name", "mac", "ip"):
             counts = Counter(str(getattr(guest, what)) for guest in self.guests)
             for value, count in counts.items():
                 if value and count > 1:
                     names = [g.name for g in self.guests if getattr(g, what) == value]
                     raise ValueError(f"the {what} {value} is given {count} times: {names}")
-        if len(set(self.hosts)) != len(self.hosts):
+        hosts = set(self.hosts)
+        if len(hosts) != len(self.hosts):
             raise ValueError("a host is listed twice")
         for guest in self.guests:
-            if guest.host and self.hosts and guest.host not in self.hosts:
+            if guest.host and hosts and guest.host not in hosts:
                 raise ValueError(
                     f"guest {guest.name} is on {guest.host}, which is not a listed host"
                 )
@@ -187,7 +190,7 @@ def _says(text: str, wanted: GuestDb) -> bool:
 
 
 def _yaml() -> YAML:
-    yaml = YAML(typ="rt")
+    yaml = yaml_reader("rt", max_nodes=MAX_NODES)
     yaml.preserve_quotes = True
     yaml.width = 4096
     return yaml

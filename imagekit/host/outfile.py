@@ -83,8 +83,11 @@ def check_target(dst: Path, *, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def replacing(dst: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def replacing(dst: Path, *, overwrite: bool = False, mode: int = 0o600) -> Iterator[Path]:
     """Yield a new empty file beside ``dst``; rename it to ``dst`` when the block succeeds.
+
+    ``mode`` are its permission bits, less the umask. What holds a disk is its owner's alone:
+    password hashes and host keys are in it.
 
     On any failure, also an interrupt, the file is removed and ``dst`` is as it was. Without
     ``overwrite`` a ``dst`` that appeared meanwhile is kept too. Raises as :func:`check_target` and
@@ -95,7 +98,7 @@ def replacing(dst: Path, *, overwrite: bool = False) -> Iterator[Path]:
     try:
         with os_errors(dst):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            os.close(os.open(part, flags, 0o666))
+            os.close(os.open(part, flags, mode))
             yield part
             _publish(part, dst, overwrite=overwrite)
     finally:

@@ -9,10 +9,19 @@ import re
 from collections.abc import Mapping
 
 from imagekit.errors import ImageError
-from imagekit.kernel.bootmenu import MAX_ENTRIES, BootEntry, BootMenu, check_size
+from imagekit.kernel.bootmenu import (
+    MAX_ENTRIES,
+    MAX_TEXT,
+    BootEntry,
+    BootMenu,
+    Expansion,
+    check_size,
+)
 
 _COUNTER = re.compile(r"\+\d{1,9}(?:-\d{1,9})?$", re.A)
 _DIGITS = re.compile(r"(\d{1,50})", re.A)
+# GRUB's blscfg replaces variables such as $kernelopts; unknown ones become empty.
+_VARIABLE = re.compile(r"\$\{?(\w{1,64})\}?")
 
 
 def parse_bls(files: Mapping[str, str], *, grubenv: Mapping[str, str] | None = None) -> BootMenu:
@@ -23,9 +32,12 @@ def parse_bls(files: Mapping[str, str], *, grubenv: Mapping[str, str] | None = N
     """
     if len(files) > MAX_ENTRIES:
         raise ImageError(f"more than {MAX_ENTRIES} boot loader entries", where="loader/entries")
+    if sum(map(len, files.values())) > MAX_TEXT:
+        raise ImageError("the boot loader entries are larger than 4 MiB", where="loader/entries")
     variables = dict(grubenv or {})
+    expand = Expansion(_VARIABLE, variables, "loader/entries")
     names = sorted((name for name in files if name.endswith(".conf")), key=_order, reverse=True)
-    entries = tuple(_entry(name, files[name], variables) for name in names)
+    entries = tuple(_entry(name, files[name], expand) for name in names)
     bootable = tuple(entry for entry in entries if entry.kernel)
     if not bootable:
         return BootMenu((), None, "loader/entries")
@@ -34,26 +46,22 @@ def parse_bls(files: Mapping[str, str], *, grubenv: Mapping[str, str] | None = N
     )
 
 
-def _entry(name: str, text: str, variables: Mapping[str, str]) -> BootEntry:
+def _entry(name: str, text: str, expand: Expansion) -> BootEntry:
     fields: dict[str, list[str]] = {}
     for line in check_size(text, name):
         parts = line.split(None, 1)
         if len(parts) == 2 and not parts[0].startswith("#"):
             fields.setdefault(parts[0], []).append(parts[1].strip())
     identity = _COUNTER.sub("", name.rsplit("/", 1)[-1].removesuffix(".conf"))
-    initrds = [word for value in fields.get("initrd", []) for word in value.split()]
+    words = [word for value in fields.get("initrd", []) for word in value.split()]
+    initrds = [expand(word) for word in words]
     return BootEntry(
         title=fields.get("title", [identity])[0],
         kernel=fields.get("linux", [""])[0] or None,
-        initrds=tuple(_expand(word, variables) for word in initrds if _expand(word, variables)),
-        args=" ".join(_expand(value, variables) for value in fields.get("options", [])).strip(),
+        initrds=tuple(filter(None, initrds)),
+        args=" ".join(expand(value) for value in fields.get("options", [])).strip(),
         id=identity,
     )
-
-
-def _expand(text: str, variables: Mapping[str, str]) -> str:
-    """GRUB's blscfg replaces variables such as ``$kernelopts``; unknown ones become empty."""
-    return re.sub(r"\$\{?(\w{1,64})\}?", lambda found: variables.get(found.group(1), ""), text)
 
 
 def _default(entries: tuple[BootEntry, ...], saved: str) -> int:

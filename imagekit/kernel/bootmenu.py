@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from imagekit.errors import ImageError
@@ -9,7 +11,12 @@ from imagekit.errors import ImageError
 MAX_CONFIG = 1 << 20
 """Bytes of a configuration that are read (FS_READ_MAX of Xen ``tools/pygrub/src/pygrub``)."""
 
+MAX_TEXT = 4 * MAX_CONFIG
+"""Characters of one configuration, or of all files of a menu."""
+
 MAX_LINE = 64 << 10
+MAX_EXPANDED = 64 << 10
+MAX_EXPANDED_TOTAL = 4 * MAX_CONFIG
 MAX_ENTRIES = 10_000
 
 
@@ -65,8 +72,8 @@ class Finding:
 
 def check_size(text: str, where: str) -> list[str]:
     """The lines of ``text``; raises ImageError when it or a line is absurdly large."""
-    if len(text) > 16 * MAX_CONFIG:
-        raise ImageError("the bootloader configuration is larger than 16 MiB", where=where)
+    if len(text) > MAX_TEXT:
+        raise ImageError("the bootloader configuration is larger than 4 MiB", where=where)
     lines = text.split("\n")
     longest = max(lines, key=len)
     if len(longest) > MAX_LINE:
@@ -76,3 +83,40 @@ def check_size(text: str, where: str) -> list[str]:
             hint="no bootloader writes such lines; the file is damaged or hostile",
         )
     return lines
+
+
+class Expansion:
+    """Replaces ``variables`` in the texts of one configuration, within bounds.
+
+    A variable of a few letters may stand for kilobytes, in every line. Each text may become
+    MAX_EXPANDED characters long, and all of them MAX_EXPANDED_TOTAL.
+    """
+
+    def __init__(self, pattern: re.Pattern[str], variables: Mapping[str, str], where: str) -> None:
+        self._pattern = pattern
+        self._variables = variables
+        self._where = where
+        self._total = 0
+
+    def __call__(self, text: str) -> str:
+        """``text`` with each match replaced by its variable (group 1 or 2); unknown are empty.
+
+        Raises ImageError when a limit is passed, before more is made.
+        """
+        pieces: list[str] = []
+        at = size = 0
+        for match in self._pattern.finditer(text):
+            name = next((group for group in match.groups() if group), "")
+            piece = text[at : match.start()] + self._variables.get(name, "")
+            pieces.append(piece)
+            at, size = match.end(), size + len(piece)
+            if size > MAX_EXPANDED:
+                break
+        pieces.append(text[at:])
+        size += len(text) - at
+        self._total += size
+        if size > MAX_EXPANDED:
+            raise ImageError("variables expand to more than 64 KiB", where=self._where)
+        if self._total > MAX_EXPANDED_TOTAL:
+            raise ImageError("variables expand to more than 4 MiB in all", where=self._where)
+        return "".join(pieces)

@@ -22,6 +22,8 @@ _SHT_NOBITS = 8
 _MAX_NOTES = 4096
 _MAX_HEADERS = 4096
 _MAX_SECTION = 1 << 20
+_MAX_NOTES_BYTES = 1 << 20
+_MAX_GUEST_STRING = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -121,17 +123,27 @@ def _sections(data: bytes, bits: int, shoff: int, shsize: int, shcount: int) -> 
 
 
 def _notes_of(data: bytes, parts: list[_Part]) -> list[Note]:
+    """The notes of all ``parts``, which may overlap: the limits are for all of them together."""
     notes: list[Note] = []
+    seen = size = 0
     for part in parts:
         for note in _walk_notes(data, part.offset, min(part.offset + part.size, len(data))):
-            notes.append(note)
-            if len(notes) > _MAX_NOTES:
+            seen += 1
+            if seen > _MAX_NOTES:
                 raise ValueError("too many notes")
+            if note is not None:
+                notes.append(note)
+                size += len(note.desc)
+                if size > _MAX_NOTES_BYTES:
+                    raise ValueError("the notes hold more than 1 MiB")
     return notes
 
 
-def _walk_notes(data: bytes, position: int, end: int) -> Iterator[Note]:
-    """Notes in ``data[position:end]``: name and description are each padded to 4 bytes."""
+def _walk_notes(data: bytes, position: int, end: int) -> Iterator[Note | None]:
+    """Notes in ``data[position:end]``: name and description are each padded to 4 bytes.
+
+    None stands for a note that is too large to be one of Xen's.
+    """
     while position + 12 <= end:
         name_size, desc_size, kind = struct.unpack_from("<III", data, position)
         name_at = position + 12
@@ -142,6 +154,8 @@ def _walk_notes(data: bytes, position: int, end: int) -> Iterator[Note]:
         if name_size <= 32 and desc_size <= _MAX_SECTION:
             owner = data[name_at : name_at + name_size].rstrip(b"\0").decode("latin-1")
             yield Note(owner, kind, data[desc_at : desc_at + desc_size])
+        else:
+            yield None
 
 
 def _xen_guest(data: bytes, sections: list[_Part], names_index: int) -> str | None:
@@ -151,6 +165,6 @@ def _xen_guest(data: bytes, sections: list[_Part], names_index: int) -> str | No
     for section in sections:
         at = names.offset + section.name
         if section.type != _SHT_NOBITS and data[at : at + 12] == b"__xen_guest\0":
-            text = data[section.offset : section.offset + min(section.size, _MAX_SECTION)]
+            text = data[section.offset : section.offset + min(section.size, _MAX_GUEST_STRING)]
             return text.split(b"\0", 1)[0].decode("latin-1")
     return None

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from imagekit.errors import ImageError
-from imagekit.kernel.bootmenu import MAX_ENTRIES, BootEntry, BootMenu, check_size
+from imagekit.kernel.bootmenu import MAX_ENTRIES, BootEntry, BootMenu, Expansion, check_size
 
 LINUX_COMMANDS = ("linux", "linux16", "linuxefi")
 INITRD_COMMANDS = ("initrd", "initrd16", "initrdefi")
 
 _BLOCKS = ("menuentry", "submenu", "function")
 _VARIABLE = re.compile(r"\$(?:\{(\w{1,64})\}|(\w{1,64}))", re.A)
-_MAX_EXPANDED = 64 << 10
 _MAX_DEPTH = 64
 
 
@@ -104,6 +103,7 @@ class _Reading:
     def __init__(self, variables: dict[str, str], source: str) -> None:
         self._variables = variables
         self._source = source
+        self._expansion = Expansion(_VARIABLE, variables, source)
         self._blocks: list[str] = []
         self._open: BootEntry | None = None
         self._default = ""
@@ -191,11 +191,7 @@ class _Reading:
         """Variables replaced once; unknown ones are empty, as in GRUB."""
         if word.literal or "$" not in word.text:
             return word.text
-        names = self._variables
-        text = _VARIABLE.sub(lambda m: names.get(m.group(1) or m.group(2), ""), word.text)
-        if len(text) > _MAX_EXPANDED:
-            raise ImageError("variables expand to more than 64 KiB", where=self._source)
-        return text
+        return self._expansion(word.text)
 
     def default_index(self) -> int | None:
         """The default (number, id or title, ``>`` between the levels), as an index into entries."""

@@ -35,6 +35,7 @@ NAMES = {
 }
 
 _TEXTS = frozenset({0, 5, 6, 7, 8, 9, 10, 11})
+_MAX_TEXT = 4096
 
 FEATURES = frozenset(
     {
@@ -114,7 +115,7 @@ def _from_notes(notes: Iterable[Note]) -> XenNotes:
     for note in notes:
         name = NAMES[note.type]
         if note.type in _TEXTS:
-            texts[name] = note.desc.split(b"\0", 1)[0].decode("ascii", "replace")
+            texts[name] = note.desc[:_MAX_TEXT].split(b"\0", 1)[0].decode("ascii", "replace")
         elif len(note.desc) in (1, 2, 4, 8):
             numbers[name] = int.from_bytes(note.desc, "little")
     return XenNotes("ELF notes", numbers, texts)

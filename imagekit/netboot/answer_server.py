@@ -6,33 +6,43 @@ what an installer's last command fetches to flip its guest to its own disk.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from socket import socket
+from socket import SHUT_RDWR, socket
 from typing import Any
+from urllib.parse import unquote
 
 from imagekit.errors import BusyError, ImagekitError
 from imagekit.netboot import publish, tree
 
 MAX_CONNECTIONS = 64
+MAX_PER_ADDRESS = 8
 SILENCE_SECONDS = 30.0
+REQUEST_SECONDS = 20.0
+SLOWEST_BYTES_PER_SECOND = 32 << 10
 MAX_PATH = 1024
+MAX_LINE = 2048
 FLIP_TRIES = 20
 FLIP_PAUSE_SECONDS = 0.5
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{16,}")
 
 
 class AnswerServer(ThreadingHTTPServer):
     """Serves the tree at ``root`` on ``address`` (host, port; port 0 picks one).
 
-    At most MAX_CONNECTIONS at a time; a client that is silent for SILENCE_SECONDS is cut off.
+    At most MAX_CONNECTIONS at a time, MAX_PER_ADDRESS of them of one address. A client is cut off
+    that is silent for SILENCE_SECONDS, that takes more than REQUEST_SECONDS to ask, or that takes
+    its file at less than SLOWEST_BYTES_PER_SECOND. ``log`` gets lines of printable characters.
     """
 
     daemon_threads = True
@@ -40,26 +50,65 @@ class AnswerServer(ThreadingHTTPServer):
 
     def __init__(self, root: Path, address: tuple[str, int], log: Callable[[str], None]) -> None:
         self.root = root
-        self.log = log
-        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._log = log
+        self._open: dict[socket, tuple[str, float]] = {}
+        self._open_lock = threading.Lock()
         self._claims: set[str] = set()
         self._claims_lock = threading.Lock()
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Hand the connection to a thread, or drop it when too many are open."""
-        if not self._free.acquire(blocking=False):
-            self.log(f"{client_address[0]}: dropped, {MAX_CONNECTIONS} connections are open")
+        address = client_address[0]
+        with self._open_lock:
+            theirs = Counter(owner for owner, _ in self._open.values())[address]
+            full = len(self._open) >= MAX_CONNECTIONS or theirs >= MAX_PER_ADDRESS
+            if not full:
+                self._open[request] = (address, time.monotonic() + REQUEST_SECONDS)
+        if full:
+            self.log(f"{address}: dropped, {len(self._open)} connections are open, {theirs} of it")
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._forget(request)
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve one connection."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self._forget(request)
+
+    def _forget(self, request: socket) -> None:
+        with self._open_lock:
+            self._open.pop(request, None)
+
+    def allow(self, request: socket, size: int) -> None:
+        """Give a connection the time that ``size`` bytes may take from now."""
+        with self._open_lock:
+            if request in self._open:
+                seconds = REQUEST_SECONDS + size / SLOWEST_BYTES_PER_SECOND
+                self._open[request] = (self._open[request][0], time.monotonic() + seconds)
+
+    def service_actions(self) -> None:
+        """Cut off connections whose time is over; serve_forever calls this all the time."""
+        now = time.monotonic()
+        with self._open_lock:
+            late = [(conn, own) for conn, (own, until) in self._open.items() if until < now]
+            for connection, owner in late:
+                with suppress(OSError):
+                    connection.shutdown(SHUT_RDWR)
+                # Its thread sees the end and gives the place back.
+                self._open[connection] = (owner, math.inf)
+        for _, owner in late:
+            self.log(f"{owner}: cut off, it took too long")
+
+    def log(self, text: str) -> None:
+        """Log a line; what a terminal could take for a command is escaped."""
+        self._log("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's
         """Log a connection that broke; one bad client is no event for the server."""
@@ -89,6 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = SILENCE_SECONDS
     server_version = "imagekit"
     sys_version = ""
+    _public = ""
 
     def do_GET(self) -> None:
         self._answer(with_body=True)
@@ -97,6 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def _answer(self, *, with_body: bool) -> None:
+        self.server.allow(self.connection, 0)
         path = self.path.split("?")[0].removeprefix("/")
         if len(path) > MAX_PATH or not re.fullmatch(r"[A-Za-z0-9/._+:-]+", path):
             self.send_error(HTTPStatus.NOT_FOUND)
@@ -108,6 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif path.startswith("answers/"):
                 self._answers(state, path, with_body=with_body)
             elif f"tftp/{path}" in state.files:
+                self._public = path
                 self._send(self.server.root / "tftp" / path, with_body=with_body)
             else:
                 self.send_error(HTTPStatus.NOT_FOUND)
@@ -168,9 +220,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.NOT_FOUND)
             return False
         with stream:
+            size = os.fstat(stream.fileno()).st_size
+            self.server.allow(self.connection, size)
             self.send_response(HTTPStatus.OK)
             self.send_header("Content-Type", "application/octet-stream")
-            self.send_header("Content-Length", str(os.fstat(stream.fileno()).st_size))
+            self.send_header("Content-Length", str(size))
             self.send_header("Cache-Control", "no-store")
             self.end_headers()
             if not with_body:
@@ -182,7 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def log_message(self, format: str, *args: Any) -> None:
-        text = format % args
-        # A token in a log is as good as the answers themselves.
-        text = re.sub(r"/(answers|done)/[A-Za-z0-9_-]{8}[A-Za-z0-9_-]*", r"/\1/...", text)
-        self.server.log(f"{self.client_address[0]}: {text}")
+        # A token in a log is as good as the answers themselves, wherever in a request it stands.
+        text = unquote(format % args)
+        pieces = text.split(self._public) if self._public else [text]
+        shown = self._public.join(_TOKEN.sub("...", piece) for piece in pieces)
+        self.server.log(f"{self.client_address[0]}: {shown[:MAX_LINE]}")

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from imagekit.domain import guestdb
@@ -30,6 +29,7 @@ from imagekit.netboot import sources
 from imagekit.netboot.netguest import NetbootGuest
 from imagekit.spec.base import Model
 from imagekit.spec.values import Mac
+from imagekit.spec.yamltext import yaml_reader
 
 MAX_REQUEST = 1 << 20
 
@@ -95,7 +95,10 @@ def load(path: Path, guest: Guest | None = None) -> Request:
     """
     try:
         with path.open("rb") as stream:
-            raw = YAML(typ="safe").load(stream.read(MAX_REQUEST).decode("utf-8"))
+            data = stream.read(MAX_REQUEST + 1)
+        if len(data) > MAX_REQUEST:
+            raise SpecError("the file is larger than 1 MiB", where=str(path))
+        raw = yaml_reader().load(data.decode("utf-8"))
         if guest is not None and isinstance(raw, dict):
             raw = _with_guest(raw, guest, path)
         return Request.model_validate(raw)

@@ -41,8 +41,7 @@ class Service:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.@-]{1,15}", self.interface, re.ASCII):
             raise SpecError(f"{self.interface!r} is no interface name")
-        if any(char in str(self.root) for char in '\n\r\0,"'):
-            raise SpecError("this path cannot stand in a config", where=str(self.root))
+        _check_path(self.root)
         try:
             network = ipaddress.IPv4Network(self.network, strict=False)
         except ValueError as error:
@@ -65,8 +64,27 @@ class Service:
         return ipaddress.IPv4Network(self.network, strict=False)
 
 
+def _check_path(path: Path) -> None:
+    """Refuse what dnsmasq would read as another path (``read_file`` in its option.c).
+
+    A comma ends the path, a quote starts a string, ``#`` after a blank a comment; other white
+    space becomes a blank.
+    """
+    if re.search(r'[\x00-\x1f\x7f\ud800-\udfff,"]|\s#', str(path), re.ASCII):
+        raise SpecError(
+            'this path cannot stand in a config: in it is a comma, ", " #", a control character, '
+            "or what is no UTF-8",
+            where=ascii(str(path)),
+            hint="choose another directory",
+        )
+
+
 def dnsmasq_config(service: Service, hosts: Path) -> str:
-    """dnsmasq's config: TFTP, DHCP or proxy-DHCP, for the guests in the file ``hosts`` only."""
+    """dnsmasq's config: TFTP, DHCP or proxy-DHCP, for the guests in the file ``hosts`` only.
+
+    Raises SpecError for a path that dnsmasq would not read as it is.
+    """
+    _check_path(hosts)
     network = service.ip_network
     lines = [
         "# Written by imagekit.",

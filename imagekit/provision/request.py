@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from imagekit.disk.volume import check_group
 from imagekit.errors import SpecError
 from imagekit.spec.derived import CLONED
 from imagekit.spec.values import Address, Bridge, Cidr, Mac, Size
+from imagekit.spec.yamltext import yaml_reader
 
 MAX_FILE_BYTES = 4 << 20
 MAX_GUESTS = 1000
+MAX_NODES = 100_000
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 Hostname = Annotated[str, Field(pattern=rf"^{_LABEL}(\.{_LABEL})*$", max_length=253)]
 
@@ -88,7 +89,7 @@ def read_guests(path: Path) -> list[GuestRequest]:
             data = stream.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise SpecError("the file is larger than 4 MiB", where=str(path))
-        value = YAML(typ="safe", pure=True).load(data.decode())
+        value = yaml_reader(max_nodes=MAX_NODES).load(data.decode())
         guests = Guests.model_validate(value)
     except OSError as error:
         raise SpecError(f"cannot read it: {error.strerror}", where=str(path)) from None

@@ -7,7 +7,6 @@ network-config (version 2).
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import pycdlib
@@ -17,6 +16,7 @@ from imagekit.guest.network.netplan import ethernets
 from imagekit.guest.network.state import NetworkState
 from imagekit.provision.identity import vifs_of
 from imagekit.provision.request import GuestRequest
+from imagekit.spec.yamltext import yaml_flow
 
 JOLIET = 3
 
@@ -24,7 +24,7 @@ JOLIET = 3
 def write_seed(request: GuestRequest, keys: tuple[SshKey, ...], nics: int, target: Path) -> None:
     """Write the seed of ``request`` as an ISO 9660 image into the existing empty file ``target``.
 
-    YAML is written as JSON, which is a part of it, so that no value needs quoting.
+    YAML is written in its flow style, in which every value is quoted.
     """
     name = request.hostname or request.name
     meta = {"instance-id": request.domain_uuid, "local-hostname": name}
@@ -35,9 +35,9 @@ def write_seed(request: GuestRequest, keys: tuple[SshKey, ...], nics: int, targe
     if lines:
         user["ssh_authorized_keys"] = lines
     files = {
-        "meta-data": json.dumps(meta),
-        "user-data": "#cloud-config\n" + json.dumps(user),
-        "network-config": json.dumps(network_config(request, nics)),
+        "meta-data": yaml_flow(meta),
+        "user-data": "#cloud-config\n" + yaml_flow(user),
+        "network-config": yaml_flow(network_config(request, nics)),
     }
     iso = pycdlib.PyCdlib()
     iso.new(interchange_level=JOLIET, joliet=JOLIET, vol_ident="CIDATA", rock_ridge="1.09")

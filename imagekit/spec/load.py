@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from imagekit.errors import SpecError
 from imagekit.spec.model import Spec
+from imagekit.spec.yamltext import yaml_reader
 
 MAX_SPEC_BYTES = 1 << 20
+MAX_ERRORS = 20
 Loc = tuple[str | int, ...]
 
 
@@ -86,7 +87,7 @@ def _read(path: Path) -> CommentedMap:
         line = raw[: error.start].count(b"\n") + 1
         raise SpecError("the spec is not UTF-8", where=f"{path}:{line}:1") from None
     try:
-        tree = _yaml().load(io.StringIO(text))
+        tree = yaml_reader("rt").load(io.StringIO(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
@@ -101,18 +102,12 @@ def _read(path: Path) -> CommentedMap:
     return tree
 
 
-def _yaml() -> YAML:
-    yaml = YAML(typ="rt", pure=True)
-    yaml.allow_duplicate_keys = False
-    return yaml
-
-
 def _apply(tree: CommentedMap, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)*", key):
         raise SpecError(f"{override!r} is not key=value, for example disk.size=4GiB", where="--set")
     try:
-        value = _yaml().load(text) if text else None
+        value = yaml_reader("rt").load(text) if text else None
     except YAMLError:
         value = text
     node: Any = tree
@@ -176,8 +171,12 @@ def _where(path: Path, tree: Any, loc: Loc) -> str:
 
 
 def _messages(error: ValidationError, path: Path, tree: Any) -> str:
-    lines = []
-    for item in error.errors(include_url=False, include_context=False, include_input=False):
+    lines: list[str] = []
+    items = error.errors(include_url=False, include_context=False, include_input=False)
+    for done, item in enumerate(items):
+        if len(lines) == MAX_ERRORS:
+            lines.append(f"{path}: and {len(items) - done} more; the first {MAX_ERRORS} are above")
+            break
         # Discriminated unions and literals put the variant's name into the location.
         loc = _real_loc(item["loc"], tree)
         text = item["msg"].removeprefix("Value error, ")

@@ -14,9 +14,11 @@ from ruamel.yaml.error import YAMLError
 
 from imagekit.errors import SpecError
 from imagekit.spec.install import Sha256
+from imagekit.spec.yamltext import yaml_reader
 
 MAX_LOCK_BYTES = 16 << 20
 MAX_SOURCE_CHARACTERS = 1000
+MAX_LOCK_NODES = 2_000_000
 _PART = r"[A-Za-z0-9_+~:%-][A-Za-z0-9_.+~:%-]*"
 PoolPath = Annotated[str, Field(pattern=rf"^({_PART}/)*{_PART}$", max_length=512)]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+:~-]{1,200}$")]
@@ -152,7 +154,7 @@ def parse_lock(data: bytes, where: str) -> Lock:
     if len(data) > MAX_LOCK_BYTES:
         raise SpecError("the lock is larger than 16 MiB", where=where)
     try:
-        value = YAML(typ="safe", pure=True).load(data.decode())
+        value = yaml_reader(max_nodes=MAX_LOCK_NODES).load(data.decode())
         return Lock.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]

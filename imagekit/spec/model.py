@@ -49,7 +49,11 @@ class Os(Model):
     )
     components: list[Word] = Field(default_factory=lambda: ["main"], min_length=1)
     keyring: HostPath | None = Field(None, description="Keyring that signs the mirror's Release.")
-    proxy: Url | None = Field(None, description="HTTP proxy for the build; never stored.")
+    proxy: Url | None = Field(
+        None,
+        description="HTTP proxy for the build; never stored. Installers get it in their answers, "
+        "where a password would be readable: for them it is refused with one.",
+    )
 
 
 class Partition(Model):

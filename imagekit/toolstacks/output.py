@@ -22,7 +22,10 @@ Content = str | bytes | Callable[[IO[bytes]], None]
 
 @dataclass(frozen=True)
 class OutputFile:
-    """One file to write: its content and its permission bits (0600 when it holds a secret)."""
+    """One file to write: its content and its permission bits.
+
+    They are 0600 when it holds a secret or a disk, in which there are always some.
+    """
 
     content: Content
     mode: int = PUBLIC

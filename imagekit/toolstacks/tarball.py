@@ -18,7 +18,7 @@ from imagekit.disk.image_info import probe
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import Domain
 from imagekit.errors import CapabilityError, ImageError
-from imagekit.toolstacks.output import OutputFile
+from imagekit.toolstacks.output import SECRET, OutputFile
 
 Handler = Literal["direct_vhd", "vdi_remote_stream", "vdi_local_dev"]
 """A value of ``[xenserver] image_handler`` in nova.conf."""
@@ -116,4 +116,4 @@ def tarball_file(
         write_tarball(image, handler, target)
 
     stem = f"{domain.name}-{domain.disks[position].vdev}" if position else domain.name
-    return {f"{stem}.{FORMATS[handler]}.tgz": OutputFile(stream)}
+    return {f"{stem}.{FORMATS[handler]}.tgz": OutputFile(stream, SECRET)}

@@ -71,6 +71,15 @@ def test_every_boot_path_of_a_build_is_what_xl_understands(
             assert xl_model.from_xl(reading.config) == xl_model.expected(domain)
 
 
+@pytest.mark.parametrize(
+    ("target", "opened"),
+    [("/srv/a,", "/srv/a"), ("/srv/a,,", "/srv/a,"), ("/srv/a,b", "/srv/a,b"), ("/srv/a, b", None)],
+)
+def test_xl_drops_a_comma_at_the_end_of_a_target(target: str, opened: str | None) -> None:
+    reading = xl_reader.read(PV.replace("/srv/web1.img", target))
+    assert [disk["pdev_path"] for disk in reading.config["disks"]] == [opened or target]
+
+
 def test_xl_counts_the_rate_and_the_pins_as_the_domain_does() -> None:
     reading = xl_reader.read(xl.emit(bootpath.domain_for(FACTS, mode="pv")))
     first = reading.config["nics"][0]

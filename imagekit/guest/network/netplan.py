@@ -5,10 +5,10 @@ Sources: the netplan reference; cloud-init documentation, "Networking config Ver
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from imagekit.guest.network.state import ConfigFile, NetworkState, Vif
+from imagekit.spec.yamltext import yaml_flow
 
 DIRECTORY = "/etc/netplan"
 PATH = f"{DIRECTORY}/50-imagekit.yaml"
@@ -24,8 +24,7 @@ def render(state: NetworkState, backend: str | None = None) -> list[ConfigFile]:
         if entry.get("dhcp4"):
             # The hardware address, as golden images have no machine-id to make a DUID of.
             entry["dhcp-identifier"] = "mac"
-    # JSON is YAML in which no value needs quoting.
-    return [ConfigFile(PATH, json.dumps({"network": network}, indent=1) + "\n", 0o600)]
+    return [ConfigFile(PATH, yaml_flow({"network": network}, indent=1) + "\n", 0o600)]
 
 
 def ethernets(state: NetworkState) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from imagekit.errors import GuestError
@@ -18,6 +17,7 @@ from imagekit.guest.files import GuestFiles
 from imagekit.guest.network import ifupdown, keyfile, netplan, networkd
 from imagekit.guest.network.ifupdown import INTERFACES
 from imagekit.guest.network.state import ConfigFile, NetworkState
+from imagekit.spec.yamltext import yaml_reader
 
 UDEV = ("/lib/systemd/systemd-udevd", "/usr/lib/systemd/systemd-udevd")
 MAX_FILES = 50
@@ -109,7 +109,7 @@ def _netplan(files: GuestFiles, state: NetworkState) -> None:
 def _netplan_of(text: str, path: str) -> dict[str, Any]:
     """The network of a netplan file that has ethernets alone; raises GuestError for others."""
     try:
-        value = YAML(typ="safe", pure=True).load(text)
+        value = yaml_reader().load(text)
     except (YAMLError, ValueError, RecursionError):
         raise GuestError("cannot be read", where=path) from None
     network = (value or {}).get("network") if isinstance(value or {}, dict) else None

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from imagekit.host.run import run
 from imagekit.installs.elements import content
 from imagekit.installs.elements.catalogue import ENVIRONMENT, PHASES, RUN_PARTS_NAME, Element
+from imagekit.spec.yamltext import yaml_reader
 
 # Directories ending in .d that belong to ramdisks, dracut or the guest rather than to a phase
 # (lib/ramdisk-functions and the elements dracut-ramdisk, modprobe and yum of diskimage-builder).
@@ -106,7 +106,7 @@ def _data(element: Element) -> Iterator[Finding]:
             if name.endswith((".json", "pkg-map")):
                 value = json.loads(text)
             else:
-                value = YAML(typ="safe", pure=True).load(text)
+                value = yaml_reader().load(text)
         except (ValueError, YAMLError, RecursionError) as error:
             mark = getattr(error, "problem_mark", None)
             line = mark.line + 1 if mark else int(getattr(error, "lineno", 0))

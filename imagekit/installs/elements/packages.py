@@ -13,12 +13,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from imagekit.errors import SpecError
 from imagekit.installs.elements import content
 from imagekit.installs.elements.catalogue import Element
+from imagekit.spec.yamltext import yaml_reader
 
 FAMILIES = {"debian": "debian", "ubuntu": "debian"}
 MAX_DATA = 1 << 20
@@ -60,9 +60,7 @@ def _entries(element: Element) -> Iterator[tuple[str, Mapping[str, Any]]]:
             continue
         text = text[:MAX_DATA]
         try:
-            value = (
-                json.loads(text) if suffix == ".json" else YAML(typ="safe", pure=True).load(text)
-            )
+            value = json.loads(text) if suffix == ".json" else yaml_reader().load(text)
         except (ValueError, YAMLError, RecursionError):
             raise SpecError(
                 f"the element {element.name} has a {path.name} that cannot be read",

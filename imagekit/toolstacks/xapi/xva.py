@@ -21,7 +21,7 @@ from imagekit.disk.extents import Progress, data_blocks, opened, size_of
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import Domain
 from imagekit.errors import ImageError
-from imagekit.toolstacks.output import Line, OutputFile, joined
+from imagekit.toolstacks.output import SECRET, Line, OutputFile, joined
 from imagekit.toolstacks.xapi.xva_objects import VdiSource, ova_lines, ova_objects, raw_path
 
 CHUNK = 1 << 20
@@ -132,7 +132,7 @@ class XvaEmitter:
     def files(self, domain: Domain, facts: BuildFacts) -> dict[str, OutputFile]:
         """One file, ``NAME.MODE.xva``, which is streamed when it is written."""
         self.lines(domain, facts)
-        content = OutputFile(lambda stream: write_xva(domain, facts, stream))
+        content = OutputFile(lambda stream: write_xva(domain, facts, stream), SECRET)
         return {f"{domain.name}.{domain.mode}.xva": content}
 
 

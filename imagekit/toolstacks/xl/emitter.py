@@ -2,8 +2,8 @@
 
 Every value goes through :mod:`imagekit.toolstacks.literals`; disk and vif items are a second
 grammar inside the string (xl-disk-configuration(5), xl-network-configuration(5)). A disk's
-``target=`` comes last because it takes the rest of the item, commas and all; it is the only way to
-name such a path (``tools/libs/util/libxlu_disk_l.l``).
+``target=`` comes last because it takes the rest of the item, commas and all but one at the end; it
+is the only way to name such a path (``tools/libs/util/libxlu_disk_l.l``).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from imagekit.domain import model
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import Disk, Domain, Nic, Vnc
+from imagekit.domain.text import refuse
 from imagekit.toolstacks.literals import literal, spec_value, string
 from imagekit.toolstacks.output import Line, OutputFile, joined, permissions
 from imagekit.toolstacks.xlkeys import check_raw_key
@@ -35,7 +36,7 @@ def config_lines(domain: Domain) -> list[Line]:
     if domain.maxvcpus is not None:
         lines.append(_setting("maxvcpus", domain.maxvcpus, "maxvcpus"))
     lines += _boot_lines(domain)
-    lines += _list("disk", [_disk(d) for d in domain.disks], "disks")
+    lines += _list("disk", [_disk(d, f"disks[{i}]") for i, d in enumerate(domain.disks)], "disks")
     lines += _list("vif", [_nic(n, f"nics[{i}]") for i, n in enumerate(domain.nics)], "nics")
     lines += _screen_lines(domain)
     if domain.cpu.weight is not None:
@@ -88,9 +89,15 @@ def _boot_lines(domain: Domain) -> list[Line]:
     return lines
 
 
-def _disk(disk: Disk) -> str:
+def _disk(disk: Disk, where: str) -> str:
     if disk.target is None:
         return f"format=empty, vdev={disk.vdev}, access=ro, devtype=cdrom"
+    if disk.target.endswith(","):
+        refuse(
+            f"{disk.target!r} ends in a comma, which xl drops: it would open another file",
+            f"{where}.target",
+            "rename the file, or name it by a link",
+        )
     parts = [f"format={disk.format}", f"vdev={disk.vdev}"]
     parts.append("access=ro" if disk.readonly else "access=rw")
     if disk.backend is not None:

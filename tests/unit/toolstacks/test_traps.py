@@ -63,6 +63,15 @@ def test_xl_gets_an_explicit_type_and_an_explicit_vnc_off() -> None:
     assert xl_cfg.read(xl.emit(hvm()))["vnc"] == 0
 
 
+@pytest.mark.parametrize("tail", [",", ",,", "a,", "a, ,", " ,"])
+def test_a_target_that_ends_in_a_comma_is_refused_by_xl_which_would_drop_it(tail: str) -> None:
+    disks = (model.Disk("/srv/xen/a.img"), model.Disk(f"/srv/xen/web{tail}", vdev="xvdb"))
+    with pytest.raises(SpecError, match="ends in a comma") as caught:
+        xl.emit(machine(disks=disks))
+    assert caught.value.where == "disks[1].target"
+    assert caught.value.hint
+
+
 def test_a_path_with_commas_stays_a_path_in_xl_and_is_refused_by_xm() -> None:
     evil = machine(disks=(Disk("/srv/a,format=qcow2,vdev=xvdz"),))
     items = xl_cfg.read(xl.emit(evil))["disk"]

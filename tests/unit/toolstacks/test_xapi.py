@@ -283,7 +283,7 @@ def test_files_are_an_executable_script_and_the_tarball_of_what_was_built() -> N
     files = EMITTER.files(guest(), facts_for(guest()))
     assert {name: file.mode for name, file in files.items()} == {
         "web1.pv.xe.sh": 0o755,
-        "web1.vhd.tgz": 0o644,
+        "web1.vhd.tgz": 0o600,
     }
     with pytest.raises(CapabilityError, match="raw"):
         XapiEmitter(("vdi_local_dev",)).files(guest(), facts_for(guest()))
