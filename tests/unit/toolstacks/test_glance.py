@@ -266,7 +266,7 @@ def test_files_hold_the_script_and_its_tarball() -> None:
     files = emitter.files(guest(), with_vhd(guest()))
     assert {name: file.mode for name, file in files.items()} == {
         "web1.pv.glance.sh": 0o755,
-        "web1.vhd.tgz": 0o644,
+        "web1.vhd.tgz": 0o600,
     }
 
 
