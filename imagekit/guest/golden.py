@@ -12,8 +12,8 @@ from imagekit.guest.files import GuestFiles
 from imagekit.guest.hostkeys import make_at_first_boot
 
 MAX_MATCHES = 200
-MACHINE_ID_MODE = 0o444
-"""As systemd-machine-id-setup(1) writes it."""
+MACHINE_ID_MODE = 0o644
+"""As in every build so far: another mode, and a bundle would not be rebuilt byte by byte."""
 
 
 @dataclass(frozen=True)
