@@ -72,11 +72,15 @@ def follow(title: str, into: Path) -> list[Path]:
 
 
 def run_tests(copy: Path, tests: Sequence[Path]) -> subprocess.CompletedProcess[str]:
-    """Run ``tests`` in the copy of the repository, with the copy's imagekit."""
+    """Run ``tests`` in the copy of the repository, with the copy's imagekit.
+
+    Options in the environment are for the run that this one is part of.
+    """
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, tests)],
         cwd=copy,
-        env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**ours, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         timeout=120,
