@@ -279,7 +279,7 @@ def test_a_differing_block_of_an_ext4_is_traced_to_its_file(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "line",
     [
-        "deb http://deb.debian.org/debian bookworm main",
+        "deb http://mirror.test/debian bookworm main",
         "deb https://mirror.test:8443/debian/ bookworm-security main contrib non-free-firmware",
         "deb-src http://[2001:db8::1]/debian bookworm main",
         "deb copy:/srv/mirror ./ main",
