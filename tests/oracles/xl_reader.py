@@ -38,9 +38,9 @@ def xl_program() -> str | None:
 def missing() -> str | None:
     """What keeps this oracle from working here, or None."""
     if xl_program() is None:
-        return "xl (Debian package xen-utils-4.17) is not installed"
+        return "missing: xl (Debian package xen-utils-4.17) is not installed"
     if shutil.which("gcc") is None:
-        return "gcc (Debian package gcc) is not installed"
+        return "missing: gcc (Debian package gcc) is not installed"
     return None
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from imagekit.domain import model
 from imagekit.domain.facts import BuildFacts
-from imagekit.domain.model import Disk, Domain, Nic, Vnc
+from imagekit.domain.model import Disk, Domain, Nic
 from imagekit.domain.text import refuse
 from imagekit.toolstacks.literals import literal, spec_value, string
 from imagekit.toolstacks.output import Line, OutputFile, joined, permissions
+from imagekit.toolstacks.screen import vnc_pairs
 from imagekit.toolstacks.xlkeys import check_raw_key
 
 
@@ -124,28 +125,16 @@ def _nic(nic: Nic, where: str) -> str:
     return ", ".join(parts)
 
 
-def _vnc_settings(vnc: Vnc) -> list[tuple[str, str | int]]:
-    settings: list[tuple[str, str | int]] = [("vnc", 1), ("vnclisten", vnc.listen)]
-    settings.append(("vncunused", 1 if vnc.display is None else 0))
-    if vnc.display is not None:
-        settings.append(("vncdisplay", vnc.display))
-    if vnc.password is not None:
-        settings.append(("vncpasswd", vnc.password))
-    if vnc.keymap is not None:
-        settings.append(("keymap", vnc.keymap))
-    return settings
-
-
 def _screen_lines(domain: Domain) -> list[Line]:
     lines = []
     if domain.mode == "hvm":
         # Without this line xl gives every HVM guest a VNC server.
-        settings = _vnc_settings(domain.graphics) if domain.graphics else [("vnc", 0)]
+        settings = vnc_pairs(domain.graphics) if domain.graphics else [("vnc", 0)]
         lines += [_setting(key, value, "graphics") for key, value in settings]
         if domain.serial is not None:
             lines.append(_setting("serial", domain.serial, "serial"))
     elif domain.graphics is not None:
-        items = [f"{k}={spec_value(str(v), 'graphics')}" for k, v in _vnc_settings(domain.graphics)]
+        items = [f"{k}={spec_value(str(v), 'graphics')}" for k, v in vnc_pairs(domain.graphics)]
         lines += [Line(f"vfb = [ {string(', '.join(items), 'graphics')} ]", "graphics")]
     return lines
 

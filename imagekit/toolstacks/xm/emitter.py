@@ -19,7 +19,8 @@ from imagekit.domain.text import refuse
 from imagekit.errors import CapabilityError
 from imagekit.toolstacks.literals import literal, spec_value
 from imagekit.toolstacks.output import Line, OutputFile, joined, permissions
-from imagekit.toolstacks.xm.items import disk_item, nic_pairs, vnc_pairs
+from imagekit.toolstacks.screen import vnc_pairs
+from imagekit.toolstacks.xm.items import disk_item, nic_pairs
 from imagekit.toolstacks.xm.keys import check_raw_key
 from imagekit.toolstacks.xm.sxp import sxp_lines
 

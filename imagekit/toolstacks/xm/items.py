@@ -6,7 +6,6 @@ device, ``tap:`` blktap, ``tap2:`` blktap2. xl strips them all (``libxlu_disk_l.
 
 from __future__ import annotations
 
-from imagekit.domain import model
 from imagekit.domain.model import Disk, Nic
 from imagekit.toolstacks.literals import spec_value
 
@@ -46,16 +45,3 @@ def nic_pairs(nic: Nic, where: str) -> list[tuple[str, str]]:
         ("vifname", nic.name),
     ]
     return [(key, spec_value(value, where)) for key, value in pairs if value is not None]
-
-
-def vnc_pairs(vnc: model.Vnc) -> list[tuple[str, str | int]]:
-    """A VNC screen as xm's keys and values."""
-    pairs: list[tuple[str, str | int]] = [("vnc", 1), ("vnclisten", vnc.listen)]
-    pairs.append(("vncunused", 1 if vnc.display is None else 0))
-    if vnc.display is not None:
-        pairs.append(("vncdisplay", vnc.display))
-    if vnc.password is not None:
-        pairs.append(("vncpasswd", vnc.password))
-    if vnc.keymap is not None:
-        pairs.append(("keymap", vnc.keymap))
-    return pairs

@@ -13,7 +13,8 @@ from imagekit.domain import model
 from imagekit.domain.model import Disk, Domain
 from imagekit.domain.text import one_line, refuse
 from imagekit.toolstacks.output import Line
-from imagekit.toolstacks.xm.items import disk_uname, nic_pairs, vnc_pairs
+from imagekit.toolstacks.screen import vnc_pairs
+from imagekit.toolstacks.xm.items import disk_uname, nic_pairs
 
 Sxp = str | int | Sequence["Sxp"]
 
