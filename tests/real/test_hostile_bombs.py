@@ -1,0 +1,158 @@
+"""What would use up the host's memory, processes, disk, time or log is stopped, and named."""
+
+from __future__ import annotations
+
+import re
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.hostile import Host, attacked_host, attempts, bare_tree, successes
+
+from imagekit.errors import ToolError
+from imagekit.host.sandbox.box import Sandbox
+from imagekit.host.sandbox.profiles import SCRIPT
+from imagekit.pipeline.events import Events
+from imagekit.pipeline.workspace import workspace
+
+pytestmark = pytest.mark.real
+MIB = 1 << 20
+ENV = {"PATH": "/usr/bin:/bin"}
+SMALL = replace(
+    SCRIPT,
+    memory=256 * MIB,
+    processes=64,
+    cpu_seconds=2,
+    file_size=64 * MIB,
+    disk=256 * MIB,
+)
+BOMBS = {
+    "memory-bomb": "memory",
+    "shared-bomb": "memory",
+    "memory-files": "memory|space|disk",
+    "fork-bomb": "processes",
+    "big-file": "file|disk|space",
+    "many-files": "disk|space",
+    "spin": "time",
+}
+"""Each bomb with what its error names."""
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    with attacked_host(tmp_path_factory.mktemp("host")) as made:
+        yield made
+
+
+@pytest.fixture
+def tree(host: Host, tmp_path: Path) -> Path:
+    return bare_tree(host, tmp_path / "tree")
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_bomb_ends_the_step_and_the_error_names_the_bound(
+    host: Host, tree: Path, bomb: str
+) -> None:
+    with pytest.raises(ToolError) as caught:
+        Sandbox(tree, profile=SMALL).run(
+            ["/usr/bin/attack", "x", bomb], env=ENV, timeout=30, what="the script bomb.sh"
+        )
+    error = caught.value
+    assert successes(attempts(error.output)) == {}
+    assert "the script bomb.sh" in error.what
+    assert re.search(BOMBS[bomb], f"{error.what} {error.hint}"), (error.what, error.hint)
+    assert host.harm() == []
+
+
+def test_what_does_not_end_is_stopped_with_all_it_started(host: Host, tree: Path) -> None:
+    with pytest.raises(ToolError, match=r"the script wait.sh took longer than 2 s"):
+        Sandbox(tree, profile=SCRIPT).run(
+            ["/usr/bin/attack", "x", "wait"], env=ENV, timeout=2, what="the script wait.sh"
+        )
+    assert host.harm() == []
+
+
+def test_a_process_left_behind_does_not_outlive_the_step(host: Host, tree: Path) -> None:
+    done = Sandbox(tree, profile=SCRIPT).run(
+        ["/usr/bin/attack", "x", "daemon"], env=ENV, timeout=30
+    )
+    assert [a.name for a in attempts(done.text) if a.succeeded] == ["daemon"]
+    assert host.harm() == []
+
+
+@pytest.mark.parametrize("output", ["output", "output-line"])
+def test_much_output_fills_neither_the_log_nor_memory(
+    tree: Path, tmp_path: Path, output: str
+) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    log = tmp_path / "log"
+    with pytest.raises(ToolError, match="output"):
+        Sandbox(tree, profile=SCRIPT).run(
+            ["/usr/bin/attack", "x", output], env=ENV, timeout=60, log=log
+        )
+    assert log.stat().st_size <= 64 * MIB
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - before
+    assert grown <= 128 * MIB
+
+
+ON_A_TERMINAL = """
+import sys
+from pathlib import Path
+from imagekit.host.sandbox.box import Sandbox
+from imagekit.host.sandbox.profiles import SCRIPT
+for name in ("terminal", "descriptors", "others-descriptors"):
+    box = Sandbox(Path(sys.argv[1]), profile=SCRIPT)
+    done = box.run(["/usr/bin/attack", "x", name], env={}, timeout=30, check=False)
+    print(done.text)
+print("at a terminal:", sys.stdout.isatty())
+"""
+
+
+def test_the_terminal_of_the_caller_is_out_of_reach(host: Host, tree: Path) -> None:
+    inner = shlex.join([sys.executable, "-c", ON_A_TERMINAL, str(tree)])
+    # script(1) gives its command a terminal that controls it.
+    done = subprocess.run(
+        ["script", "-qec", inner, "/dev/null"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "at a terminal: True" in done.stdout
+    found = attempts(done.stdout)
+    assert len(found) == 3
+    assert successes(found) == {}
+
+
+def test_what_is_setuid_in_a_tree_is_closed_to_other_users(host: Host) -> None:
+    def runs(program: Path) -> bool:
+        argv = [
+            "setpriv",
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            program,
+            "list",
+        ]
+        return subprocess.run(argv, capture_output=True).returncode == 0
+
+    # Not below pytest's own directory, which is closed to others already.
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        with workspace(Events([]), Path(place, "work")) as space:
+            tree = bare_tree(host, space.temporary("tree") / "tree")
+            leave = Sandbox(tree, profile=SCRIPT)
+            leave.run(["/usr/bin/attack", "x", "setuid"], env=ENV, timeout=30)
+            left = tree / "usr/bin/left"
+            assert left.stat().st_mode & 0o7777 == 0o6755
+            assert not runs(left)
+            assert runs(Path(shutil.copy(left, place)))
