@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
+import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from oracles import tiny_installer
-from oracles.builds import Build, Run
+from oracles.builds import Build
 from oracles.elements import make_element
 from support.hostile import Attempt, Host, attacked_host, attempts, successes
 from support.hostile_archive import ATTACK, archive
@@ -20,22 +19,28 @@ pytestmark = pytest.mark.real
 REPLACE = f"""
 #!/bin/bash
 set -eu
-{ATTACK} element-finalise
+root=$TMP_MOUNT_PATH
 for name in systemctl env depmod dpkg-query; do
-    found=$(command -v $name)
-    mv $found $found.real
-    printf '#!/bin/sh\\n[ -e /var/tmp/attack-'$name' ] || {{ : > /var/tmp/attack-'$name';
-        {ATTACK} '$name' >&2; }}\\nexec '$found'.real "$@"\\n' > $found
-    chmod 755 $found
+    found=$(cd $root && ls -d usr/sbin/$name usr/bin/$name 2> /dev/null | head -n 1)
+    mv $root/$found $root/$found.real
+    cat > $root/$found <<-EOF
+	#!/bin/sh
+	if [ ! -e /var/lib/attack-$name ]; then
+		: > /var/lib/attack-$name
+		{ATTACK} $name >&2
+	fi
+	exec /$found.real "\\$@"
+	EOF
+    chmod 755 $root/$found
 done
-cp {ATTACK} /usr/bin/rootshell
-chmod 6755 /usr/bin/rootshell
-echo /usr/lib/hostile.so > /etc/ld.so.preload
+cp $root{ATTACK} $root/usr/bin/rootshell
+chmod 6755 $root/usr/bin/rootshell
+echo /usr/lib/hostile.so > $root/etc/ld.so.preload
 """
 WAYS = (
     *("preinst-install", "postinst-configure", "postinst-triggered", "initramfs-hook"),
     *("element-beside", "element-install", "element-finalise", "script"),
-    *("systemctl", "env", "preload"),
+    *("systemctl", "env", "depmod", "dpkg-query", "preload"),
 )
 
 
@@ -53,11 +58,18 @@ def site(
     directory = tmp_path_factory.mktemp("hostile")
     tree_tar = tiny_installer.debian_tree_of(demo, cache)
     with archive(tree_tar, host.program, tmp_path_factory.mktemp("served")) as served:
-        beside = f"#!/bin/bash\n$TMP_MOUNT_PATH{ATTACK} element-beside\n"
+        # The element dpkg runs apt-get, and elements have no network.
+        beside = f"""
+            #!/bin/bash
+            set -eu
+            $TMP_MOUNT_PATH{ATTACK} element-beside
+            ln -sf true $TMP_MOUNT_PATH/usr/bin/apt-get
+            """
         files = {
             "extra-data.d/10-attack": beside,
             "install.d/10-attack": f"#!/bin/bash\n{ATTACK} element-install\n",
-            "finalise.d/90-attack": REPLACE,
+            "finalise.d/90-attack": f"#!/bin/bash\n{ATTACK} element-finalise\n",
+            "cleanup.d/99-attack": REPLACE,
         }
         make_element(directory / "elements", "hostile", files)
         (directory / "attack.sh").write_text(f"#!/usr/bin/env sh\n{ATTACK} script\n")
@@ -81,13 +93,22 @@ def site(
 
 @pytest.fixture(scope="module")
 def found(site: Path, build: Callable[..., Build]) -> dict[str, list[Attempt]]:
-    """What was tried in the build, by the way that it came in."""
+    """What was tried in the build, by the way that it came in: from the image, and from logs."""
     made = build(site / "hostile.yaml")
+    texts = [log.read_text(errors="replace") for log in (made.path / "logs").iterdir()]
     by_way = defaultdict(list)
-    for log in sorted((made.path / "logs").iterdir()):
-        for attempt in attempts(log.read_text(errors="replace")):
-            by_way[attempt.way].append(attempt)
+    for attempt in dict.fromkeys(attempts("\n".join([kept_log(made), *texts]))):
+        by_way[attempt.way].append(attempt)
     return by_way
+
+
+def kept_log(made: Build) -> str:
+    """What the program wrote into the tree, read from the image."""
+    raw = made.disk("raw")
+    table = subprocess.run(["/sbin/sfdisk", "--json", raw], capture_output=True, check=True).stdout
+    start = json.loads(table)["partitiontable"]["partitions"][-1]["start"] * 512
+    argv = ["/sbin/debugfs", "-R", "cat /var/lib/attack.log", f"{raw}?offset={start}"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("way", WAYS)

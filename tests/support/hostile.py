@@ -200,7 +200,7 @@ def facts(host: Host) -> str:
     kind, data = file_handle(host.secret)
     device = host.disk.stat().st_rdev
     text = {
-        **{f"NS_{n.upper()}": os.readlink(f"/proc/self/ns/{n}") for n in NAMESPACES},
+        **{f"NS_{n.upper()}": str(Path(f"/proc/self/ns/{n}").readlink()) for n in NAMESPACES},
         "DISK_TOKEN": host.token,
         "SECRET_PATH": str(host.secret),
         "SECRET_TOKEN": host.token,

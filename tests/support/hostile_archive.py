@@ -20,9 +20,10 @@ from pathlib import Path
 
 from oracles.tiny_installer import KEPT_DRIVERS, LEFT_OUT
 
+from imagekit.installs.elements.planning import NEEDED
 from imagekit.installs.tree_packages import BASE
 
-EMPTY = (*BASE, "linux-image-amd64", "systemd-resolved", "apt")
+EMPTY = (*BASE, *NEEDED, "linux-image-amd64", "systemd-resolved", "apt")
 NOT_PACKED = (*LEFT_OUT, "var/lib/dpkg", "boot/initrd.img-*", "usr/share/perl", "usr/lib/python3")
 DATE = 1_700_000_000
 ATTACK = "/usr/libexec/attack"
@@ -81,11 +82,12 @@ def attacking_packages(attack: Path, scratch: Path, pool: Path) -> None:
     write(root / "usr/share/initramfs-tools/hooks/hostile", HOOK)
     write(root / "DEBIAN/triggers", "interest-noawait /etc/hostile.d\n", 0o644)
     library = root / "usr/lib/hostile.so"
+    library.parent.mkdir(parents=True)
     source = Path(__file__).parent / "attack/preload.c"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
     make_package(root, pool, "hostile")
     write(scratch / "more/etc/hostile.d/one", "", 0o644)
-    make_package(scratch / "more", pool, "hostile-more", Depends="hostile")
+    make_package(scratch / "more", pool, "hostile-more", Pre_Depends="hostile")
 
 
 def publish(root: Path, home: Path, keyring: Path) -> None:
@@ -130,6 +132,8 @@ def archive(tree_tar: Path, attack: Path, directory: Path) -> Iterator[Mapping[s
     scratch.mkdir()
     system_package(tree_tar, scratch, root / "pool")
     attacking_packages(attack, scratch, root / "pool")
+    # diskimage-builder's programs for lists of packages are run by it; there are no such lists.
+    write(scratch / "python3/usr/bin/python3", "#!/bin/sh\nexit 0\n")
     for name in EMPTY:
         make_package(scratch / name, root / "pool", name)
     shutil.rmtree(scratch)

@@ -56,8 +56,10 @@ static int find_node(void)
 static int do_mount(const char *source, const char *kind, unsigned long flags)
 {
 	mkdir("/tmp/attack-mount", 0755);
-	int done = mount(source, "/tmp/attack-mount", kind, flags, NULL);
-	return by_result(done);
+	int success = by_result(mount(source, "/tmp/attack-mount", kind, flags, NULL));
+	if (success)
+		umount2("/tmp/attack-mount", MNT_DETACH);
+	return success;
 }
 
 static int mount_tmpfs(void) { return do_mount("none", "tmpfs", 0); }

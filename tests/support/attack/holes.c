@@ -4,6 +4,7 @@
 #include <linux/keyctl.h>
 #include <linux/perf_event.h>
 #include <sched.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
@@ -186,6 +187,8 @@ static int mount_32(void)
 {
 	static const char none[] = "none", target[] = "/tmp", kind[] = "tmpfs";
 	long result = (int)by_32_bits(21, none, target, kind, 0, 0);
+	if (result == 0)
+		umount2(target, MNT_DETACH);
 	return result == 0 ? succeeded("mount") : failed("%s", strerror(-result));
 }
 
@@ -199,6 +202,14 @@ static int keyring_32(void)
 {
 	long result = (int)by_32_bits(288, 0, (void *)-3L, (void *)1L, 0, 0);
 	return result > 0 ? succeeded("keyctl") : failed("%s", strerror(-result));
+}
+
+/* socketcall(2), which has the family in memory. */
+static int vsock_32(void)
+{
+	static uint32_t arguments[3] = {AF_VSOCK, SOCK_STREAM, 0};
+	long result = (int)by_32_bits(102, (void *)1L, arguments, 0, 0, 0);
+	return result >= 0 ? succeeded("a socket of vsock") : failed("%s", strerror(-result));
 }
 
 static int unshare_x32(void) { return by_result(syscall(0x40000000 | SYS_unshare, CLONE_NEWUSER)); }
@@ -216,7 +227,7 @@ const struct attempt holes[] = {
 	{"crypto-socket", crypto}, {"netfilter", netfilter}, {"audit", audit},
 #ifdef __x86_64__
 	{"mount-32", mount_32}, {"unshare-32", unshare_32}, {"keyring-32", keyring_32},
-	{"unshare-x32", unshare_x32},
+	{"vsock-32", vsock_32}, {"unshare-x32", unshare_x32},
 #endif
 	{NULL, NULL},
 };

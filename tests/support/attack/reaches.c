@@ -206,26 +206,20 @@ static int abstract_socket(void)
 							    : failed("%s", strerror(errno));
 }
 
-/* A descriptor that leads to something of the host: a directory, a device, a socket, or a file
- * that opens anew for writing (a log that is a pipe cannot be cut or overwritten). */
+/* A descriptor that leads to something of the host: anything but a pipe, the null device, and what
+ * has the same name here. A log that is a pipe cannot be cut or overwritten. */
 static int bad_descriptor(const char *directory, int fd)
 {
 	char path[400], link[200] = "";
-	struct stat status;
+	struct stat status, named;
 	snprintf(path, sizeof path, "%s/%d", directory, fd);
-	ssize_t size = readlink(path, link, sizeof link - 1);
-	if (size < 0 || stat(path, &status) != 0)
+	if (readlink(path, link, sizeof link - 1) < 0 || stat(path, &status) != 0)
 		return 0;
-	if (S_ISDIR(status.st_mode) || S_ISBLK(status.st_mode) || S_ISSOCK(status.st_mode))
-		return succeeded("%s is %s", path, link);
-	if (S_ISCHR(status.st_mode) && status.st_rdev != makedev(1, 3))
-		return succeeded("%s is %s", path, link);
-	if (S_ISREG(status.st_mode) && access(link, F_OK) != 0) {
-		int again = open(path, O_RDWR | O_CLOEXEC);
-		if (again >= 0)
-			return succeeded("%s is %s and opens anew", path, link);
-	}
-	return 0;
+	if (S_ISFIFO(status.st_mode) || (S_ISCHR(status.st_mode) && status.st_rdev == makedev(1, 3)))
+		return 0;
+	if (stat(link, &named) == 0 && named.st_dev == status.st_dev && named.st_ino == status.st_ino)
+		return 0;
+	return succeeded("%s is %s", path, link);
 }
 
 static int descriptors(void)
@@ -246,13 +240,8 @@ static int descriptors_of(const char *directory, pid_t pid)
 	DIR *all = opendir(path);
 	int bad = 0;
 	for (struct dirent *entry; all && !bad && (entry = readdir(all));)
-		if (entry->d_name[0] != '.') {
-			char other[600], link[200] = "";
-			snprintf(other, sizeof other, "%s/%s", path, entry->d_name);
-			/* Scripts that are read from a file of the tree, and its own directories. */
-			if (readlink(other, link, sizeof link - 1) > 0 && access(link, F_OK) != 0)
-				bad = bad_descriptor(path, atoi(entry->d_name));
-		}
+		if (entry->d_name[0] != '.')
+			bad = bad_descriptor(path, atoi(entry->d_name));
 	if (all)
 		closedir(all);
 	return bad;
