@@ -36,6 +36,8 @@ SHM_SHARE = 4
 """A file system in memory may take this part of the bound on memory."""
 FREE = 256 << 20
 """Bytes that stay free on a file system that a sandbox writes to."""
+OUTPUT = 64 << 20
+"""Bytes that a program may print; the logs of the lab's compilers have a few MiB."""
 TMPFS_MAGIC = 0x01021994  # linux/magic.h
 
 
@@ -92,6 +94,7 @@ class Sandbox:
                     pass_fds=(reported, *descriptors),
                     check=check,
                     what=what,
+                    output_limit=OUTPUT,
                 )
             except ToolError as error:
                 self._explain(error, group, _said(report))

@@ -14,6 +14,7 @@
 #include "attack.h"
 #include <poll.h>
 #include <signal.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 
 #define SECONDS 10
@@ -74,8 +75,13 @@ int any_opens(const char *const *paths, int flags)
 	for (; *paths; paths++) {
 		int fd = open(*paths, flags | O_NONBLOCK | O_CLOEXEC);
 		if (fd >= 0) {
+			struct stat status;
+			int null = fstat(fd, &status) == 0 && S_ISCHR(status.st_mode) &&
+				   status.st_rdev == makedev(1, 3);
 			close(fd);
-			return succeeded("%s opens", *paths);
+			if (!null)
+				return succeeded("%s opens", *paths);
+			errno = EACCES;
 		}
 		if (errno != ENOENT)
 			why = strerror(errno);

@@ -34,7 +34,8 @@ int by_result(long result);
 int by_permission(long result);
 /* Whether the file holds `token`; up to 1 MiB is read. */
 int holds(int directory, const char *path, const char *token);
-/* Try to open each of a list that ends with NULL; a success if one opens. */
+/* Try to open each of a list that ends with NULL; a success if one opens and is not covered by the
+ * null device. */
 int any_opens(const char *const *paths, int flags);
 
 #endif

@@ -59,6 +59,7 @@ static int memory_files(void)
 	static const char *const places[] = {"/dev/shm", "/run", "/dev", "/tmp", "/sys/fs/cgroup", NULL};
 	static char piece[MIB];
 	long total = 0;
+	int error = 0;
 	memset(piece, 1, sizeof piece);
 	for (const char *const *place = places; *place; place++) {
 		char path[64];
@@ -67,13 +68,15 @@ static int memory_files(void)
 						     : open(path, O_CREAT | O_WRONLY, 0600);
 		while (fd >= 0 && total < 1280 && write(fd, piece, MIB) == MIB)
 			total++;
+		if (fd >= 0)
+			error = errno;
 	}
 	for (const char *const *place = places; *place; place++) {
 		char path[64];
 		snprintf(path, sizeof path, "%s/attack-memory", *place);
 		unlink(path);
 	}
-	return total >= 1280 ? succeeded("%ld MiB", total) : failed("after %ld MiB", total);
+	return total >= 1280 ? succeeded("%ld MiB", total) : failed("after %ld MiB: %s", total, strerror(error));
 }
 
 /* 1500 processes that wait; a second user could not log in any more. */
@@ -107,7 +110,6 @@ static int big_file(void)
 {
 	int fd = open("/var/attack-file", O_CREAT | O_WRONLY | O_TRUNC, 0600);
 	long have = 0;
-	signal(SIGXFSZ, SIG_IGN);
 	for (; fd >= 0 && have < 3072; have += 64)
 		if (posix_fallocate(fd, have * MIB, 64 * MIB) != 0)
 			break;

@@ -253,7 +253,7 @@ static int sysctl_write(void)
 		"/proc/sys/kernel/hostname", "/proc/sys/vm/drop_caches", "/proc/sys/fs/file-max",
 		"/proc/sys/fs/binfmt_misc/register", "/proc/sys/net/ipv4/ip_forward",
 		"/proc/sys/kernel/printk", "/proc/sys/user/max_user_namespaces",
-		"/proc/sys/kernel/ns_last_pid", "/proc/irq/default_smp_affinity",
+		"/proc/irq/default_smp_affinity",
 		"/proc/bus/pci/00/00.0", NULL};
 	char text[256];
 	int fd = open(*files, O_RDONLY);
