@@ -11,10 +11,10 @@ from imagekit.host.run import LONGEST_LINE, LONGEST_TAIL, run
 
 MIB = 1 << 20
 ENDLESS = {
-    "lines": ["yes"],
+    "lines": ["yes", "x" * 100],
     "one line": ["cat", "/dev/zero"],
-    "on both": ["sh", "-c", "yes & yes >&2"],
-    "after the first has ended": ["sh", "-c", "yes & exit 0"],
+    "on both": ["sh", "-c", "yes $0 & yes $0 >&2", "x" * 100],
+    "after the first has ended": ["sh", "-c", "yes $0 & exit 0", "x" * 100],
 }
 
 
