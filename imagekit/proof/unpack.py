@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from imagekit.errors import ImagekitError
 from imagekit.host.chroot import chroot
+from imagekit.host.sandbox.profiles import COMPILING
 from imagekit.installs.stages.trees import open_tree
 from imagekit.kernel.codecs import decompress
 from imagekit.pipeline.stage import Stage, StageRun
@@ -45,7 +46,13 @@ class LabUnpack(Stage):
     def run(self, run: StageRun) -> None:
         tree = open_tree(run, "rootfs.tar", epoch=None)
         shutil.copyfile(SOURCE, tree / "srv/unpack.c")
-        chroot(tree, COMPILE, log=run.logs / "compile.log", what="compiling unpack.c")
+        chroot(
+            tree,
+            COMPILE,
+            profile=COMPILING,
+            log=run.logs / "compile.log",
+            what="compiling unpack.c",
+        )
         shutil.copyfile(tree / "srv" / LIBRARY, run.output / LIBRARY)
 
 

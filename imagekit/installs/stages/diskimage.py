@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.errors import ToolError
-from imagekit.host.sandbox import Sandbox
+from imagekit.host.sandbox.box import Sandbox
+from imagekit.host.sandbox.profiles import ROOT_ELEMENT
 from imagekit.installs.context import BuildContext
 from imagekit.installs.elements import environment as env
 from imagekit.installs.elements import hooks as hook_files
@@ -75,6 +76,7 @@ class DiskImageCreate(Stage):
     def _create(self, work: Path, build: Path, run: StageRun) -> None:
         sandbox = Sandbox(
             work / "root",
+            ROOT_ELEMENT,
             host_programs=True,
             read_only={
                 work / "elements": env.ELEMENTS,
@@ -86,7 +88,6 @@ class DiskImageCreate(Stage):
                 work / "output": env.OUTPUT,
             },
             network=True,
-            mounting=True,
         )
         plan = self._plan
         argv = ["bash", f"{plan.environment['_LIB']}/disk-image-create"]

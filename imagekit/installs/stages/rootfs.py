@@ -14,6 +14,7 @@ from imagekit.errors import DownloadError, HostError, SpecError, ToolError, Veri
 from imagekit.host import userns
 from imagekit.host.chroot import chroot
 from imagekit.host.run import run
+from imagekit.host.sandbox.profiles import LISTING
 from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext
 from imagekit.installs.mirrors import Mirrors
@@ -84,6 +85,7 @@ class Rootfs(Stage):
         listing = chroot(
             tree,
             ["dpkg-query", "-W", "-f", "${Package}\t${Version}\t${Architecture}\n"],
+            profile=LISTING,
             what="listing the packages",
         ).text
         rows = [line.split("\t") for line in listing.splitlines()]

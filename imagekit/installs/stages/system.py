@@ -15,6 +15,7 @@ from imagekit.guest.files import GuestFiles
 from imagekit.guest.from_spec import digest_of_scripts, require_sources, script_changes
 from imagekit.host.chroot import chroot
 from imagekit.host.opening import Held, open_at
+from imagekit.host.sandbox.profiles import INITRD, LISTING
 from imagekit.installs.context import BuildContext
 from imagekit.installs.stages.trees import hand_over, open_tree, pack
 from imagekit.installs.tree_packages import needs_locales, tree_install
@@ -165,7 +166,7 @@ class System(Stage):
         files.write(f"/boot/vmlinuz-{release}", self._kernel_file, mode=0o644)
         if self._modules is not None:
             place_modules(files, tree, self._modules, release)
-            chroot(tree, ["depmod", release], what="indexing the kernel's modules")
+            chroot(tree, ["depmod", release], profile=LISTING, what="indexing the kernel's modules")
         if self._initrd_file is not None:
             files.write(f"/boot/initrd.img-{release}", self._initrd_file, mode=0o644)
         return release
@@ -185,6 +186,7 @@ class System(Stage):
         chroot(
             tree,
             ["mkinitramfs", "-o", f"/boot/initrd.img-{release}", release],
+            profile=INITRD,
             log=log,
             what="making the initrd",
         )

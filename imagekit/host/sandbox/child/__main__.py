@@ -1,0 +1,188 @@
+"""Reads the job from standard input, makes the sandbox, starts the program in it and waits.
+
+Run as ``python -I -S imagekit/host/sandbox/child``, by root of the host, or by root of a user
+namespace for ordinary users. Its exit status is the program's. 125: the sandbox could not be made;
+126 and 127: the program could not be started, is not there.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import json
+import os
+import select
+import signal
+import stat
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.append(str(Path(__file__).resolve().parents[4]))
+
+from imagekit.host.sandbox.child import confine, filesystem, kernel
+from imagekit.host.sandbox.child.job import Job, from_json
+
+
+class _Made(NamedTuple):
+    """What was made outside: the user namespace, its root's id outside, mounts, the sudo."""
+
+    user: int | None
+    owner: int
+    mounts: list[filesystem.Detached]
+    sudo: bytes
+
+
+SUDO = Path(__file__).parent.parent / "sudo.sh"
+LOOK = 100
+"""Milliseconds between two looks at how full the file systems are."""
+
+
+def main() -> int:
+    """Make the sandbox; returns what it exits with."""
+    job = from_json(json.load(sys.stdin))
+    os.set_inheritable(job.report, False)  # noqa: FBT003 - its only form
+    try:
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != job.parent:
+            return 125
+        return _run(job)
+    except (filesystem.SandboxError, OSError) as error:
+        print(f"the sandbox cannot be made: {error}", file=sys.stderr)
+        return 125
+
+
+def _run(job: Job) -> int:
+    if job.user is not None:
+        confine.become_root(job.user)
+    kernel.unshare(kernel.NEWNS)
+    kernel.mount("none", "/", "", kernel.REC | kernel.PRIVATE)
+    filesystem.mount_points(job)
+    made = _namespace_and_mounts(job)
+    for number in (1, 2):
+        if stat.S_ISFIFO(os.fstat(number).st_mode):
+            os.fchown(number, made.owner, made.owner)  # so that /dev/stdout opens inside
+    writable = {job.root, *(m.source for m in job.mounts if not m.read_only)}
+    if job.mounting and made.user is not None:
+        # Its processes and mounts belong to the user namespace that it runs in: one process more,
+        # which enters that, while this one can still look at file systems and be told.
+        start = partial(_in_user_namespace, job, made)
+    else:
+        kernel.unshare(kernel.NEWPID)
+        start = partial(_become, job, made)
+    return _start_and_wait(job, start, [m.descriptor for m in made.mounts if m.source in writable])
+
+
+def _namespace_and_mounts(job: Job) -> _Made:
+    """Make both; says so to the parent where nothing can be idmapped."""
+    sudo = SUDO.read_bytes() if job.empty else b""
+    if not job.user_namespace:
+        return _Made(None, 0, filesystem.detached(job, None), sudo)
+    if job.base:
+        user = confine.user_namespace(job.base, job.limits.processes)
+        try:
+            return _Made(user, job.base, filesystem.detached(job, user), sudo)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM):
+                raise
+            os.close(user)
+            os.write(job.report, b"identity\n")
+    user = confine.user_namespace(0, job.limits.processes)
+    return _Made(user, 0, filesystem.detached(job, None), sudo)
+
+
+def _start_and_wait(job: Job, start: Callable[[int], None], written: list[int]) -> int:
+    """Have a new process do ``start`` and wait for it; returns its exit status."""
+    alive, ours = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(ours)
+        try:
+            start(alive)
+        except (filesystem.SandboxError, OSError) as error:
+            print(f"the sandbox cannot be made: {error}", file=sys.stderr, flush=True)
+        os._exit(125)
+    os.close(alive)
+    return _wait(job, pid, written)
+
+
+def _in_user_namespace(job: Job, made: _Made, alive: int) -> None:
+    """In a process of its own: be root of the sandbox's user namespace and start it from there."""
+    assert made.user is not None  # noqa: S101 - the caller asked
+    _join(job)
+    confine.become_root(made.user)
+    _die_with(alive)
+    kernel.unshare(kernel.NEWPID)
+    inside = job._replace(join=[])
+    status = _start_and_wait(job, partial(_become, inside, made._replace(user=None, owner=0)), [])
+    os._exit(status)
+
+
+def _become(job: Job, made: _Made, alive: int) -> None:
+    """In the first process of its process namespace: make the sandbox and become the program."""
+    _join(job)
+    flags = kernel.NEWNS | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWCGROUP
+    kernel.unshare(flags | (kernel.NEWNET if job.network == "none" else 0))
+    if job.net is not None:
+        kernel.setns(job.net, kernel.NEWNET)
+    kernel.mount("none", "/", "", kernel.REC | kernel.PRIVATE)
+    filesystem.new_root(job, made.mounts, made.owner, made.sudo)
+    if made.user is not None:
+        confine.become_root(made.user)
+    _die_with(alive)
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 9)
+    os.chdir(job.cwd)
+    confine.drop(job.kept)
+    confine.bound(job.limits)
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    for program in job.filters:
+        kernel.install_filter(base64.b64decode(program))
+    os.environ.clear()
+    os.environ.update(job.env)
+    try:
+        os.execvpe(job.argv[0], job.argv, job.env)  # noqa: S606 - no shell on purpose
+    except OSError as error:
+        print(f"{job.argv[0]}: {error.strerror}", file=sys.stderr, flush=True)
+        os._exit(127 if isinstance(error, FileNotFoundError) else 126)
+
+
+def _join(job: Job) -> None:
+    """Enter the control groups of the sandbox."""
+    for path in job.join:
+        Path(path).write_text("0")  # this process
+
+
+def _die_with(alive: int) -> None:
+    """End when the process that waits ends; it holds the other end of the pipe ``alive``."""
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    poll = select.poll()
+    poll.register(alive, select.POLLIN)
+    if poll.poll(0):
+        os._exit(125)
+
+
+def _wait(job: Job, pid: int, written: list[int]) -> int:
+    """Wait for the program; end it when it fills a file system. Returns its exit status."""
+    poll = select.poll()
+    poll.register(os.pidfd_open(pid), select.POLLIN)
+    while not poll.poll(LOOK):
+        for descriptor in written:
+            state = os.fstatvfs(descriptor)
+            if state.f_bavail * state.f_frsize < job.limits.free:
+                os.kill(pid, signal.SIGKILL)
+                os.write(job.report, b"disk\n")
+                written = []
+                break
+    _pid, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 125
+
+
+if __name__ == "__main__":
+    sys.exit(main())
