@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from imagekit.host.sandbox import box
-from imagekit.host.sandbox.box import Sandbox
-from imagekit.host.sandbox.profiles import SCRIPT
 from support.hostile import Host, attacked_host, attempts, bare_tree, successes
 
 from imagekit.errors import ToolError
+from imagekit.host.sandbox import box
+from imagekit.host.sandbox.box import Sandbox
+from imagekit.host.sandbox.profiles import SCRIPT
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.workspace import workspace
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -118,3 +120,103 @@ def test_no_attempt_of_a_build_succeeds(
     assert {a.name for a in found[way]} == set(host.names())
     assert successes(found[way]) == {}
     assert host.harm() == []
+
+
+LOWERED = """
+import sys
+from dataclasses import replace
+from imagekit.host.sandbox import profiles
+for name, profile in list(vars(profiles).items()):
+    if isinstance(profile, profiles.Profile):
+        setattr(profiles, name, replace(profile, processes=64, memory=768 << 20))
+from imagekit.cli.main import main
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def refused(
+    site: Path, cache: Path, host: Host, tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Builds a spec with changes, in lower bounds; it must fail, and the host stay as it was."""
+
+    def run(**changes: object) -> subprocess.CompletedProcess[str]:
+        spec = json.loads((site / "hostile.yaml").read_text())
+        for name, value in changes.items():
+            spec[name] = {**spec[name], **value} if isinstance(value, dict) else value
+        path = site / "bomb.yaml"
+        path.write_text(json.dumps(spec))
+        host.callers.clear()
+        argv: list[str | Path] = [
+            sys.executable,
+            "-c",
+            LOWERED,
+            "build",
+            path,
+            "-o",
+            tmp_path / "o",
+        ]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 5, done.stdout + done.stderr
+        assert not (tmp_path / "o/hostile.raw").exists()
+        assert successes(attempts(done.stderr)) == {}
+        assert host.harm() == []
+        return done
+
+    return run
+
+
+def script(site: Path, text: str) -> str:
+    (site / "bomb.sh").write_text(f"#!/bin/sh\n{text}\n")
+    return "bomb.sh"
+
+
+@pytest.mark.parametrize(
+    ("bomb", "bound"),
+    [
+        ("memory-bomb", "768 MiB of memory"),
+        ("shared-bomb", "768 MiB of memory"),
+        ("fork-bomb", "64 processes"),
+    ],
+)
+def test_a_script_that_is_a_bomb_is_named(
+    site: Path, refused: Callable[..., subprocess.CompletedProcess[str]], bomb: str, bound: str
+) -> None:
+    done = refused(scripts=[script(site, f"{ATTACK} x {bomb}")])
+    assert re.search(rf"bomb.yaml:\d+:\d+ scripts.*the script bomb.sh .*{bound}", done.stderr)
+
+
+def test_an_initramfs_hook_that_is_a_bomb_is_named(
+    site: Path, refused: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    hook = "/etc/initramfs-tools/hooks/bomb"
+    text = f"printf '#!/bin/sh\\n[ $1 = prereqs ] || {ATTACK} x fork-bomb\\n' > {hook}"
+    done = refused(scripts=[script(site, f"{text}\nchmod 755 {hook}")])
+    assert "making the initrd was stopped: it reached its bound of 64 processes" in done.stderr
+    assert "hooks/bomb" in done.stderr
+
+
+def test_an_element_that_is_a_bomb_is_named(
+    site: Path, refused: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    files = {"install.d/20-bomb": f"#!/bin/bash\nset -e\n{ATTACK} x fork-bomb\n"}
+    make_element(site / "elements", "bomb", files)
+    done = refused(install={"elements": ["hostile", "bomb"]})
+    assert re.search(r"the element bomb .*install.d/20-bomb.*64 processes", done.stderr)
+
+
+def test_a_package_that_is_a_bomb_is_named(
+    refused: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = refused(install={"packages": ["hostile", "hostile-bomb"]})
+    assert "64 processes" in done.stderr
+    assert "hostile-bomb" in done.stderr
+
+
+def test_what_a_script_prints_does_not_act_on_the_terminal(
+    site: Path, refused: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    text = "printf '\\033]0;owned\\007\\033[2J\\233[6n\\rimagekit: all is well\\n' >&2; exit 1"
+    done = refused(scripts=[script(site, text)])
+    assert "owned" in done.stderr
+    assert all(c.isprintable() or c == "\n" for c in done.stderr), done.stderr

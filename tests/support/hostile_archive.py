@@ -86,6 +86,8 @@ def attacking_packages(attack: Path, scratch: Path, pool: Path) -> None:
     source = Path(__file__).parent / "attack/preload.c"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
     make_package(root, pool, "hostile")
+    write(scratch / "bomb/DEBIAN/postinst", f"#!/bin/sh\nexec {ATTACK} x fork-bomb\n")
+    make_package(scratch / "bomb", pool, "hostile-bomb", Depends="hostile")
     write(scratch / "more/etc/hostile.d/one", "", 0o644)
     make_package(scratch / "more", pool, "hostile-more", Pre_Depends="hostile")
 
