@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.hostile import Host, attacked_host, attempts, bare_tree, successes
+from support.attacked_host import Host, attacked_host, attempts, bare_tree, successes
 
 from imagekit.errors import ToolError
 from imagekit.host.sandbox import box
@@ -111,7 +111,7 @@ def test_much_output_fills_neither_the_log_nor_memory(
     monkeypatch.setattr(box, "OUTPUT", 16 * MIB)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     log = tmp_path / "log"
-    with pytest.raises(ToolError, match="the script loud.sh printed more than 16 MiB"):
+    with pytest.raises(ToolError, match=r"the script loud\.sh printed more than 16 MiB"):
         Sandbox(tree, profile=SCRIPT).run(
             ["/usr/bin/attack", "x", output],
             env=ENV,

@@ -14,8 +14,8 @@ import pytest
 from oracles import tiny_installer
 from oracles.builds import Build
 from oracles.elements import make_element
-from support.hostile import Attempt, Host, attacked_host, attempts, successes
-from support.hostile_archive import ATTACK, archive
+from support.attacked_host import Attempt, Host, attacked_host, attempts, successes
+from support.attacking_archive import ATTACK, archive
 
 pytestmark = pytest.mark.real
 REPLACE = f"""

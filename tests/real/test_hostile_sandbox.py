@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.hostile import Host, attacked_host, attempts, bare_tree, successes
+from support.attacked_host import Host, attacked_host, attempts, bare_tree, successes
 
 from imagekit.host.sandbox import profiles
 from imagekit.host.sandbox.box import Sandbox

@@ -39,5 +39,5 @@ def test_other_text_stays_as_it_is(text: str) -> None:
 
 
 def test_tabs_lines_and_letters_of_all_tongues_stay() -> None:
-    assert printable("Größe\tядро 磁盘\n") == "Größe\tядро 磁盘\n"
+    assert printable("Größe\tдюйм 磁盘\n") == "Größe\tдюйм 磁盘\n"
     assert printable("\x1b[0m") == "\\x1b[0m"
