@@ -13,8 +13,8 @@ from imagekit.host.sandbox.child.job import Limits
 IDS = 65536
 """Ids of a tree: 0 to nobody and nogroup (65534)."""
 LAST_CAPABILITY = 63
-GRACE = 5
-"""Seconds between SIGXCPU and SIGKILL."""
+GRACE = 1
+"""Seconds of processor time between SIGXCPU and SIGKILL."""
 
 
 def identity() -> list[tuple[int, int, int]]:
