@@ -1,7 +1,7 @@
 """The gate between a sandbox's network and single ports of the host's loopback.
 
-Run by imagekit.host.outward as a program of its own, in the host's network. Standard input holds
-the job as JSON: ``pid`` of a process in the network namespace, and ``forwards``, each with
+Run by imagekit.host.sandbox.network as a program of its own, in the host's network. Standard input
+holds the job as JSON: ``pid`` of a process in the network namespace, and ``forwards``, each with
 ``protocol`` ("tcp" or "udp"), ``address`` and ``port``. The same address and port listen inside
 and lead to the host's. It prints "ready" when they do, and ends when standard input is closed.
 Exit status 125: the gate could not be made. It uses nothing but the standard library.

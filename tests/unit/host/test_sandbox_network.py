@@ -13,8 +13,8 @@ from typing import cast
 import pytest
 
 from imagekit.errors import HostError
-from imagekit.host import outward, outward_child
-from imagekit.host.outward import Forward, loopback_forwards, resolver_forwards
+from imagekit.host.sandbox import gate_child, network
+from imagekit.host.sandbox.network import Forward, loopback_forwards, resolver_forwards
 
 HOSTS = """
 127.0.0.1 localhost
@@ -96,8 +96,8 @@ def test_the_resolver_on_the_loopback_is_let_through_by_its_port(tmp_path: Path)
 def test_without_a_tun_device_the_error_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(outward, "TUN", tmp_path / "tun")
-    with pytest.raises(HostError) as caught, outward.outward():
+    monkeypatch.setattr(network, "TUN", tmp_path / "tun")
+    with pytest.raises(HostError) as caught, network.connected():
         pass
     assert "tun" in str(caught.value)
     assert "modprobe tun" in str(caught.value.hint)
@@ -106,11 +106,11 @@ def test_without_a_tun_device_the_error_says_what_to_do(
 
 def test_what_is_let_through_ends_with_the_block() -> None:
     first, second = Forward("tcp", "127.0.0.1", 1), Forward("tcp", "127.0.0.1", 2)
-    with outward.let_through([first]):
-        with outward.let_through([second]):
-            assert outward._LET_THROUGH.get() == (first, second)
-        assert outward._LET_THROUGH.get() == (first,)
-    assert outward._LET_THROUGH.get() == ()
+    with network.let_through([first]):
+        with network.let_through([second]):
+            assert network._LET_THROUGH.get() == (first, second)
+        assert network._LET_THROUGH.get() == (first,)
+    assert network._LET_THROUGH.get() == ()
 
 
 Client = Callable[[int, int], Awaitable[None]]
@@ -124,14 +124,14 @@ def through_the_gate(protocol: str, client: Client) -> None:
         with socket.socket(socket.AF_INET, kind) as kept:
             kept.bind(("127.0.0.1", 0))
             target = kept.getsockname()[1]
-        gate = outward_child.listener(protocol, "127.0.0.1", 0)
+        gate = gate_child.listener(protocol, "127.0.0.1", 0)
         port = gate.getsockname()[1]
         ours, theirs = os.pipe()
         kept_input = os.dup(0)
         os.dup2(ours, 0)
         try:
             forward = {"protocol": protocol, "address": "127.0.0.1", "port": target}
-            serving = asyncio.create_task(outward_child.serve([gate], [forward]))
+            serving = asyncio.create_task(gate_child.serve([gate], [forward]))
             await asyncio.wait_for(client(port, target), 60)
             os.close(theirs)
             await asyncio.wait_for(serving, 60)
@@ -177,7 +177,7 @@ def test_a_connection_ends_where_nothing_listens_on_the_host() -> None:
 
 
 def test_the_gate_holds_a_limited_number_of_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outward_child, "CONNECTIONS", 2)
+    monkeypatch.setattr(gate_child, "CONNECTIONS", 2)
 
     async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"here")

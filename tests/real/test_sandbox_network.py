@@ -17,7 +17,7 @@ import pytest
 from oracles.builds import ROOT
 from oracles.ordinary_user import AsUser
 
-from imagekit.host.outward import TUN
+from imagekit.host.sandbox.network import TUN
 
 pytestmark = [
     pytest.mark.real,
@@ -68,9 +68,9 @@ print(json.dumps(found))
 AROUND = """
 import os, subprocess, sys
 sys.path.insert(0, sys.argv[1])
-from imagekit.host.outward import Forward, let_through, outward
+from imagekit.host.sandbox.network import Forward, connected, let_through
 forwards = [Forward(p, a, int(n)) for p, a, n in (f.split("/") for f in sys.argv[3].split())]
-with let_through(forwards), outward() as made:
+with let_through(forwards), connected() as made:
     fds = f"/proc/{os.getpid()}/fd"
     enter = ["nsenter", f"--net={fds}/{made.net}"]
     if made.user is not None:
@@ -212,7 +212,7 @@ def test_nothing_is_left_when_the_block_ends(
                 line = path.read_bytes().split(b"\0")
             except OSError:
                 continue
-            if any(word.endswith((b"slirp4netns", b"outward_child.py")) for word in line):
+            if any(word.endswith((b"slirp4netns", b"gate_child.py")) for word in line):
                 found.add(path.parent.name)
         return found
 
