@@ -248,7 +248,7 @@ def mutate_cpio(source: random.Random, data: bytes) -> bytes:
     value = source.choice((source.choice(mutate.LARGE) & 0xFFFFFFFF, source.randrange(300)))
     changed[place : place + 8] = b"%08X" % value
     if source.random() < 0.05:
-        changed[place] = source.randrange(256)
+        changed[place : place + 1] = source.randbytes(1)
     return bytes(changed)
 
 
