@@ -7,7 +7,17 @@ APT_LIST := packages.apt
 DEMO := demo/web01
 PYTEST_WORKERS ?= 2
 
-.PHONY: help setup demo format lint coverage test test-fast test-long bench boots fuzz clean
+LOCKS := requirements
+# pip takes only files whose digests are in the lock.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+LOCKED := $(PIP) --require-hashes --requirement
+# One lock is for every Python from 3.11 on: what differs has a marker.
+COMPILE := UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal \
+	--python-version 3.11 --generate-hashes $(LOCK_OPTIONS)
+USERS := --extra elements --extra glance --extra xapi --extra kickstart
+
+.PHONY: help setup lock audit demo format lint coverage test test-fast test-long bench boots
+.PHONY: fuzz fuzz-long clean
 
 help: ## what there is to make (this)
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -15,11 +25,26 @@ help: ## what there is to make (this)
 setup: $(STAMP) ## install what is needed: packages.apt, and .venv
 
 # Debian's own Python, because python3-guestfs belongs to it and is not on PyPI.
-$(STAMP): pyproject.toml $(APT_LIST)
+$(STAMP): pyproject.toml $(LOCKS)/dev.txt $(APT_LIST)
 	./packages-install $(APT_LIST)
 	/usr/bin/python3 -m venv --system-site-packages $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,elements,glance,xapi]'
+	$(LOCKED) $(LOCKS)/dev.txt
+	$(PIP) --no-build-isolation --editable .
 	touch $(STAMP)
+
+# LOCK_OPTIONS=--upgrade takes the newest of everything, without it only what no longer fits changes.
+lock: setup ## pin in requirements/ what pyproject.toml asks for, by version and digest
+	$(LOCKED) $(LOCKS)/lock.txt
+	$(COMPILE) $(USERS) --extra dev --group build --output-file $(LOCKS)/dev.txt pyproject.toml
+	$(COMPILE) $(USERS) -c $(LOCKS)/dev.txt --output-file $(LOCKS)/runtime.txt pyproject.toml
+	for group in lock audit fuzz; do \
+		$(COMPILE) -c $(LOCKS)/dev.txt --group $$group -o $(LOCKS)/$$group.txt || exit 1; \
+	done
+
+# The advisories need a network; AUDIT_OPTIONS="--osv-url URL" asks another server.
+audit: setup ## bill of materials of imagekit, and known weaknesses of what it is locked to
+	$(LOCKED) $(LOCKS)/audit.txt
+	$(BIN)/python -m tests.audit $(AUDIT_OPTIONS)
 
 demo: setup ## build examples/web01.yaml, and say what to try next
 	$(BIN)/imagekit build examples/web01.yaml -o $(DEMO)
@@ -55,8 +80,15 @@ bench: setup ## build times beside other builders
 boots: setup ## 20 boots in each mode beside busy loops: hours
 	$(BIN)/python -m tests.bench.boots
 
-fuzz: setup ## 100,000 random inputs for parsers of the network, and as many values for emitters
-	IMAGEKIT_FUZZ_CASES=100000 $(BIN)/python -m pytest tests/fuzz
+# What fails says how to run one input again; python -m tests.fuzz runs chosen parsers.
+fuzz: setup ## 1,000,000 inputs for each parser, 15,000 hostile values for each emitter: hours
+	IMAGEKIT_FUZZ_CASES=1000000 IMAGEKIT_FUZZ_VALUES=15000 $(BIN)/python -m pytest tests/fuzz
+
+fuzz-long: setup ## coverage-guided search, IMAGEKIT_FUZZ_SECONDS (3600) for each of seven parsers
+	$(LOCKED) $(LOCKS)/fuzz.txt
+	for target in kernel initrd vhd qcow2 grub.cfg pxelinux dhcp; do \
+		$(BIN)/python -m tests.fuzz.guided $$target --seconds $${IMAGEKIT_FUZZ_SECONDS:-3600} || exit 1; \
+	done
 
 clean: ## remove what was made, but .venv and the store
 	rm -rf build demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import tarfile
@@ -24,6 +25,8 @@ IMAGE = "image/disk.raw.gz"
 SECRETS = "secrets.json"
 BOOT_ROLES = ("kernel", "initrd", "seed")
 MAX_SECRETS = 1 << 20
+MAX_TAR_READ = 64 << 10
+"""Bytes of an extended tar header, and of one step of copying a member."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,10 @@ def unpack_tree(directory: Path, member: str) -> Path:
     links: dict[Path, str] = {}
     try:
         target.mkdir(parents=True)
-        with tarfile.open(directory / member, "r:") as tar:
+        with (
+            _SmallReads(io.FileIO(directory / member)) as whole,
+            tarfile.open(fileobj=whole, mode="r:") as tar,
+        ):
             for info in tar:
                 path = target / _inside(info.name)
                 if info.isdir():
@@ -229,6 +235,18 @@ def unpack_tree(directory: Path, member: str) -> Path:
     except (tarfile.TarError, OSError, EOFError, ValueError, RuntimeError) as error:
         raise VerificationError(f"cannot be unpacked: {error}", where=member) from None
     return target
+
+
+class _SmallReads(io.BufferedReader):
+    """A tar file. Python reads a long name, or a pax header (POSIX.1-2017, pax, "pax Interchange
+    Format"), in one piece as large as it says it is.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read ``size`` bytes; raises ReadError for more than MAX_TAR_READ, or for all."""
+        if size is None or not 0 <= size <= MAX_TAR_READ:
+            raise tarfile.ReadError("a header of it is larger than 64 KiB")
+        return super().read(size)
 
 
 def _inside(name: str) -> str:

@@ -2,8 +2,8 @@
 
 What is emitted is read back by the toolstack's own parser, or an oracle written from its grammar:
 it says exactly the domain, or the domain was refused with the field and a hint.
-``IMAGEKIT_FUZZ_CASES`` is the number of cases in all; each emitter gets its share, at least
-40 of them, and a case has one to four hostile values.
+``IMAGEKIT_FUZZ_VALUES`` is the number of cases for each emitter, at least 40; a case has one to
+four hostile values.
 """
 
 from __future__ import annotations
@@ -46,8 +46,7 @@ from imagekit.toolstacks.xl import emitter as xl
 from imagekit.toolstacks.xm import emitter as xm
 
 UUID = "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d11"
-EMITTERS = 8
-CASES = max(40, int(os.environ.get("IMAGEKIT_FUZZ_CASES", "400")) // EMITTERS)
+CASES = max(40, int(os.environ.get("IMAGEKIT_FUZZ_VALUES", "50")))
 long_run = settings(
     max_examples=CASES,
     deadline=None,

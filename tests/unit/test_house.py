@@ -13,7 +13,7 @@ import imagekit
 HOUSE = Path(imagekit.__file__).parent
 LOOSE = {
     *("test_contributing.py", "test_docs.py", "test_guides.py", "test_house.py"),
-    "test_loose_dicts.py",
+    *("test_loose_dicts.py", "test_requirements.py"),
 }
 """Tests of the repository as a whole."""
 ALONE = {
@@ -62,7 +62,7 @@ def test_every_module_is_in_a_package_so_that_the_contracts_see_it() -> None:
 
 def test_the_unit_tests_mirror_the_packages() -> None:
     here = Path(__file__).parent
-    packages = {p.parent.name for p in HOUSE.glob("*/__init__.py")} | {"bench"}
+    packages = {p.parent.name for p in HOUSE.glob("*/__init__.py")} | {"audit", "bench", "fuzz"}
     lost = [p for p in here.rglob("test_*.py") if p.parent.name not in packages]
     assert {p.name for p in lost} == LOOSE
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import tarfile
 import tempfile
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -299,3 +301,37 @@ def test_a_manifest_that_names_files_of_the_host_is_not_bundled(
     with pytest.raises(ImagekitError, match="leads out of the build"):
         bundled(tmp_path, space)
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("size", [(64 << 10) + 512, 256 << 20, 8 << 30])
+def test_a_tar_header_says_what_it_likes_of_its_size(
+    tmp_path: Path, kind: bytes, size: int
+) -> None:
+    info = tarfile.TarInfo("header")
+    info.type, info.size = kind, size
+    tree = tmp_path / "t.tar"
+    with tree.open("wb") as stream:
+        stream.write(info.tobuf(tarfile.GNU_FORMAT))
+        stream.truncate(min(size, 300 << 20) + 2048)
+    tracemalloc.start()
+    try:
+        with pytest.raises(VerificationError, match="larger than 64 KiB"):
+            unpack_tree(tmp_path, "t.tar")
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_long_names_and_large_members_are_unpacked(tmp_path: Path) -> None:
+    name = "/".join(["d" * 100] * 9) + "/file"
+    with tarfile.open(tmp_path / "t.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo(name)
+        info.size = 200_000
+        for depth in range(1, 10):
+            folder = tarfile.TarInfo("/".join(["d" * 100] * depth))
+            folder.type = tarfile.DIRTYPE
+            tar.addfile(folder)
+        tar.addfile(info, io.BytesIO(b"x" * 200_000))
+    made = unpack_tree(tmp_path, "t.tar")
+    assert (made / name).read_bytes() == b"x" * 200_000
