@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from imagekit.errors import HostError
+
 SHIPS = ("confined_child.py",)
 CHILD = Path(__file__).parent / "confined_child.py"
 FIRST_UID, UIDS = 0x70000000, 0x08000000
 """systemd's docs/UIDS-GIDS.md: nobody gives out 1879048192 to 2147483647."""
+FIRST_DOMAIN, DOMAINS = 0x78000000, 0x01000000
+"""Users of domains, behind those of runs: the same number is the same user every time."""
 NOBODY = 65534
 FAILED = 125
 """Exit status of a child that could not be confined."""
@@ -34,28 +39,49 @@ def new_user() -> int | None:
 
     In a container that has too few ids it is nobody's, and in one that has only root's it is None.
     """
+    return usable(FIRST_UID + secrets.randbelow(UIDS))
+
+
+def user_of_domain(number: int) -> int | None:
+    """The uid of the domain ``number``, else as :func:`new_user`."""
+    return usable(FIRST_DOMAIN + number % DOMAINS)
+
+
+def usable(uid: int) -> int | None:
+    """``uid``, or what stands for it where it cannot be had: see :func:`new_user`."""
     if os.geteuid() != 0:
         return None
-    if _mapped(FIRST_UID, UIDS):
-        return FIRST_UID + secrets.randbelow(UIDS)
-    return NOBODY if _mapped(NOBODY, 1) else None
+    return next((one for one in (uid, NOBODY) if _mapped(one)), None)
 
 
-def _mapped(first: int, count: int) -> bool:
-    """Whether this user namespace has the ids (user_namespaces(7))."""
+def _mapped(uid: int) -> bool:
+    """Whether this user namespace has the user and its group (user_namespaces(7))."""
     for table in ("/proc/self/uid_map", "/proc/self/gid_map"):
         try:
             lines = [[int(n) for n in x.split()] for x in Path(table).read_text().splitlines()]
         except OSError:
             return False
-        if not any(low <= first and first + count <= low + size for low, _, size in lines):
+        if not any(low <= uid < low + size for low, _, size in lines):
             return False
     return True
 
 
 @dataclass(frozen=True)
+class Room:
+    """A file system of its own at ``at``, a directory of the host, in place of what is there.
+
+    By their names in it, ``shown`` are files and block devices that the program can read, whoever
+    owns them, and ``writable`` directories. Only root can make one.
+    """
+
+    at: Path
+    shown: Mapping[str, Path] = field(default_factory=dict)
+    writable: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Confinement:
-    """``uid`` and ``groups`` of the program (uid None: ours), its network, and its limits.
+    """``uid`` and ``groups`` of the program (uid None: ours), its network, limits and room.
 
     ``limits`` are named as in getrlimit(2) without RLIMIT_; a core is never written.
     """
@@ -64,6 +90,7 @@ class Confinement:
     groups: tuple[int, ...] = ()
     network: Network = "none"
     limits: Mapping[str, int] = field(default_factory=dict)
+    room: Room | None = None
 
     def argv(
         self,
@@ -90,6 +117,20 @@ class Confinement:
             "tcp": list(tcp),
             "udp": list(udp),
             "parent": os.getpid(),
+            "room": _words(self.room) if self.room else None,
         }
-        program = [sys.executable, "-I", "-S", str(CHILD), json.dumps(job)]
-        return [*program, *(str(word) for word in argv)]
+        # pypxeboot can be one file with everything in it (PEP 441), which no other Python runs.
+        child = [str(CHILD)] if CHILD.is_file() else ["-c", _source()]
+        return [sys.executable, "-I", "-S", *child, json.dumps(job), *(str(word) for word in argv)]
+
+
+def _words(room: Room) -> list[object]:
+    shown = {name: str(path) for name, path in room.shown.items()}
+    return [str(room.at), shown, {name: str(path) for name, path in room.writable.items()}]
+
+
+def _source() -> str:
+    data = pkgutil.get_data("imagekit.host", CHILD.name)
+    if data is None:
+        raise HostError(f"{CHILD.name} is missing")
+    return data.decode()

@@ -18,7 +18,9 @@ import os
 import resource
 import signal
 import socket
+import stat
 import struct
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,10 @@ REFUSED = {
 }
 CLONE = {"x86_64": 56, "aarch64": 220}
 CLONE3 = 435
+# asm-generic/unistd.h (the same on all), linux/mount.h, linux/fcntl.h
+OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442
+CLONE_TREE, FROM_EMPTY, EMPTY_PATH, AT_FDCWD = 1, 4, 0x1000, -100
+ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC, ATTR_IDMAP = 1, 2, 4, 8, 0x100000
 BACKLOG = 64
 ABOVE = 200
 """Descriptors from here on are no program's that we start."""
@@ -97,7 +103,7 @@ def leave_the_host(*, must: bool) -> None:
     except OSError as error:
         if must:
             raise ConfinementError(
-                f"it needs a network of its own, which this host forbids ({error.strerror})"
+                f"it needs namespaces of its own, which this host forbids ({error.strerror})"
             ) from None
         return
     mount("none", "/", "", REC | PRIVATE)
@@ -107,6 +113,93 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
     """mount(2); raises OSError."""
     arguments = [a.encode() for a in (source, target, kind)]
     check(LIBC.mount(*arguments, ctypes.c_ulong(flags), data.encode()), f"mount {target}")
+
+
+def make_room(at: str, shown: dict[str, str], writable: dict[str, str], uid: int) -> None:
+    """Mount a file system at ``at`` with nothing in it but what it shows, by these names.
+
+    ``shown`` are files and block devices of whomever, which ``uid`` can read there; ``writable``
+    are directories.
+    """
+    held = {name: os.open(path, os.O_RDONLY | os.O_NONBLOCK) for name, path in shown.items()}
+    kept = {name: os.open(path, os.O_PATH) for name, path in writable.items()}
+    mount("room", at, "tmpfs", NOSUID | NOEXEC, "mode=755,size=1m")
+    for name, fd in kept.items():
+        Path(at, name).mkdir()
+        mount(f"/proc/self/fd/{fd}", f"{at}/{name}", "", BIND)
+        os.close(fd)
+    for name, fd in held.items():
+        show(fd, f"{at}/{name}", uid)
+        os.close(fd)
+    mount("", at, "", REMOUNT | RDONLY | NOSUID | NOEXEC)
+
+
+def show(fd: int, target: str, uid: int) -> None:
+    """The open file or block device as ``target``, which ``uid`` alone may read, and only read."""
+    status = os.fstat(fd)
+    if stat.S_ISBLK(status.st_mode):
+        os.mknod(target, 0o400 | stat.S_IFBLK, status.st_rdev)
+        os.chown(target, uid, uid)
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfinementError("the disk is neither a file nor a block device")
+    Path(target).touch(0o400)
+    try:
+        mount_as(fd, target, status, uid)
+    except OSError as error:
+        # Before Linux 5.12, and for file systems of networks, nothing is mounted in that way.
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
+            raise
+        Path(target).unlink()
+        os.mknod(target, 0o400 | stat.S_IFBLK, loop_device(fd))
+        os.chown(target, uid, uid)
+
+
+def mount_as(fd: int, target: str, status: os.stat_result, uid: int) -> None:
+    """Mount an open file on ``target``, read-only and as if it were ``uid``'s (idmapped)."""
+    users = user_namespace(status, uid)
+    tree = LIBC.syscall(OPEN_TREE, fd, b"", EMPTY_PATH | CLONE_TREE | os.O_CLOEXEC)
+    check(min(tree, 0), "open_tree")
+    flags = ATTR_IDMAP | ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC
+    wanted = struct.pack("=QQQQ", flags, 0, 0, users)
+    check(LIBC.syscall(MOUNT_SETATTR, tree, b"", EMPTY_PATH, wanted, len(wanted)), "mount_setattr")
+    check(LIBC.syscall(MOVE_MOUNT, tree, b"", AT_FDCWD, target.encode(), FROM_EMPTY), "move_mount")
+    os.close(tree)
+    os.close(users)
+
+
+def user_namespace(status: os.stat_result, uid: int) -> int:
+    """A descriptor of a user namespace in which the file's owner is ``uid``."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        LIBC.unshare(NEWUSER)
+        os.write(writing, b"!")
+        signal.pause()
+    try:
+        os.read(reading, 1)
+        Path(f"/proc/{child}/uid_map").write_text(f"{status.st_uid} {uid} 1")
+        Path(f"/proc/{child}/gid_map").write_text(f"{status.st_gid} {uid} 1")
+        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(reading)
+        os.close(writing)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def loop_device(fd: int) -> int:
+    """The number of a read-only loop device of an open file, which goes when nobody has it open."""
+    name = f"/proc/self/fd/{fd}"
+    argv = ["losetup", "--read-only", "--find", "--show", name]
+    done = subprocess.run(argv, capture_output=True, pass_fds=[fd], check=False)
+    if done.returncode != 0:
+        raise ConfinementError(f"losetup: {done.stderr.decode(errors='replace').strip()}")
+    device = done.stdout.decode().strip()
+    held = os.open(device, os.O_RDONLY)
+    os.set_inheritable(held, True)  # noqa: FBT003 - os's; until the program ends
+    subprocess.run(["losetup", "--detach", device], capture_output=True, check=False)
+    return os.fstat(held).st_rdev
 
 
 def every_address_is_ours() -> None:
@@ -240,7 +333,10 @@ def main() -> int:
     argv = sys.argv[2:]
     try:
         if job["network"] != "host":
-            leave_the_host(must=job["network"] == "gate")
+            leave_the_host(must=job["network"] == "gate" or job["room"] is not None)
+        if job["room"] is not None:
+            at, shown, writable = job["room"]
+            make_room(at, shown, writable, job["uid"])
         if job["network"] == "gate":
             every_address_is_ours()
             hand_out(job["reply"], job["tcp"], job["udp"])
