@@ -82,7 +82,7 @@ class Gate:
                 yield (self.names.address(endpoint.host), endpoint.port), endpoint
             elif literal == alias:
                 yield (LOOPBACK, endpoint.port), Endpoint(LOOPBACK, endpoint.port)
-            elif not literal.is_loopback:
+            elif not _is_here(literal):
                 yield (str(literal), endpoint.port), endpoint
 
     @contextlib.contextmanager
@@ -166,7 +166,7 @@ class Gate:
             target.host, target.port, type=socket.SOCK_STREAM
         ):
             literal = _literal(str(found[0]))
-            if literal is None or literal.is_loopback or literal.is_unspecified:
+            if literal is None or _is_here(literal):
                 error = OSError("the name leads to this host's loopback")
                 continue
             try:
@@ -221,16 +221,27 @@ async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> N
             target.write_eof()
 
 
-def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _literal(host: str) -> Address | None:
+    """The address that ``host`` is, IPv4 as IPv4; None for a name."""
     try:
-        return ipaddress.ip_address(host.strip("[]").partition("%")[0])
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
         return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _is_here(address: Address) -> bool:
+    """Whether a connection to it ends at this host's loopback."""
+    return address.is_loopback or address.is_unspecified
 
 
 def _plain(name: tuple[str, int, int, int] | tuple[str, int]) -> tuple[str, int]:
     """A socket's address, IPv4 as IPv4; the host's loopback of either kind as IPv4's."""
-    address = ipaddress.ip_address(name[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return (LOOPBACK if address.is_loopback else str(address)), int(name[1])
+    address = _literal(name[0])
+    if address is None or address.is_loopback:
+        return LOOPBACK, int(name[1])
+    return str(address), int(name[1])

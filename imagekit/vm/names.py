@@ -25,7 +25,8 @@ class Names:
     def __init__(self, names: Sequence[str], version: int = 4) -> None:
         self._version = version
         first = _FIRST[version]
-        self._addresses = {_plain(name): first + n for n, name in enumerate(dict.fromkeys(names))}
+        plain = dict.fromkeys(_plain(name) for name in names)
+        self._addresses = {name: first + n for n, name in enumerate(plain)}
 
     def address(self, name: str) -> str:
         """What stands for ``name``, which must be one of them."""
