@@ -25,6 +25,7 @@ FIRST_UID, UIDS = 0x70000000, 0x08000000
 """systemd's docs/UIDS-GIDS.md: nobody gives out 1879048192 to 2147483647."""
 FIRST_DOMAIN, DOMAINS = 0x78000000, 0x01000000
 """Users of domains, behind those of runs: the same number is the same user every time."""
+TABLES = (Path("/proc/self/uid_map"), Path("/proc/self/gid_map"))
 NOBODY = 65534
 FAILED = 125
 """Exit status of a child that could not be confined."""
@@ -56,9 +57,9 @@ def usable(uid: int) -> int | None:
 
 def _mapped(uid: int) -> bool:
     """Whether this user namespace has the user and its group (user_namespaces(7))."""
-    for table in ("/proc/self/uid_map", "/proc/self/gid_map"):
+    for table in TABLES:
         try:
-            lines = [[int(n) for n in x.split()] for x in Path(table).read_text().splitlines()]
+            lines = [[int(n) for n in x.split()] for x in table.read_text().splitlines()]
         except OSError:
             return False
         if not any(low <= uid < low + size for low, _, size in lines):

@@ -36,7 +36,7 @@ def reach_of(spec: Spec, install: Iso | Netboot) -> tuple[Endpoint, ...]:
         ("os.proxy", spec.os.proxy),
         *(("install.args", url) for url in _URL.findall(install.args)),
     ):
-        if url and urlsplit(url).scheme in PORTS:
+        if url and url.partition(":")[0] in PORTS:
             found.append(_endpoint(url, name))
     if install.answers != "kickstart":
         archive, security = ARCHIVES[spec.os.distribution]

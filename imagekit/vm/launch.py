@@ -79,7 +79,8 @@ def start(
     """
     handed = handed or Handed()
     program = str(argv[0]) if "/" in str(argv[0]) else tools.require(str(argv[0]))
-    confinement = Confinement(new_user(), _groups(argv), "none" if reach is None else "gate")
+    uid = new_user()
+    confinement = Confinement(uid, _groups(argv, uid), "none" if reach is None else "gate")
     with contextlib.ExitStack() as stack:
         ours: dict[str, socket.socket] = {}
         theirs: list[socket.socket] = []
@@ -92,7 +93,7 @@ def start(
             theirs.append(their)
             log = handed.log(line.log) if line.log is not None else None
             words += replace(line, log=log).argv(number)
-        temporary = _temporary(scratch, confinement.uid)
+        temporary = _temporary(scratch, uid)
         variables = {"TMPDIR": str(handed.directory(temporary)), **(env or {})}
         numbers = {end.fileno(): number for number, end in enumerate(theirs, FIRST_LINE)}
         numbers |= stack.enter_context(handed.opened())
@@ -120,15 +121,27 @@ def start(
         yield Started(child, ours)
 
 
-def _groups(argv: Sequence[str | Path]) -> tuple[int, ...]:
-    """The group that may open /dev/kvm, for a machine that needs it."""
+def _groups(argv: Sequence[str | Path], uid: int | None) -> tuple[int, ...]:
+    """The group that may open /dev/kvm, for a machine that needs it.
+
+    Raises HostError where another user than root cannot be given it.
+    """
     words = [str(word) for word in argv]
     if not any(a == "-accel" and b.startswith("kvm") for a, b in itertools.pairwise(words)):
         return ()
     try:
-        return (DEVICE.stat().st_gid,)
+        status = DEVICE.stat()
     except OSError:
+        return ()  # QEMU says so
+    if uid is None or status.st_mode & 0o006 == 0o006:
         return ()
+    if status.st_mode & 0o060 != 0o060 or status.st_gid == 0:
+        raise HostError(
+            "is open to root alone, and QEMU is run as a user of its own",
+            where=str(DEVICE),
+            hint=f"chgrp kvm {DEVICE} && chmod 660 {DEVICE}",
+        )
+    return (status.st_gid,)
 
 
 def _temporary(scratch: Path, uid: int | None) -> Path:
