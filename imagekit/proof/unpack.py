@@ -56,14 +56,25 @@ class LabUnpack(Stage):
         shutil.copyfile(tree / "srv" / LIBRARY, run.output / LIBRARY)
 
 
+def share_directory(path: Path) -> None:
+    """Make a directory that dom0 may write to: through QEMU, which is a user of its own.
+
+    It must be below one that is closed to others. QEMU can make no links (host.confined_child), so
+    that what is written by name here is written here.
+    """
+    path.mkdir(exist_ok=True)
+    path.chmod(0o777)
+
+
 class Unpacker:
     """Serves one lab: requests in ``share``/unpack, answers in ``files``/unpack."""
 
     def __init__(self, share: Path, files: Path) -> None:
         self._requests = share / DIRECTORY
         self._answers = files / DIRECTORY
-        self._requests.mkdir(exist_ok=True)
+        share_directory(self._requests)
         self._answers.mkdir(exist_ok=True)
+        self._answers.chmod(0o755)
 
     def serve(self) -> None:
         """Answer what was asked since the last call; dom0 is never believed to mean well."""
@@ -84,6 +95,7 @@ class Unpacker:
             return
         part = answer.with_name(f"{answer.name}.part")
         part.write_bytes(data)
+        part.chmod(0o644)
         part.rename(answer)
 
 

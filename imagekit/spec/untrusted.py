@@ -77,3 +77,5 @@ def _of_install(install: Install) -> Iterator[Power]:
         yield ("install", "environment"), "tells elements, which are root, what to do"
     if isinstance(install, Iso | Netboot) and install.template:
         yield ("install", "template"), INTO_GUEST
+    if isinstance(install, Iso | Netboot) and install.reach:
+        yield ("install", "reach"), "lets the installer reach hosts of this network"
