@@ -21,6 +21,7 @@ from imagekit.installs.stages.answers import template_digests
 from imagekit.installs.stages.archive import collect
 from imagekit.installs.stages.lockfile import input_digests
 from imagekit.installs.stages.trees import pack
+from imagekit.pipeline.build_directory import require_own_build
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.about import About, secrets_of
 from imagekit.recovery.container import Member, write_container
@@ -99,6 +100,7 @@ def make_bundle(
 
 
 def _manifest_of(build: Path, file: SpecFile) -> Manifest:
+    require_own_build(build)
     manifest = read_manifest(build)
     if manifest.spec_sha256 != file.sha256:
         raise SpecError(
