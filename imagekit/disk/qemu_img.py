@@ -15,7 +15,7 @@ from typing import Any
 
 from imagekit.disk.extents import Progress
 from imagekit.errors import HostError, ImageError, ToolError
-from imagekit.host.outfile import no_space
+from imagekit.host.outfile import no_space, os_errors
 from imagekit.host.run import run, spawn
 
 _MEMORY = 2 << 30
@@ -49,7 +49,7 @@ def convert(
     argv = ["qemu-img", "convert", "-O", target_format, *options, *source, str(dst.absolute())]
     try:
         if progress is None:
-            run(_limited(argv), what=f"writing {dst.name} as {target_format}")
+            run(_limited(argv), what=f"writing the image as {target_format}")
         else:
             argv.insert(2, "-p")
             _run_with_progress(_limited(argv), size_bytes, progress)
@@ -96,6 +96,28 @@ def read(path: Path, image_format: str, offset: int, length: int) -> bytes:
         return Path(part.name).read_bytes()[:length]
 
 
+def make_overlay(base: Path, base_format: str, overlay: Path) -> None:
+    """Make the qcow2 ``overlay``, a new file of its owner's alone, on ``base`` (raw or qcow2).
+
+    Of ``base`` nothing is opened but itself, whatever its header says later. Raises HostError,
+    ToolError.
+    """
+    with os_errors(overlay):
+        os.close(os.open(overlay, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
+    backing = _json(_node(base, base_format))
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", base_format, "-b", backing]
+    run(_limited([*argv, str(overlay.absolute())]), what="making an overlay", timeout=600)
+
+
+def commit(overlay: Path, base: Path, base_format: str) -> None:
+    """Write what the qcow2 ``overlay`` holds into ``base``; may be repeated. Raises ToolError.
+
+    ``base`` is what it is put on here, not what the overlay's header names.
+    """
+    node = {**_node(overlay, "qcow2"), "backing": _node(base, base_format)}
+    run(_limited(["qemu-img", "commit", "-q", "-d", _json(node)]), what="committing the changes")
+
+
 def _by_name(path: Path, image_format: str) -> list[str]:
     return ["-f", image_format, str(path.absolute())]
 
@@ -104,9 +126,19 @@ def _alone(path: Path, image_format: str) -> list[str]:
     """Arguments that open the image and nothing that it names (QEMU's block layer, "backing")."""
     if image_format != "qcow2":
         return _by_name(path, image_format)
+    return [_json(_node(path, image_format))]
+
+
+def _node(path: Path, image_format: str) -> dict[str, Any]:
+    """The image by itself, as a node of QEMU's block layer (BlockdevOptions in its QMP)."""
     driver = "host_device" if path.is_block_device() else "file"
     file = {"driver": driver, "filename": str(path.absolute())}
-    return ["json:" + json.dumps({"driver": image_format, "backing": None, "file": file})]
+    alone = {"backing": None} if image_format == "qcow2" else {}
+    return {"driver": image_format, **alone, "file": file}
+
+
+def _json(node: dict[str, Any]) -> str:
+    return "json:" + json.dumps(node)
 
 
 def _first_line(text: str, path: Path) -> str:

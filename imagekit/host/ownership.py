@@ -64,15 +64,16 @@ def name_of(uid: int) -> str:
         return f"uid {uid}"
 
 
-def other_writers(fd: int) -> str:
+def other_writers(fd: int, *, sticky: bool = True) -> str:
     """Who besides its trusted owner may write to an open file or directory; empty if nobody.
 
     A group counts only when others are in it: with the umask 002 of many systems, everything is
-    writable for the private group of its owner. With a sticky bit (as /tmp has it), others cannot
-    touch what is not theirs in a directory, so they do not count.
+    writable for the private group of its owner. With a ``sticky`` bit (as /tmp has it), others
+    cannot touch what is not theirs in a directory, so they do not count, unless ``sticky`` is
+    false: they can still add names.
     """
     status = os.fstat(fd)
-    if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
+    if sticky and stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
         return ""
     if status.st_mode & stat.S_IWOTH:
         return "everybody"
@@ -91,7 +92,8 @@ def other_writers(fd: int) -> str:
 def _acl(fd: int, owning_group: int) -> tuple[list[int], list[int]]:
     """The users and groups that an access control list lets write; else the owning group."""
     try:
-        data = os.getxattr(fd, _ACL)
+        # By this name it can be asked of a descriptor of O_PATH as well.
+        data = os.getxattr(f"/proc/self/fd/{fd}", _ACL)
     except OSError as error:
         if error.errno not in _ABSENT:
             raise

@@ -23,7 +23,7 @@ from imagekit.disk.image_info import probe
 from imagekit.domain.facts import BuildFacts, facts_in
 from imagekit.domain.model import DiskFormat
 from imagekit.errors import ImagekitError, SpecError
-from imagekit.pipeline.build_directory import STATE
+from imagekit.pipeline.build_directory import STATE, require_own_build
 from imagekit.pipeline.store import fingerprint
 from imagekit.provision.journal import Journal, guests_directory, journal, state_root
 from imagekit.spec.manifest import read_manifest
@@ -47,7 +47,8 @@ class Golden:
 
 def open_golden(build: Path, formats: tuple[DiskFormat, ...] = PREFERRED) -> Golden:
     """The golden image in the build directory ``build``, its disk in the first of ``formats`` that
-    it has; raises SpecError, ImageError."""
+    it has; raises SpecError, ImageError, and HostError for a directory that others may write to."""
+    require_own_build(build)
     manifest = read_manifest(build)
     root = build.absolute()
     facts = facts_in(root, manifest)

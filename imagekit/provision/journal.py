@@ -26,10 +26,12 @@ from imagekit.domain.model import Mode
 from imagekit.errors import BusyError, ExistsError, HostError, SpecError
 from imagekit.host import tools
 from imagekit.host.run import run
+from imagekit.host.strangers import require_private_path
 from imagekit.spec.manifest import Section
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 WIPE_BYTES = 1 << 20
+HINT = "make it yours (chown, chmod go-w), or set IMAGEKIT_STATE to another directory"
 
 
 def state_root() -> Path:
@@ -52,6 +54,7 @@ def guests_directory() -> Path:
             f"cannot create {path}: {error.strerror}",
             hint="set IMAGEKIT_STATE to a directory you may write to",
         ) from None
+    require_private_path(path, HINT)
     return path
 
 
