@@ -8,7 +8,7 @@ from typing import Annotated, cast
 import typer
 
 from imagekit.disk import convert as disk_convert
-from imagekit.disk.image_info import detect
+from imagekit.disk.reading import detect
 from imagekit.disk.qcow2 import Compression
 from imagekit.disk.vhd import Subformat
 

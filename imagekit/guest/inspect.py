@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagekit.disk.image_info import probe
+from imagekit.disk.reading import probe
 from imagekit.errors import GuestError
 from imagekit.guest.appliance import Appliance, Drive, appliance
 from imagekit.guest.backends.appliance import ApplianceFiles

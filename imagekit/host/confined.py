@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints
 
 from imagekit import errors
@@ -66,6 +66,13 @@ class Confined(Generic[P, Result]):
         self.function = function
         self.what = what
         self.limits = limits
+
+    def within(self, *, cpu_seconds: int, seconds: float, file_bytes: int) -> Confined[P, Result]:
+        """The same with limits for one input: seconds, and bytes of each file it writes."""
+        asked = replace(
+            self.limits, cpu_seconds=cpu_seconds, seconds=seconds, file_bytes=file_bytes
+        )
+        return Confined(self.function, self.what, asked)
 
     def warm(self) -> None:
         """Start the process that will be needed, and do not wait for it."""

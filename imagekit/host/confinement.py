@@ -32,7 +32,8 @@ _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "i686": 217, "ppc64le": 203, "riscv
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | 1  # seccomp.h: SCMP_ACT_ALLOW, SCMP_ACT_ERRNO(EPERM)
 
 CALLS = (
-    *("read", "pread64", "readv", "preadv", "write", "pwrite64", "writev", "lseek", "_llseek"),
+    *("read", "pread64", "readv", "preadv", "preadv2", "write", "pwrite64", "writev", "pwritev"),
+    *("pwritev2", "lseek", "_llseek"),
     *("fstat", "fstat64", "newfstatat", "statx", "close", "fcntl", "fcntl64", "ioctl", "dup"),
     *("ftruncate", "ftruncate64", "fallocate", "copy_file_range", "fadvise64", "fdatasync"),
     *("mmap", "mmap2", "munmap", "mprotect", "mremap", "madvise", "brk", "futex", "futex_time64"),

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from imagekit.disk import vhd
 from imagekit.disk.extents import copy_sparse, sha256_sparse
-from imagekit.disk.image_info import probe
+from imagekit.disk.reading import probe
 from imagekit.domain.facts import BuildFacts, facts_in
 from imagekit.domain.model import DiskFormat
 from imagekit.errors import ImagekitError, SpecError
