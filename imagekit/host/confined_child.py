@@ -29,7 +29,8 @@ from imagekit.errors import ImagekitError
 from imagekit.host import confinement, wire
 
 MAX_REQUEST = 4096
-MAX_FILES = 64
+MAX_FILES = 200
+"""Files of one request; unix(7) hands over 253 descriptors at once."""
 MAX_ARGUMENTS = 64 << 20
 TOO_LONG = 1 << 16
 """Stands for the exit status of a worker that was killed because its time was over."""
