@@ -64,13 +64,13 @@ class Zygote:
         self._control = control
         self._module = module
         self._workers: dict[int, Worker] = {}
-        self._filter: confinement.SystemCalls | None = None
+        self._filter: confinement.Allowed | None = None
 
     def confine(self) -> list[str]:
         """Give up all that the host lets us give up; what it did not, in words."""
         missing = []
         try:
-            self._filter = confinement.SystemCalls()
+            self._filter = confinement.Allowed()
         except confinement.Missing as error:
             missing.append(str(error))
         nothing = os.open(os.devnull, os.O_RDWR)

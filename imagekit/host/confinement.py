@@ -21,11 +21,15 @@ NOBODY = 65534
 _NEWNS, _NEWUSER, _NEWPID = 0x20000, 0x10000000, 0x20000000
 _NEWCGROUP, _NEWUTS, _NEWIPC, _NEWNET = 0x2000000, 0x4000000, 0x8000000, 0x40000000
 _ALL = _NEWNS | _NEWCGROUP | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET
-_RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _REC, _PRIVATE = (
+RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE = (
     *(1, 2, 4, 8, 32, 4096, 16384, 1 << 18),
 )
 _DETACH = 2
+# statvfs(3) f_flag to mount(2) flag
+_LOCKED = ((2, NOSUID), (4, NODEV), (8, NOEXEC), (1024, 1024), (2048, 2048), (4096, 1 << 21))
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
+_PR_SET_SECUREBITS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 28, 47, 2
+_NO_SETUID_FIXUP, _NO_SETUID_FIXUP_LOCKED = 4, 8  # linux/securebits.h
 _CAP_VERSION_3 = 0x20080522
 _LAST_CAPABILITY = 63
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "i686": 217, "ppc64le": 203, "riscv64": 41}
@@ -46,6 +50,18 @@ CALLS = (
 )
 """All that a parser asks of the kernel once its input is open. There is nothing among them that
 takes a name, makes a process or a socket, or sends a signal."""
+
+REFUSED = (
+    *("mount", "umount2", "pivot_root", "chroot", "unshare", "setns", "open_tree", "move_mount"),
+    *("fsopen", "fsmount", "fsconfig", "mount_setattr", "open_by_handle_at", "name_to_handle_at"),
+    *("ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "kcmp"),
+    *("bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter"),
+    *("add_key", "request_key", "keyctl", "init_module", "finit_module", "delete_module"),
+    *("kexec_load", "kexec_file_load", "reboot", "swapon", "swapoff", "syslog", "acct", "quotactl"),
+    *("socket", "connect", "bind", "listen", "mknod", "mknodat", "settimeofday", "adjtimex"),
+)
+"""What no program that reads an image needs: ways to other file systems, processes, networks, and
+parts of the kernel that few use."""
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -88,6 +104,16 @@ def unshare() -> None:
         raise Missing(f"user namespace: {error.strerror}") from None
 
 
+def bind(source: str, target: str, *, recursive: bool, writable: bool) -> None:
+    """Show ``source`` at ``target`` too, read-only unless ``writable``; raises Missing."""
+    mount(source, target, "", BIND | (REC if recursive else 0))
+    if not writable:
+        held = os.statvfs(target).f_flag
+        # A user namespace may not take off what a mount has (mount_namespaces(7)).
+        kept = sum(flag for have, flag in _LOCKED if held & have)
+        mount("", target, "", REMOUNT | BIND | RDONLY | kept)
+
+
 def fork_first() -> None:
     """Go on in a child, the first process of the new namespace, which dies with all in it.
 
@@ -107,10 +133,10 @@ def empty_root() -> None:
 
     Nothing can be opened by name any more.
     """
-    mount("none", "/", "", _REC | _PRIVATE)
-    flags = _NOSUID | _NODEV | _NOEXEC
+    mount("none", "/", "", REC | PRIVATE)
+    flags = NOSUID | NODEV | NOEXEC
     mount("none", "/tmp", "tmpfs", flags, "size=4k,nr_inodes=1,mode=555")  # noqa: S108 - covered
-    mount("", "/tmp", "", _REMOUNT | _BIND | _RDONLY | flags)  # noqa: S108 - the same
+    mount("", "/tmp", "", REMOUNT | BIND | RDONLY | flags)  # noqa: S108 - the same
     enter("/tmp")  # noqa: S108 - the same
 
 
@@ -125,24 +151,40 @@ def enter(root: str) -> None:
     os.chdir("/")
 
 
-def become_nobody() -> None:
-    """User and group nobody and no other group, if we are root."""
-    if os.geteuid() == 0:
-        _empty_bounding_set()
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+def become_nobody(*, keep: int | None = None) -> None:
+    """User and group nobody and no other group, if we are root; with the capability ``keep`` and
+    no other, which programs that are started have too."""
+    if os.geteuid() != 0:
+        return
+    _empty_bounding_set(keep)
+    if keep is not None:
+        # Else the change of identity takes all, and access(2) knows of none afterwards.
+        bits = _NO_SETUID_FIXUP | _NO_SETUID_FIXUP_LOCKED
+        _done(LIBC.prctl(_PR_SET_SECUREBITS, bits, 0, 0, 0), "securebits")
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    if keep is not None:
+        _set_capabilities(1 << keep)
+        _done(LIBC.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, keep, 0, 0), "ambient")
 
 
 def drop_capabilities() -> None:
     """All of them, from every set; raises Missing."""
     _empty_bounding_set()
+    _set_capabilities(0)
+
+
+def _set_capabilities(mask: int) -> None:
+    """Effective, permitted and inheritable ones; ``mask`` is of the first 32."""
     header = (ctypes.c_uint32 * 2)(_CAP_VERSION_3, 0)
-    _done(LIBC.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    _done(LIBC.capset(header, (ctypes.c_uint32 * 6)(mask, mask, mask, 0, 0, 0)), "capset")
 
 
-def _empty_bounding_set() -> None:
+def _empty_bounding_set(keep: int | None = None) -> None:
     for number in range(_LAST_CAPABILITY + 1):
+        if number == keep:
+            continue
         if LIBC.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
             break  # EINVAL: there are no more; EPERM: the right to do it is gone
 
@@ -173,25 +215,39 @@ def close_all_but(keep: Collection[int]) -> None:
             os.closerange(before + 1, after)
 
 
-class SystemCalls:
-    """A filter that lets CALLS pass and answers EPERM to every other; libseccomp makes it.
+class _Filter:
+    """A filter of system calls, made by libseccomp while libraries can be loaded, and put on later.
 
-    Making one raises Missing. It is made while libraries can be loaded, and put on later.
+    Making one raises Missing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, others: int, named: int, names: Collection[str]) -> None:
         try:
             self._library = ctypes.CDLL("libseccomp.so.2", use_errno=True)
         except OSError:
             raise Missing("seccomp: libseccomp2 is not on this host") from None
         self._library.seccomp_init.restype = ctypes.c_void_p
-        self._context = ctypes.c_void_p(self._library.seccomp_init(ctypes.c_uint32(_REFUSE)))
-        for name in CALLS:
+        self._context = ctypes.c_void_p(self._library.seccomp_init(ctypes.c_uint32(others)))
+        for name in names:
             number = self._library.seccomp_syscall_resolve_name(name.encode())
             if number >= 0:  # negative: this machine has no call of that name
-                allow = (self._context, ctypes.c_uint32(_ALLOW), number, 0)
-                self._library.seccomp_rule_add(*allow)
+                rule = (self._context, ctypes.c_uint32(named), number, 0)
+                self._library.seccomp_rule_add(*rule)
 
     def put_on(self) -> None:
-        """From now on nothing but CALLS; raises Missing."""
+        """From now on, for this process and all it starts; raises Missing."""
         _done(self._library.seccomp_load(self._context), "seccomp")
+
+
+class Allowed(_Filter):
+    """Lets CALLS pass and answers EPERM to every other."""
+
+    def __init__(self) -> None:
+        super().__init__(_REFUSE, _ALLOW, CALLS)
+
+
+class Forbidden(_Filter):
+    """Answers EPERM to REFUSED and lets all others pass: for programs that are not ours."""
+
+    def __init__(self) -> None:
+        super().__init__(_ALLOW, _REFUSE, REFUSED)

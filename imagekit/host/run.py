@@ -94,12 +94,15 @@ def run(  # noqa: PLR0913 - each is one of subprocess's, by its own name
     pass_fds: Sequence[int] = (),
     check: bool = True,
     what: str | None = None,
+    keep: int | None = None,
 ) -> Completed:
     """Run ``argv`` to its end and return what it printed.
 
     ``env`` is added to :func:`environment`. ``timeout`` is in seconds. ``log`` receives stdout and
     stderr as they come; ``on_line`` is called for every line of either. ``stdout`` redirects
-    standard output to an open file instead of capturing it. ``what`` words the error ("create the
+    standard output to an open file instead of capturing it. ``keep`` is how many bytes are captured
+    of each, of a program that a stranger's file may make talk without end; the rest is thrown away,
+    and seen by no log. ``what`` words the error ("create the
     file system"). Raises HostError when the program is missing, ToolError when it exits nonzero
     (unless ``check`` is false) or exceeds ``timeout``.
     """
@@ -107,7 +110,7 @@ def run(  # noqa: PLR0913 - each is one of subprocess's, by its own name
     with spawn(
         argv, env=env, cwd=cwd, stdin=input is not None, stdout=stdout, pass_fds=pass_fds
     ) as child:
-        reader = _Reader(child, log, on_line)
+        reader = _Reader(child, log, on_line, keep)
         try:
             reader.start(input)
             returncode = child.wait(timeout)
@@ -212,8 +215,10 @@ class _Reader:
         child: subprocess.Popen[bytes],
         log: Path | None,
         on_line: Callable[[str], None] | None,
+        keep: int | None,
     ) -> None:
         self._child = child
+        self._keep = keep
         self._on_line = on_line
         self._log: IO[bytes] | None = None
         if log is not None:
@@ -226,7 +231,8 @@ class _Reader:
     def start(self, data: bytes | None) -> None:
         for pipe, sink in ((self._child.stdout, self._out), (self._child.stderr, self._err)):
             if pipe is not None:
-                thread = threading.Thread(target=self._drain, args=(pipe, sink), daemon=True)
+                drain = self._drain if self._keep is None else self._drain_bounded
+                thread = threading.Thread(target=drain, args=(pipe, sink), daemon=True)
                 thread.start()
                 self._threads.append(thread)
         if data is not None and self._child.stdin is not None:
@@ -246,6 +252,13 @@ class _Reader:
                 if self._on_line is not None:
                     self._on_line(line.decode("utf-8", "backslashreplace").rstrip("\r\n"))
 
+    def _drain_bounded(self, pipe: IO[bytes], sink: list[bytes]) -> None:
+        left = self._keep or 0
+        with contextlib.suppress(ValueError, OSError):
+            while piece := os.read(pipe.fileno(), 1 << 16):
+                sink.append(piece[:left])
+                left -= len(sink[-1])
+
     def finish(self) -> None:
         for thread in self._threads:
             thread.join(5)
@@ -257,4 +270,6 @@ class _Reader:
 
     def tail(self) -> str:
         source = self._err if any(line.strip() for line in self._err) else self._out
+        if self._keep is not None:
+            source = b"".join(source).splitlines(keepends=True)
         return b"".join(source[-40:]).decode("utf-8", "backslashreplace")

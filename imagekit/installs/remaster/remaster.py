@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.answers.render import Kind
+from imagekit.disk.extents import opened
 from imagekit.disk.isoread import UEFI, Iso, read_iso
 from imagekit.errors import ExistsError, ImageError, SpecError
+from imagekit.host.program import SHOWN, confined, given
 from imagekit.host.run import run
 from imagekit.installs.remaster import cpio, esp, menus
 from imagekit.installs.remaster.families import family_of, placement
@@ -99,14 +101,23 @@ def remaster(
 
 
 def write_iso(iso: Iso, target: Path, files: Mapping[str, Path], log: Path) -> None:
-    """Write ``iso`` with ``files`` (path inside to file of ours) changed or added."""
-    argv: list[str | Path] = ["xorriso", "-no_rc", "-abort_on", "FAILURE", "-overwrite", "on"]
-    argv += ["-indev", f"stdio:{iso.path.absolute()}", "-outdev", f"stdio:{target.absolute()}"]
-    argv += ["-joliet", "on" if iso.joliet else "off", "-boot_image", "any", "replay"]
-    for path, file in files.items():
-        argv += ["-map", file.absolute(), path, "-chown", "0", path, "--"]
-        argv += ["-chgrp", "0", path, "--", "-chmod", "0444", path, "--"]
-    run([*argv, "-commit", "-end"], log=log, timeout=1800, what="writing the ISO")
+    """Write ``iso`` with ``files`` (path inside to file of ours, all of one directory) changed or
+    added.
+
+    xorriso reads the whole of a stranger's ISO: it can reach nothing but these files.
+    """
+    (folder,) = {file.parent for file in files.values()}
+    with opened(iso.path) as source, target.open("x+b") as stream:
+        out = stream.fileno()
+        argv = ["xorriso", "-no_rc", "-abort_on", "FAILURE", "-overwrite", "on"]
+        argv += ["-indev", f"stdio:{given(source)}", "-outdev", f"stdio:{given(out)}"]
+        argv += ["-joliet", "on" if iso.joliet else "off", "-boot_image", "any", "replay"]
+        for path, file in files.items():
+            argv += ["-map", f"{SHOWN}/{file.name}", path, "-chown", "0", path, "--"]
+            argv += ["-chgrp", "0", path, "--", "-chmod", "0444", path, "--"]
+        argv += ["-commit", "-end"]
+        command = confined(argv, readable=[source], writable=[out], shown=folder)
+        run(command, log=log, timeout=1800, what="writing the ISO", pass_fds=[source, out])
 
 
 class _Changes:
@@ -195,7 +206,7 @@ class _Changes:
                 image = self._extract([path])[path]
             else:
                 image = esp.appended(self._iso.path, self._new())
-            for name, text in esp.menus_in(image, self._new()).items():
+            for name, text in esp.menus_in(image).items():
                 entry = menus.choose(self._usable(menus.read_grub(name, text)))
                 if entry is None:
                     continue
