@@ -86,6 +86,8 @@ class Zygote:
         # From here on nothing may fail: these need no permission.
         os.umask(0o077)
         confinement.become_nobody()
+        if os.geteuid() == 0:
+            missing.append("a user that is not root: this container has no nobody")
         confinement.drop_capabilities()
         confinement.no_new_privileges()
         with suppress(confinement.Missing):

@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 NOBODY = 65534
@@ -161,9 +162,12 @@ def become_nobody(*, keep: int | None = None) -> None:
         # Else the change of identity takes all, and access(2) knows of none afterwards.
         bits = _NO_SETUID_FIXUP | _NO_SETUID_FIXUP_LOCKED
         _done(LIBC.prctl(_PR_SET_SECUREBITS, bits, 0, 0, 0), "securebits")
-    os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
+    # EINVAL, EPERM: root of a container that has no such user. It still loses its capabilities.
+    with suppress(OSError):
+        os.setgroups([])
+    with suppress(OSError):
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
     if keep is not None:
         _set_capabilities(1 << keep)
         _done(LIBC.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, keep, 0, 0), "ambient")

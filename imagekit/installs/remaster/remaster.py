@@ -21,6 +21,7 @@ from imagekit.host.program import SHOWN, confined, given
 from imagekit.host.run import run
 from imagekit.installs.remaster import cpio, esp, menus
 from imagekit.installs.remaster.families import family_of, placement
+from imagekit.installs.remaster.reading import entries as read_entries
 
 MAX_MENU = 1 << 20
 _ISOLINUX = re.compile(r".*/(isolinux|syslinux|extlinux|txt|gtk|adtxt|menu|live|install)\.cfg")
@@ -148,7 +149,7 @@ class _Changes:
         texts = {p: f.read_text("utf-8", "replace") for p, f in self._extract(paths).items()}
         entries: dict[str, menus.Entry] = {}
         # Included files (txt.cfg) hold isolinux's entries; its main file is what starts.
-        linux = [e for p, t in texts.items() if _is_isolinux(p) for e in menus.read_isolinux(p, t)]
+        linux = [e for p, t in texts.items() if _is_isolinux(p) for e in read_entries(menus.ISOLINUX, p, t)]
         chosen = menus.choose(self._usable(linux))
         for path in texts:
             if chosen is not None and _MAIN.fullmatch(path.lower()):
@@ -157,7 +158,7 @@ class _Changes:
         for path, text in texts.items():
             entry = None
             if _GRUB.fullmatch(path):
-                entry = menus.choose(self._usable(menus.read_grub(path, text)))
+                entry = menus.choose(self._usable(read_entries(menus.GRUB, path, text)))
             if entry is not None:
                 entries[path] = entry
                 self.write(path, menus.grub_cfg(entry, added, text).encode())
@@ -207,7 +208,7 @@ class _Changes:
             else:
                 image = esp.appended(self._iso.path, self._new())
             for name, text in esp.menus_in(image).items():
-                entry = menus.choose(self._usable(menus.read_grub(name, text)))
+                entry = menus.choose(self._usable(read_entries(menus.GRUB, name, text)))
                 if entry is None:
                     continue
                 if path is None or image is None:
