@@ -26,7 +26,6 @@ for _name in ("utf-16", "utf-16_be", "utf-16_le"):
 time.strptime("2000", "%Y")
 
 
-
 class Refused(Exception):
     """The ISO cannot be used; the text says why."""
 
@@ -81,7 +80,7 @@ def content(files: tuple[int, ...], where: str, extract: tuple[str, ...]) -> Con
         *(ValueError, AttributeError, TypeError, RecursionError, OverflowError),
     )
     try:
-        return _content(files, where, extract)
+        return _content(files, extract)
     except damaged as error:
         raise ImageError(
             f"this is no usable ISO 9660 image: {error or type(error).__name__}",
@@ -90,7 +89,7 @@ def content(files: tuple[int, ...], where: str, extract: tuple[str, ...]) -> Con
         ) from None
 
 
-def _content(files: tuple[int, ...], where: str, extract: tuple[str, ...]) -> Content:
+def _content(files: tuple[int, ...], extract: tuple[str, ...]) -> Content:
     iso = pycdlib.PyCdlib()
     iso.open_fp(os.fdopen(files[0], "rb"))
     if not iso.has_rock_ridge():

@@ -1,4 +1,4 @@
-"""What an ISO holds, read by a worker that can do nothing else (``imagekit.host.confined``)."""
+"""What an ISO holds, read by a worker that can do nothing else (``imagekit.host.worker``)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from imagekit.disk.extents import opened
 from imagekit.disk.isocontent import MAX_EXTRACT, BootEntry, Content, IsoFile
 from imagekit.errors import ImageError, SpecError
-from imagekit.host.confined import MAX_FILES, MIB, Confined, Limits
 from imagekit.host.outfile import os_errors
+from imagekit.host.worker import MAX_FILES, MIB, Confined, Limits
 
 __all__ = ["BIOS", "UEFI", "BootEntry", "Iso", "IsoFile", "read_iso"]
 
@@ -20,6 +20,7 @@ SECTOR = 2048
 BIOS, UEFI = 0, 0xEF
 # A listing is 300,000 files of a few hundred bytes.
 _LIMITS = Limits(2048 * MIB, 90, 180.0, answer=64 * MIB, file_bytes=MAX_EXTRACT)
+
 
 @dataclass(frozen=True)
 class Iso:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from imagekit.disk.extents import Progress, opened
+from imagekit.disk.extents import Progress, opened, writable
 from imagekit.errors import HostError, ImageError, ToolError
 from imagekit.host.outfile import no_space, os_errors
 from imagekit.host.program import Bounds, confined, given
@@ -80,13 +80,10 @@ def convert(
 @contextlib.contextmanager
 def _target(path: Path) -> Iterator[int]:
     """A descriptor of a file to write, which is made if there is none."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os_errors(path):
-        fd = os.open(path, flags, 0o600)
-    try:
+    with os_errors(path), contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    with writable(path) as fd:
         yield fd
-    finally:
-        os.close(fd)
 
 
 @dataclass(frozen=True)
@@ -102,9 +99,7 @@ class _Confine:
         return (*self.readable, *self.writable)
 
     def command(self, argv: list[str]) -> list[str]:
-        return confined(
-            argv, readable=self.readable, writable=self.writable, bounds=self.bounds
-        )
+        return confined(argv, readable=self.readable, writable=self.writable, bounds=self.bounds)
 
 
 def _convert(
@@ -124,7 +119,7 @@ def _convert(
     command = confine.command(argv) if confine else argv
     files = confine.files if confine else ()
     if progress is None:
-        run(command, what=what, pass_fds=files, keep=_SAYS)
+        run(command, what=what, pass_fds=files, output_limit=_SAYS)
     else:
         _run_with_progress(command, files, size_bytes, progress)
 
@@ -136,7 +131,11 @@ def check(path: Path, image_format: str) -> None:
     with opened(path) as fd:
         argv = ["qemu-img", "check", *_alone(fd, image_format)]
         command = _Confine((fd,)).command(argv)
-        done = run(command, check=False, timeout=timeout, pass_fds=(fd,), keep=_SAYS)
+        try:
+            done = run(command, check=False, timeout=timeout, pass_fds=(fd,), output_limit=_SAYS)
+        except ToolError as error:
+            what = f"its {image_format} tables cannot be checked: {error.what}"
+            raise ImageError(what, where=str(path)) from error
     if done.returncode not in (0, _CHECK_LEAKED):
         text = (done.stderr + done.stdout).decode("utf-8", "backslashreplace")
         raise ImageError(
@@ -153,7 +152,7 @@ def measure(path: Path, image_format: str) -> int:
             argv = ["qemu-img", "measure", "--output=json", "-O", "qcow2"]
             command = _Confine((fd,)).command([*argv, *_alone(fd, image_format)])
             what = "measuring the image"
-            done = run(command, timeout=300, what=what, pass_fds=(fd,), keep=_SAYS)
+            done = run(command, timeout=300, what=what, pass_fds=(fd,), output_limit=_SAYS)
         answer: Any = json.loads(done.stdout)
         return int(answer["required"])
     except (ToolError, ValueError, KeyError, TypeError) as error:
@@ -172,7 +171,7 @@ def read(path: Path, image_format: str, offset: int, length: int) -> bytes:
         bounds = replace(_BOUNDS, file_bytes=length)
         confine = _Confine((fd,), (part.fileno(),), bounds)
         command = confine.command([*argv, f"if={given(fd)}", f"of={given(part.fileno())}"])
-        run(command, timeout=60, pass_fds=confine.files, keep=_SAYS)
+        run(command, timeout=60, pass_fds=confine.files, output_limit=_SAYS)
         return os.pread(part.fileno(), length, 0)
 
 

@@ -1,7 +1,7 @@
 """Disk images of strangers, read by a worker that can do nothing else.
 
 The door for images from users, guests, bundles and networks. The readers behind it are plain
-functions of an open file; ``imagekit.host.confined`` says what stands around them.
+functions of an open file; ``imagekit.host.worker`` says what stands around them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from imagekit.disk.extents import Progress, opened, refuse_same, writable
 from imagekit.disk.image_info import ImageInfo, check_format, detect_open, probe_open
 from imagekit.disk.vhd_reader import VhdReader
-from imagekit.host.confined import MIB, Confined, Limits
 from imagekit.host.outfile import os_errors, replacing
+from imagekit.host.worker import MIB, Confined, Limits
 
 # A block table is 128 MiB at most, and is held with what was taken (vhd_reader).
 _HEADERS = Limits(memory=1024 * MIB, cpu_seconds=60, answer=MIB)

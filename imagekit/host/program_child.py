@@ -3,7 +3,8 @@
 The argument is JSON: what to run, the descriptors it may read and write, and its limits. The
 program sees the host's programs and libraries read-only and /proc of its own processes, by which it
 finds the files. It has no network, and no capability but the one to open those files, which may be
-anybody's (capabilities(7): CAP_DAC_OVERRIDE, and CAP_DAC_READ_SEARCH where it only reads). Exit status 125: it could not be started.
+anybody's (capabilities(7): CAP_DAC_OVERRIDE, and CAP_DAC_READ_SEARCH where it only reads). Exit
+status 125: it could not be started.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def _make_root(shown: str | None) -> None:
     """A root with programs and little else, below /tmp, which it covers; raises Missing."""
     root = "/tmp"  # noqa: S108 - covered by a file system of our own
     confinement.mount("none", "/", "", confinement.REC | confinement.PRIVATE)
-    held = {path: os.open(path, os.O_PATH) for path in (*_PROGRAMS, *_SETTINGS) if os.path.lexists(path)}
+    held = {
+        path: os.open(path, os.O_PATH) for path in (*_PROGRAMS, *_SETTINGS) if os.path.lexists(path)
+    }
     if shown is not None:
         held[SHOWN] = os.open(shown, os.O_PATH | os.O_DIRECTORY)
     confinement.mount("none", root, "tmpfs", confinement.NOSUID | confinement.NODEV, "mode=755")
@@ -49,7 +52,7 @@ def _make_root(shown: str | None) -> None:
     flags = confinement.NOSUID | confinement.NODEV | confinement.NOEXEC
     confinement.mount("proc", f"{root}/proc", "proc", flags | confinement.RDONLY)
     size = f"size={_TMP_BYTES},mode=1777"
-    confinement.mount("none", f"{root}/tmp", "tmpfs", flags, size)
+    confinement.mount("none", f"{root}/tmp", "tmpfs", flags, size)  # noqa: S108 - of the new root
     for name in _DEVICES:
         fd = os.open(f"/dev/{name}", os.O_PATH)
         _place(fd, f"{root}/dev/{name}", writable=True, recursive=False)

@@ -29,13 +29,16 @@ def encode(value: object) -> bytes:
     return json.dumps(_plain(value), separators=(",", ":")).encode("ascii")
 
 
-def decode(kind: Any, data: bytes) -> Any:
-    """The object of type ``kind`` that ``data`` holds; raises WireError."""
+def decode(kinds: Sequence[Any], data: bytes) -> tuple[Any, ...]:
+    """The objects, one of each of ``kinds``, that ``data``, an encoded tuple, holds.
+
+    Raises WireError.
+    """
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise WireError(f"no JSON: {type(error).__name__}") from None
-    return _reader(kind)(value)
+    return _fixed(tuple(map(_reader, kinds)), value)
 
 
 def _plain(value: object) -> object:
@@ -153,4 +156,3 @@ _SIMPLE: dict[Any, Reader] = {
     bytes: _bytes,
     Path: lambda value: Path(_exactly(str)(value)),
 }
-

@@ -1,7 +1,7 @@
 """Kernels, initrds and boot menus of strangers, read by a worker that can do nothing else.
 
 The door for all that comes from an image, an ISO, a network or a user. The parsers behind it are
-plain functions of bytes; ``imagekit.host.confined`` says what stands around them.
+plain functions of bytes; ``imagekit.host.worker`` says what stands around them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.errors import ImageError
-from imagekit.host.confined import MIB, Confined, Limits
+from imagekit.host.worker import MIB, Confined, Limits
 from imagekit.kernel import bootfindings, grub2, image, initrd, kconfig, pygrub
 from imagekit.kernel.bootmenu import BootMenu, Finding
 from imagekit.kernel.capability import judge
@@ -90,9 +90,7 @@ def _examined(
         data = image.read_open(left.pop(0), initrd.MAX_FILE, "initrd", initrd_name)
         ramdisk = initrd.parse_initrd(data, name=initrd_name)
     if config_name is not None:
-        data = image.read_open(
-            left.pop(0), kconfig.MAX_FILE, "kernel configuration", config_name
-        )
+        data = image.read_open(left.pop(0), kconfig.MAX_FILE, "kernel configuration", config_name)
         config = kconfig.parse_config(data.decode("utf-8", "replace"), name=config_name)
     return judge(loaded, initrd=ramdisk, config=config)
 

@@ -9,8 +9,8 @@ import tarfile
 from pathlib import Path
 
 from imagekit.errors import ImageError
-from imagekit.host.confined import MIB, Confined, Limits
 from imagekit.host.outfile import os_errors
+from imagekit.host.worker import MIB, Confined, Limits
 from imagekit.pypxeboot.session import check_kernel as check_open_kernel
 
 MAX_MEMBER = 512 * MIB

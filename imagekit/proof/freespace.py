@@ -16,7 +16,7 @@ from pathlib import Path
 
 from imagekit.disk import qemu_img
 from imagekit.errors import ImagekitError
-from imagekit.host.confined import MIB, Confined, Limits
+from imagekit.host.worker import MIB, Confined, Limits
 
 SECTOR = 512
 MAX_PARTITIONS = 16

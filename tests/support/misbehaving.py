@@ -77,7 +77,8 @@ def write_input(files: tuple[int, ...]) -> str:
 def connect(_files: tuple[int, ...], port: int) -> str:
     """Reach a server of the host."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5):
+        with socket.socket() as end:
+            end.connect(("127.0.0.1", port))
             return "done"
     except OSError as error:
         return f"refused: {error.errno}"
@@ -121,10 +122,26 @@ def signal_all(_files: tuple[int, ...], pid: int) -> str:
     return "done"
 
 
-def call(_files: tuple[int, ...], number: int) -> int:
-    """A system call by its number, without arguments; the error number."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    return ctypes.get_errno() if libc.syscall(number, 0, 0, 0, 0, 0, 0) == -1 else 0
+def fill(files: tuple[int, ...], count: int) -> str:
+    """Write ``count`` bytes into a file that was given for writing."""
+    try:
+        left = count
+        while left:
+            left -= os.write(files[0], bytes(min(left, 1 << 16)))
+    except OSError as error:
+        return f"refused: {error.errno}"
+    return "done"
+
+
+def environment(_files: tuple[int, ...]) -> dict[str, str]:
+    """The variables that it can see."""
+    return dict(os.environ)
+
+
+def note_bytes(files: tuple[int, ...], count: int) -> tuple[bytes, ...]:
+    """What a parser without total limits answers: one stretch of the file, again and again."""
+    data = os.pread(files[0], 1 << 20, 0)
+    return (data,) * count
 
 
 def take_memory(_files: tuple[int, ...], count: int) -> int:

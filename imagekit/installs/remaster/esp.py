@@ -5,6 +5,7 @@ xorriso and mtools run where they can reach nothing but the files they are given
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -33,7 +34,7 @@ def appended(iso: Path, scratch: Path) -> Path | None:
             argv = ["xorriso", "-no_rc", "-osirrox", "on", "-indev", f"stdio:{given(fd)}"]
             argv += ["-extract_boot_images", given(folder)]
             command = confined(argv, readable=[fd], writable=[folder], bounds=_BOUNDS)
-            run(command, check=False, timeout=300, pass_fds=[fd, folder], keep=_MOST)
+            run(command, check=False, timeout=300, pass_fds=[fd, folder], output_limit=_MOST)
     finally:
         os.close(folder)
     # What it wrote is a stranger's too: a link would lead to a file of the host.
@@ -56,16 +57,18 @@ def menus_in(image: Path | None) -> dict[str, str]:
             match = _MENU.fullmatch(line.strip())
             if match is None:
                 continue
-            content = _mtools(["mcopy", "-n", "-i", given(fd), f"::/{match[1]}", "-"], fd).stdout
-            if len(content) <= MAX_MENU:
-                found[f"/{match[1]}"] = content.decode("utf-8", "replace")
+            argv = ["mcopy", "-n", "-i", given(fd), f"::/{match[1]}", "-"]
+            with contextlib.suppress(ToolError):  # a damaged one, or one that does not end
+                content = _mtools(argv, fd).stdout
+                if len(content) <= MAX_MENU:
+                    found[f"/{match[1]}"] = content.decode("utf-8", "replace")
     return found
 
 
 def _mtools(argv: list[str], image: int) -> Completed:
     """A program of mtools that reads; raises ToolError."""
     command = confined(argv, readable=[image], bounds=_BOUNDS)
-    return run(command, env=_ENV, timeout=SECONDS, pass_fds=[image], keep=_MOST)
+    return run(command, env=_ENV, timeout=SECONDS, pass_fds=[image], output_limit=_MOST)
 
 
 def replace_menu(image: Path, name: str, text: str, scratch: Path) -> None:
@@ -76,7 +79,7 @@ def replace_menu(image: Path, name: str, text: str, scratch: Path) -> None:
         argv = ["mcopy", "-o", "-i", given(files[1]), given(files[0]), f"::{name}"]
         command = confined(argv, readable=files[:1], writable=files[1:], bounds=_BOUNDS)
         try:
-            run(command, env=_ENV, timeout=SECONDS, pass_fds=files, keep=_MOST)
+            run(command, env=_ENV, timeout=SECONDS, pass_fds=files, output_limit=_MOST)
         except ToolError as error:
             raise ImageError(
                 f"the menu in the EFI image cannot be replaced: {error.output}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imagekit.host.confined import MIB, Confined, Limits
+from imagekit.host.worker import MIB, Confined, Limits
 from imagekit.installs.remaster import menus
 from imagekit.installs.remaster.menus import Entry
 

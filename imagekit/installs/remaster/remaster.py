@@ -149,7 +149,12 @@ class _Changes:
         texts = {p: f.read_text("utf-8", "replace") for p, f in self._extract(paths).items()}
         entries: dict[str, menus.Entry] = {}
         # Included files (txt.cfg) hold isolinux's entries; its main file is what starts.
-        linux = [e for p, t in texts.items() if _is_isolinux(p) for e in read_entries(menus.ISOLINUX, p, t)]
+        linux = [
+            e
+            for p, t in texts.items()
+            if _is_isolinux(p)
+            for e in read_entries(menus.ISOLINUX, p, t)
+        ]
         chosen = menus.choose(self._usable(linux))
         for path in texts:
             if chosen is not None and _MAIN.fullmatch(path.lower()):

@@ -1,4 +1,4 @@
-"""Forks a confined worker for each input of a stranger; started by ``imagekit.host.confined``.
+"""Forks a confined worker for each input of a stranger; started by ``imagekit.host.worker``.
 
 It imports the parsers, gives up everything (``confinement``), and says on its socket what the host
 did not allow. Then each request is one message: JSON, and the descriptors of the arguments, of the
@@ -192,7 +192,7 @@ def answer_of(module: ModuleType, name: str, files: list[int], given: bytes) -> 
         hints = get_type_hints(function)
         # The first parameter is the descriptors.
         kinds = [hints[p] for p in function.__code__.co_varnames[1 : function.__code__.co_argcount]]
-        arguments = wire.decode(tuple[*kinds], given)  # type: ignore[valid-type] - made at run time
+        arguments = wire.decode(kinds, given)
         return wire.encode((function(tuple(files), *arguments), None))
     except ImagekitError as error:
         kind = next(c.__name__ for c in type(error).__mro__ if c.__module__ == errors.__name__)

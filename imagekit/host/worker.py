@@ -26,11 +26,13 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints
 from imagekit import errors
 from imagekit.errors import HostError, ImageError, ImagekitError, ToolError
 from imagekit.host import run, wire
-from imagekit.host.confined_child import MAX_FILES, STATUS, TOO_LONG, Failure
+from imagekit.host.worker_child import MAX_FILES, STATUS, TOO_LONG, Failure
+
+__all__ = ["MAX_FILES", "MIB", "Confined", "Limits", "missing_confinement", "stop"]
 
 MIB = 1 << 20
 _START = "import sys; sys.path[:] = {path!r}; from {module} import main; sys.exit(main())"
-_CHILD = "imagekit.host.confined_child"
+_CHILD = "imagekit.host.worker_child"
 _READY = 60.0
 _MAX_TEXT = 2000
 
@@ -109,7 +111,7 @@ class Confined(Generic[P, Result]):
     def _result(self, raw: bytes, where: str) -> Result:
         kind = get_type_hints(self.function)["return"]
         try:
-            result, failure = wire.decode(tuple[kind | None, Failure | None], raw)  # type: ignore[valid-type] # known at run time
+            result, failure = wire.decode((kind | None, Failure | None), raw)
         except wire.WireError as error:
             raise self._hostile(f"makes its reader answer with {error}", where) from None
         if failure is None:
