@@ -9,6 +9,7 @@ seccomp_init(3); numbers from linux/sched.h, linux/prctl.h, sys/mount.h, linux/c
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -64,6 +65,12 @@ REFUSED = (
 """What no program that reads an image needs: ways to other file systems, processes, networks, and
 parts of the kernel that few use."""
 
+_WHY_NOT = {
+    errno.EPERM: "namespaces: forbidden (sysctl kernel.unprivileged_userns_clone, or "
+    "kernel.apparmor_restrict_unprivileged_userns, or what runs this container)",
+    errno.ENOSPC: "namespaces: no more are allowed (sysctl user.max_user_namespaces)",
+}
+
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -96,7 +103,8 @@ def unshare() -> None:
         # Else /proc/self is root's after the change of identity (prctl(2)).
         LIBC.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
         user, group = NOBODY, NOBODY
-    _done(LIBC.unshare(_NEWUSER | _ALL), "namespaces")
+    if LIBC.unshare(_NEWUSER | _ALL) != 0:
+        raise Missing(_WHY_NOT.get(ctypes.get_errno(), "namespaces: this kernel has none of these"))
     try:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/gid_map").write_text(f"{NOBODY} {group} 1\n")
