@@ -10,9 +10,11 @@ from typing import Annotated
 
 import typer
 
+from imagekit.errors import ImagekitError
 from imagekit.host import tools
 from imagekit.host.kvm import kvm_works
 from imagekit.host.sandbox import bounds, means
+from imagekit.host.worker import missing_confinement
 from imagekit.pipeline.workspace import cache_root
 from imagekit.vm import uefi
 
@@ -68,6 +70,7 @@ def checks() -> list[Check]:
     found += [_uefi("prove"), _uefi("iso", required=False)]
     found.append(_guestfs())
     found += _sandbox()
+    found.append(_readers())
     verdict = kvm_works()
     found.append(Check("speed", "KVM", verdict.works, verdict.reason, required=False))
     return found
@@ -117,6 +120,17 @@ def _sandbox() -> list[Check]:
         detail = "memory and processes" if group else "setrlimit(2) bounds each process alone"
         found.append(Check("debootstrap", "control groups", group is not None, detail, False))
     return found
+
+
+def _readers() -> Check:
+    """What stands around the processes that read files of strangers (imagekit.host.worker)."""
+    name = "confined readers"
+    try:
+        missing = missing_confinement()
+    except ImagekitError as error:
+        return Check("all", name, False, error.what)
+    detail = "; ".join(missing) or "nobody, alone, without files, network or system calls"
+    return Check("all", name, not missing, detail, required=False)
 
 
 def doctor(

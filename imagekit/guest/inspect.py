@@ -20,6 +20,7 @@ from imagekit.guest.mounts import GuestRoot, mount_guest
 from imagekit.guest.osfiles import parse_fstab
 from imagekit.guest.osinfo import read_os
 from imagekit.guest.working import readable_copy
+from imagekit.kernel import reading
 from imagekit.pipeline.workspace import Workspace
 
 
@@ -28,6 +29,7 @@ def inspect(image: Path, image_format: str, *, workspace: Workspace) -> Inspecti
 
     Raises ImageError for a damaged or hostile image, BusyError, HostError, SpecError.
     """
+    reading.prepare()
     with readable_copy(image, image_format, workspace=workspace) as copy:
         size = copy.virtual_size
         with appliance([Drive(copy.path, copy.format)], workspace=workspace) as app:

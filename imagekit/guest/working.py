@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import UUID
 
-from imagekit.disk import image_info, qemu_img, vhd
+from imagekit.disk import image_info, qemu_img, reading, vhd
 from imagekit.disk.convert import SUFFIXES
 from imagekit.disk.extents import copy_sparse, opened
 from imagekit.disk.settled import settled
@@ -44,7 +44,7 @@ def named_format(image: Path, given: str | None) -> str:
         return image_info.check_format(given)
     named = SUFFIXES.get(image.suffix.lower())
     try:
-        found: str | None = image_info.detect(image)
+        found: str | None = reading.detect(image)
     except SpecError:
         if not image.is_file() and not image.is_block_device():
             raise
@@ -111,7 +111,7 @@ def _prepared(
         copy_sparse(image.name, copy)
         source = copy
     with _about(source, image.path):
-        info = image_info.probe(source, image_format)
+        info = reading.probe(source, image_format)
         if image_format == "qcow2":
             qemu_img.check(source, "qcow2")
     size = info.virtual_size
@@ -124,7 +124,7 @@ def _prepared(
             tuple(notes),
         )
     if image_format == "vhd":
-        vhd.read_vhd(source, copy)
+        reading.unpack_vhd(source, copy)
         if vhd.virtual_size_of(size) != size:
             notes.append("the VHD grows to a whole number of 2 MiB")
         return WorkingCopy(copy, "raw", size, lambda: _rewrite_vhd(image, copy), tuple(notes))
@@ -168,11 +168,11 @@ def readable_copy(
     Raises BusyError when a commit to the image was interrupted, ImageError, HostError, SpecError.
     """
     with _open_to_read(image, image_format, workspace) as source:
-        info = image_info.probe(source, image_format)
+        info = reading.probe(source, image_format)
         if image_format == "vhd":
             data_size = int(info.details["data_size"])
             path = workspace.temporary("unpacked-vhd", size_bytes=data_size) / "disk.raw"
-            vhd.read_vhd(source, path)
+            reading.unpack_vhd(source, path)
         else:
             if image_format == "qcow2":
                 qemu_img.check(source, "qcow2")
@@ -208,7 +208,7 @@ def _open_to_read(image: Path, image_format: str, workspace: Workspace) -> Itera
 
 def _rewrite_vhd(image: OpenImage, raw: Path) -> None:
     image.require_in_place()
-    details = image_info.probe(image.name, "vhd").details
+    details = reading.probe(image.name, "vhd").details
     before = os.fstat(image.fd)
     with replacing(image.path, overwrite=True) as part:
         vhd.fill_vhd(

@@ -157,14 +157,17 @@ def spawn(
     stdout: IO[bytes] | int | None = None,
     stderr: IO[bytes] | int | None = None,
     pass_fds: Sequence[int] = (),
+    tied: bool = True,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start ``argv`` and yield the Popen; leaving the block kills its whole process group.
 
-    For long-lived children (QEMU, dnsmasq). Output goes to pipes unless redirected.
+    For long-lived children (QEMU, dnsmasq). Output goes to pipes unless redirected. Without
+    ``tied`` it does not die with the thread that started it: it must see by itself when we end.
     """
     program = tools.require(str(argv[0]))
-    setpriv = tools.require("setpriv")
-    full = [str(setpriv), "--pdeathsig", "KILL", "--", str(program), *map(str, argv[1:])]
+    full = [str(program), *map(str, argv[1:])]
+    if tied:
+        full = [str(tools.require("setpriv")), "--pdeathsig", "KILL", "--", *full]
     try:
         child = subprocess.Popen(
             full,
