@@ -20,7 +20,7 @@ from uuid import UUID
 import pycdlib
 from pycdlib.pycdlibexception import PyCdlibException
 
-from imagekit.disk import iso_child, qcow2
+from imagekit.disk import iso9660, qcow2
 from imagekit.disk import vhd_format as form
 from imagekit.disk.vhd_reader import VhdReader
 from imagekit.errors import ImagekitError
@@ -237,10 +237,10 @@ def _mutate_iso(source: random.Random, data: bytes) -> bytes:
 
 
 _DAMAGED = (
-    *(PyCdlibException, iso_child.Refused, struct.error, LookupError, ValueError, AttributeError),
+    *(PyCdlibException, iso9660.Refused, struct.error, LookupError, ValueError, AttributeError),
     *(TypeError, MemoryError, RecursionError, OverflowError),
 )
-"""What the child that reads ISOs catches; nothing else may end it."""
+"""What the worker that reads ISOs catches; nothing else may end it."""
 
 
 def _iso(data: bytes) -> bool:
@@ -248,8 +248,8 @@ def _iso(data: bytes) -> bool:
     iso.open_fp(io.BytesIO(data))
     if not iso.has_rock_ridge():
         return True
-    iso_child.listing(iso)
-    iso_child.boot_entries(iso)
+    iso9660._listing(iso)
+    iso9660._boot_entries(iso)
     return True
 
 

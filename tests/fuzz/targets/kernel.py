@@ -219,7 +219,7 @@ def _parse_lzop(data: bytes) -> bool:
 
     if codecs.detect(data) != "lzo":
         return False
-    codecs._walk_lzop(memoryview(data), 0, error)
+    codecs._walk_lzop(memoryview(data), 0, error, [])
     return True
 
 
