@@ -36,8 +36,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "messages of another program's protocol: QMP, block devices of QEMU, XAPI's records": (
         "vm: Messages.feed",
         "vm: request",
-        "proof: Machine.add_disk",
-        "proof: block_node",
+        "proof: Overlaid.node",
         "toolstacks: vm_record",
         "toolstacks: Api.records",
     ),

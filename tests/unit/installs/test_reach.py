@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from imagekit.errors import SpecError
 from imagekit.installs.reach import reach_of
@@ -24,7 +24,7 @@ def spec(tmp_path: Path, os_: dict[str, str] | None = None, **install: Any) -> S
         "install": {"method": "iso", "iso": "x.iso", **install},
         "disk": {"size": "8GiB"},
     }
-    path.write_text(yaml.safe_dump(value))
+    path.write_text(json.dumps(value))
     return load_spec(path)
 
 

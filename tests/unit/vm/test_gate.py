@@ -6,6 +6,7 @@ The sockets of the guest's network are stood for by sockets of loopback, whose m
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import struct
@@ -99,8 +100,7 @@ def test_a_name_is_reached_by_the_address_that_stands_for_it(
         return [(0, 0, 0, "", (found[host], port))]
 
     found = {"mirror.test": "127.0.0.1"}
-    loop = type(gate.asyncio.new_event_loop())
-    monkeypatch.setattr(loop, "getaddrinfo", resolve)
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "getaddrinfo", resolve)
     reach = Reach((Endpoint("mirror.test", server),), note=said.append)
     with opened(reach, monkeypatch, {GUESTS: "198.18.0.1"}) as (made, port, _names):
         assert made.names.address("mirror.test") == "198.18.0.1"
