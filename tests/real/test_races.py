@@ -41,7 +41,7 @@ pytestmark = [
     needs_root,
     pytest.mark.skipif(not shutil.which("qemu-io"), reason="missing: qemu-io, of qemu-utils"),
 ]
-ROUNDS = int(os.environ.get("IMAGEKIT_RACE_ROUNDS", "300"))
+ROUNDS = int(os.environ.get("IMAGEKIT_RACE_ROUNDS", "200"))
 SIZE = 1 << 20
 GOOD = bytes(0x202) + b"HdrS" + bytes(SIZE - 0x206)
 """A disk, and by these four letters a kernel (Linux, Documentation/arch/x86/boot.rst)."""
