@@ -8,9 +8,6 @@ import os
 import pwd
 import stat
 import struct
-from pathlib import Path
-
-from imagekit.errors import HostError
 
 _ACL = "system.posix_acl_access"
 _ACL_WRITE = 2
@@ -30,24 +27,6 @@ def trusted_owners() -> frozenset[int]:
 def owner_is_trusted(status: os.stat_result) -> bool:
     """Whether the owner is one of :func:`trusted_owners`."""
     return status.st_uid in trusted_owners()
-
-
-def require_private(directory: Path, hint: str) -> None:
-    """Raise HostError unless a directory is a trusted owner's and nobody else may write to it."""
-    try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise HostError(
-            f"cannot open it: {error.strerror}", where=str(directory), hint=hint
-        ) from None
-    try:
-        status = os.fstat(fd)
-        if not owner_is_trusted(status):
-            raise HostError(f"belongs to {name_of(status.st_uid)}", where=str(directory), hint=hint)
-        if writers := other_writers(fd):
-            raise HostError(f"is writable for {writers}", where=str(directory), hint=hint)
-    finally:
-        os.close(fd)
 
 
 def is_kept(status: os.stat_result) -> bool:

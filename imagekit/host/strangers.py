@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.errors import HostError, SpecError
-from imagekit.host.ownership import name_of, other_writers, trusted_owners
+from imagekit.host import ownership
+from imagekit.host.ownership import name_of, other_writers
 
+_OVERFLOW = int(Path("/proc/sys/kernel/overflowuid").read_text())
 _MAX_LINKS = 40  # path_resolution(7)
 _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PROC = Path("/proc").stat().st_dev
@@ -132,9 +134,10 @@ def _who(seen: _Seen, *, last: bool = False) -> str:
 
 
 def _trusted() -> frozenset[int]:
-    """Whoever has the root directory has the host, also where its root is not mapped (a container,
-    user_namespaces(7))."""
-    return trusted_owners() | {Path("/").stat().st_uid}
+    """In a user namespace where the host's root has no number, he shows up as another: whoever has
+    the root directory (user_namespaces(7), "Unmapped user and group IDs")."""
+    owner = Path("/").stat().st_uid
+    return ownership.trusted_owners() | ({owner} if owner == _OVERFLOW else set())
 
 
 class _Walk:

@@ -186,7 +186,7 @@ class BuildDirectory:
     def locked(self) -> Iterator[None]:
         """Hold the directory against a second build; raises BusyError at once."""
         locks = cache_root() / "locks"
-        locks.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(make_folder(locks, 0o700))
         name = hashlib.sha256(os.fsencode(self.path.absolute())).hexdigest()[:32]
         fd = os.open(locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imagekit.errors import HostError, ImageError, SpecError, ToolError
-from imagekit.host.strangers import require_kept_file
+from imagekit.host.strangers import make_folder, require_kept_file, require_private_path
 from imagekit.pipeline.build_directory import require_own_build
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.lanes import available_mib, lanes_for
@@ -98,6 +99,8 @@ def prove_image(
     for trial in trials:
         for file in trial.host_files():
             require_kept_file(file, "prove a copy of it in a directory of your own")
+    os.close(make_folder(out))
+    require_private_path(out, "choose a directory with -o where nobody else may write")
     if options.under == "qemu":
         report = plain.prove_trials(trials, out / DIRECTORY, events, _rules(options))
     else:

@@ -26,7 +26,7 @@ from imagekit.domain.model import Mode
 from imagekit.errors import BusyError, ExistsError, HostError, SpecError
 from imagekit.host import tools
 from imagekit.host.run import run
-from imagekit.host.strangers import require_private_path
+from imagekit.host.strangers import make_folder, require_private_path
 from imagekit.spec.manifest import Section
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -48,7 +48,7 @@ def guests_directory() -> Path:
     """The directory of the journals, made if needed."""
     path = state_root() / "guests"
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(make_folder(path, 0o700))
     except OSError as error:
         raise HostError(
             f"cannot create {path}: {error.strerror}",

@@ -25,7 +25,7 @@ from imagekit.disk.extents import copy_sparse, opened
 from imagekit.errors import ImagekitError
 from imagekit.guest.working import readable_copy, working_copy
 from imagekit.host.exclusive import exclusive
-from imagekit.host.outfile import replacing
+from imagekit.host.outfile import os_errors, replacing
 from imagekit.host.strangers import require_kept_file, require_private_path
 from imagekit.netboot.netguest import NetbootGuest
 from imagekit.netboot.publish import Site, publish
@@ -41,7 +41,7 @@ pytestmark = [
     needs_root,
     pytest.mark.skipif(not shutil.which("qemu-io"), reason="missing: qemu-io, of qemu-utils"),
 ]
-ROUNDS = int(os.environ.get("IMAGEKIT_RACE_ROUNDS", "300"))
+ROUNDS = int(os.environ.get("IMAGEKIT_RACE_ROUNDS", "200"))
 SIZE = 1 << 20
 GOOD = bytes(0x202) + b"HdrS" + bytes(SIZE - 0x206)
 """A disk, and by these four letters a kernel (Linux, Documentation/arch/x86/boot.rst)."""
@@ -212,7 +212,7 @@ def writing(theirs: Path, outputs: Path, space: Workspace) -> dict[str, Action]:
             part.chmod(0o644)
 
     def build(path: Path) -> None:
-        with BuildDirectory(path).held(make=True) as held:
+        with os_errors(path), BuildDirectory(path).held(make=True) as held:
             held.write("manifest.json", "{}")
             held.remove("made")
 
