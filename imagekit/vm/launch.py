@@ -108,7 +108,7 @@ def start(
                 command,
                 env=variables,
                 cwd=cwd,
-                pass_fds=[*numbers, reply.fileno()],
+                pass_fds=[*numbers, *([reply.fileno()] if tcp else [])],
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
             )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from oracles import curious_guest
+from support.namespaces import need_a_network_of_ones_own
 
 from imagekit.disk import raw
 from imagekit.host import confined
@@ -91,6 +92,7 @@ def get(host: str, port: int) -> str:
 
 
 def test_the_guest_reaches_what_is_named_and_nothing_else(tmp_path: Path) -> None:
+    need_a_network_of_ones_own()
     if curious_guest.kernel() is None:
         pytest.skip("missing: a kernel with its modules, or busybox-static")
     host = own_address()

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.namespaces import need_a_network_of_ones_own
 
 from imagekit.answers.context import Static
 from imagekit.cli import doctor
@@ -123,6 +124,7 @@ def same(found: list[str], expected: str) -> None:
 
 
 def install(tmp_path: Path, recorded: Recorded, **changes: Any) -> list[str]:
+    need_a_network_of_ones_own()
     base = {"media": tmp_path / "a,b.iso", "disk": tmp_path / "d", "memory": 512, "kvm": False}
     for name in ("a,b.iso", "d"):
         (tmp_path / name).touch()
