@@ -86,6 +86,7 @@ def _named(*, mounting: bool) -> bytes:
     made = seccomp.SyscallFilter(seccomp.ALLOW)
     # Another ABI's call (x32) is refused like the rest.
     made.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.ERRNO(errno.EPERM))
+    made.set_attr(seccomp.Attr.CTL_OPTIMIZE, 2)  # a binary tree: few steps for each call
     if made.exist_arch(seccomp.Arch.X86_64):
         made.add_arch(seccomp.Arch.X86)  # guests of i386 packages
     _add_calls(made, seccomp, mounting=mounting)
