@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import platform
+import pwd
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from imagekit.errors import HostError
 from imagekit.host.run import Completed
 from imagekit.host.sandbox import bounds, ids, means, profiles
-from imagekit.host.sandbox.box import Sandbox
+from imagekit.host.sandbox.box import Sandbox, runs_i386
 from imagekit.host.sandbox.child.filesystem import SandboxError, mount_points
 from imagekit.host.sandbox.child.job import Job, Limits, Mount, Watched, from_json
 from imagekit.host.sandbox.profiles import Profile
@@ -66,10 +69,8 @@ def test_ids_that_an_account_has_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     class Account:
         pw_name, pw_uid = "ann", ids.FIXED_BASE + 65535
 
-    monkeypatch.setattr(ids, "BOTH", ())
-    monkeypatch.setattr(ids.Path, "exists", lambda _self: False)
     monkeypatch.setattr(ids, "BOTH", ("/none/a", "/none/b"))
-    monkeypatch.setattr(ids.pwd, "getpwall", lambda: [Account])
+    monkeypatch.setattr(pwd, "getpwall", lambda: [Account])
     ids.first_id.cache_clear()
     with pytest.raises(HostError, match="user ann has one") as caught:
         ids.first_id()
@@ -222,8 +223,6 @@ def test_nothing_is_mounted_through_links_of_a_tree(tmp_path: Path, name: str, k
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
 def test_a_file_is_mounted_on_a_file(tmp_path: Path, kind: str) -> None:
-    import os
-
     tree = tmp_path / "tree"
     tree.mkdir()
     (tmp_path / "file").touch()
@@ -284,7 +283,7 @@ def test_what_is_missing_is_done_without_when_that_is_allowed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lacking(monkeypatch, means.USER_NAMESPACE, means.FILTER)
-    monkeypatch.setattr(means.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     with means.allow_unsandboxed() as gone:
         assert gone == []
         assert means.means() == means.Means(user_namespace=False, filter=False)
@@ -300,7 +299,7 @@ def test_an_ordinary_user_has_no_sandbox_without_a_user_namespace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lacking(monkeypatch, means.USER_NAMESPACE)
-    monkeypatch.setattr(means.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with means.allow_unsandboxed(), pytest.raises(HostError):
         means.means()
 
@@ -319,5 +318,40 @@ def test_nothing_is_lost_where_all_is_there(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_kernels_version_is_read(
     monkeypatch: pytest.MonkeyPatch, release: str, version: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(means.platform, "release", lambda: release)
+    monkeypatch.setattr(platform, "release", lambda: release)
     assert means.kernel_version() == version
+
+
+@pytest.mark.parametrize(
+    ("shell", "narrow"),
+    [
+        (b"\x7fELF\x01\x01", True),
+        (b"\x7fELF\x02\x01", False),
+        (b"#!/x", False),
+        (b"", False),
+        (None, False),
+    ],
+)
+@pytest.mark.parametrize("link", [False, True])
+def test_the_shell_tells_whether_a_tree_is_of_i386(
+    tmp_path: Path, shell: bytes | None, narrow: bool, link: bool
+) -> None:
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    (tmp_path / "bin").symlink_to("usr/bin")
+    if shell is not None:
+        (tmp_path / "usr/bin/dash").write_bytes(shell)
+        (tmp_path / "usr/bin/sh").symlink_to("/bin/dash" if link else "dash")
+    assert runs_i386(tmp_path) is narrow
+
+
+@pytest.mark.parametrize("kind", ["a host's program", "a fifo", "a device", "a loop"])
+def test_the_shell_of_a_hostile_tree_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    tree = tmp_path / "tree"
+    (tree / "bin").mkdir(parents=True)
+    (tmp_path / "sh").write_bytes(b"\x7fELF\x01")
+    if kind == "a fifo":
+        os.mkfifo(tree / "bin/sh")
+    else:
+        targets = {"a host's program": str(tmp_path / "sh"), "a device": "/dev/tty", "a loop": "sh"}
+        (tree / "bin/sh").symlink_to(targets[kind])
+    assert runs_i386(tree) is False

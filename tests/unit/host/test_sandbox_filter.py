@@ -10,6 +10,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -43,7 +44,7 @@ for kind, number, arguments in job["calls"]:
     ctypes.set_errno(0)
     if kind == "int":
         result = legacy(number, *(x.value for x in full[:2]))
-        found.append(-result if result < 0 else 0)
+        found.append(-result if -4096 < result < 0 else 0)
     else:
         result = libc.syscall(ctypes.c_long(number), *full)
         found.append(ctypes.get_errno() if result == -1 else 0)
@@ -53,8 +54,11 @@ print(json.dumps(found))
 """
 
 
-def answers(calls: list[tuple[str, int, tuple[int, ...]]], *, mounting: bool) -> list[int]:
-    programs = [p.hex() for p in filter.programs(mounting=mounting)]
+Call = tuple[str, int, tuple[int, ...]]
+
+
+def answers(calls: Sequence[Call], *, mounting: bool, i386: bool = True) -> list[int]:
+    programs = [p.hex() for p in filter.programs(mounting=mounting, i386=i386)]
     done = subprocess.run(
         [sys.executable, "-I", "-c", PROGRAM],
         input=json.dumps({"filters": programs, "calls": calls}),
@@ -108,7 +112,7 @@ MOUNTS = {
 @pytest.mark.parametrize("mounting", [False, True])
 def test_refused_calls_are_refused_by_every_way_into_the_kernel(mounting: bool) -> None:
     names = {**NEVER, **({} if mounting else MOUNTS)}
-    calls = []
+    calls: list[Call] = []
     for wide, narrow, arguments in names.values():
         calls += [("call", wide, arguments), ("int", narrow, arguments)]
         calls += [("call", 0x40000000 | wide, arguments)]
@@ -154,6 +158,14 @@ def test_user_namespaces_are_refused_also_to_what_mounts() -> None:
         ("int", 310, (0x10000000,)),
     ]
     assert answers(calls, mounting=True) == [errno.EPERM] * 3
+
+
+@pytest.mark.parametrize("mounting", [False, True])
+def test_calls_of_i386_are_refused_where_no_program_is_of_it(mounting: bool) -> None:
+    # getpid, socketcall, open
+    calls = [("int", number, (1, 0)) for number in (20, 102, 5)]
+    assert answers(calls, mounting=mounting, i386=False) == [errno.EPERM] * 3
+    assert answers([("int", 20, ())], mounting=mounting) != [errno.EPERM]
 
 
 def test_a_process_can_still_be_made() -> None:
@@ -209,5 +221,5 @@ def test_without_the_library_the_error_names_its_package(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "seccomp", None)
     filter.programs.cache_clear()
     with pytest.raises(HostError) as caught:
-        filter.programs(mounting=False)
+        filter.programs(mounting=False, i386=False)
     assert "python3-seccomp" in str(caught.value.hint)
