@@ -120,10 +120,12 @@ def _in_user_namespace(job: Job, made: _Made, alive: int) -> None:
     """In a process of its own: be root of the sandbox's user namespace and start it from there."""
     assert made.user is not None  # noqa: S101 - the caller asked
     _join(job)
+    if job.net is not None:
+        kernel.setns(job.net, kernel.NEWNET)  # as long as we are root of what owns it
     confine.become_root(made.user)
     _die_with(alive)
     kernel.unshare(kernel.NEWPID)
-    inside = job._replace(join=[], watched=[])
+    inside = job._replace(join=[], watched=[], net=None)
     status = _start_and_wait(job, partial(_become, inside, made._replace(user=None, owner=0)), [])
     os._exit(status)
 
