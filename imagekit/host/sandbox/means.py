@@ -79,7 +79,7 @@ def missing() -> dict[str, tuple[str, str]]:
     if problem is not None:
         found[USER_NAMESPACE] = problem
     try:
-        filter.programs(mounting=False)
+        filter.programs(mounting=False, i386=False)
         if not Path("/proc/sys/kernel/seccomp/actions_avail").exists():
             found[FILTER] = ("this kernel has no seccomp filters", "start one with CONFIG_SECCOMP")
     except HostError as error:
