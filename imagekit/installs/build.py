@@ -13,6 +13,7 @@ from imagekit import __version__
 from imagekit.disk.extents import copy_sparse, sha256_sparse
 from imagekit.domain.facts import BuildFacts, facts_text, read_facts
 from imagekit.host.apt_sources import os_release
+from imagekit.host.sandbox.means import lost
 from imagekit.host.sandbox.network import let_through, loopback_forwards
 from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext, context_for
@@ -171,7 +172,7 @@ def _manifest(
 
     host = os_release()
     artefacts = {target.role: target.artefact for target in plan.targets}
-    value = {
+    value: dict[str, Any] = {
         "name": file.spec.name,
         "spec_sha256": file.sha256,
         "imagekit": __version__,
@@ -183,4 +184,6 @@ def _manifest(
         "stages": [stage.model_dump() for stage in _stages(plan, results)],
         "tools": {"host": host.get("PRETTY_NAME", "unknown"), **tool_versions(RECORDED_TOOLS)},
     }
+    if lost():
+        value["tools"]["sandbox"] = f"no {' and '.join(lost())}"
     return parse_manifest(json.dumps(value).encode(), MANIFEST)

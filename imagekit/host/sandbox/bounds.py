@@ -17,8 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagekit.host.sandbox.child.job import Watched
+
 NAME = "imagekit-sandbox"
 CONTROLLERS = ("memory", "pids")
+SMALL = 1 << 20
 PATIENCE = 10.0
 """Seconds for the kernel to end what was killed, before its group can be removed."""
 
@@ -34,17 +37,25 @@ class Group:
         """The files that a process writes itself to."""
         return [str(d / "cgroup.procs") for d in self.directories]
 
-    def hit(self) -> str | None:
-        """The bound that was reached: "memory", "processes", or None."""
+    def watched(self, memory: int) -> list[Watched]:
+        """What tells that a bound was reached: kills for want of memory, refused processes.
+
+        ``memory`` (bytes) bounds what is no file's: pages of files in memory count for the group,
+        but not here.
+        """
+        found = []
         for directory in self.directories:
-            for name, key, bound in (
-                ("memory.events", "oom_kill", "memory"),
-                ("memory.oom_control", "oom_kill", "memory"),
-                ("pids.events", "max", "processes"),
+            for name, key, most, bound in (
+                ("memory.events", "oom_kill", 0, "memory"),
+                ("memory.oom_control", "oom_kill", 0, "memory"),
+                ("memory.stat", "anon", memory, "memory"),  # version 2
+                ("memory.stat", "rss", memory, "memory"),  # version 1
+                ("pids.events", "max", 0, "processes"),
             ):
-                if _number(directory / name, key):
-                    return bound
-        return None
+                path = directory / name
+                if path.exists():
+                    found.append(Watched(str(path), key, most, bound))
+        return found
 
 
 @contextlib.contextmanager
@@ -161,12 +172,3 @@ def _remove(directory: Path) -> None:
             for pid in map(int, (directory / "cgroup.procs").read_text().split()):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
-
-
-def _number(path: Path, key: str) -> int:
-    with contextlib.suppress(OSError, ValueError):
-        for line in path.read_text().splitlines():
-            name, _, value = line.partition(" ")
-            if name == key:
-                return int(value)
-    return 0

@@ -14,6 +14,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from imagekit.host.run import Completed, run
 from imagekit.host.sandbox import bounds, filter, ids
 from imagekit.host.sandbox.child.job import Job, Limits, Mount
 from imagekit.host.sandbox.hostfiles import host_links, host_mounts
+from imagekit.host.sandbox.means import means
 from imagekit.host.sandbox.network import Connection, connected
 from imagekit.host.sandbox.profiles import Profile
 
@@ -36,7 +38,16 @@ SHM_SHARE = 4
 """A file system in memory may take this part of the bound on memory."""
 FREE = 256 << 20
 """Bytes that stay free on a file system that a sandbox writes to."""
-TMPFS_MAGIC = 0x01021994  # linux/magic.h
+IDENTITY = """imagekit: this file system or kernel cannot show a tree with other owners
+(idmapped mounts): ids in the sandbox are the host's own; its root has no power over the host.
+"""
+BY_STATUS = {-24: "cpu", 152: "cpu", -25: "file", 153: "file"}
+"""SIGXCPU and SIGXFSZ, of the program itself or of one that a shell waited for."""
+WITHOUT_GROUP = {
+    "memory": re.compile(r"(?i)cannot allocate memory|out of memory|MemoryError|memory exhausted"),
+    "processes": re.compile(r"(?i)cannot fork|fork: .*resource temporarily unavailable"),
+}
+"""What programs say when setrlimit(2) is all that bounds them."""
 
 
 @dataclass(frozen=True)
@@ -75,30 +86,38 @@ class Sandbox:
         Descriptor 9 is a copy of standard error. Raises ToolError, which names the bound that was
         reached, and HostError where there are no user namespaces.
         """
-        profile = self.profile
-        memory = profile.memory + (profile.disk if self._in_memory() else 0)
         with contextlib.ExitStack() as stack:
-            group = stack.enter_context(bounds.group(memory, profile.processes))
+            bounded = bounds.group(self._memory(), self.profile.processes)
+            group = stack.enter_context(bounded)
             joined = stack.enter_context(self._connection())
             report, reported = stack.enter_context(_pipe())
             job = self._job(argv, env, cwd, group, joined)._replace(report=reported)
             descriptors = [d for d in (job.net, job.user) if d is not None]
-            program = [sys.executable, "-I", "-S", str(CHILD)]
             prefix = userns.prefix() if joined is None or joined.user is None else []
-            try:
-                return run(
-                    [*prefix, *program],
-                    input=json.dumps(job).encode(),
-                    timeout=timeout,
-                    log=log,
-                    on_line=on_line,
-                    pass_fds=(reported, *descriptors),
-                    check=check,
-                    what=what,
-                )
-            except ToolError as error:
-                self._explain(error, group, _said(report))
-                raise
+            done = run(
+                [*prefix, sys.executable, "-I", "-S", str(CHILD)],
+                input=json.dumps(job).encode(),
+                timeout=timeout,
+                log=log,
+                on_line=on_line,
+                pass_fds=(reported, *descriptors),
+                check=False,
+                what=what,
+            )
+            said = _said(report)
+        if log is not None and "identity" in said:
+            with log.open("a") as stream:
+                stream.write(IDENTITY)
+        bound = self._bound(done, said, grouped=group is not None)
+        if bound is not None or (check and done.returncode != 0):
+            raise _failure(done, bound, what, log)
+        return done
+
+    def _memory(self) -> int:
+        """The bound on memory of all, in bytes, files of trees in memory included."""
+        if not self._in_memory():
+            return self.profile.memory
+        return self.profile.memory + min(self.profile.disk, available_memory() // 2)
 
     def _job(
         self,
@@ -114,7 +133,9 @@ class Sandbox:
             mounts += [Mount(str(s), d, read_only, mapped=True) for s, d in paths.items()]
         way = "joined" if joined else "host" if self.network else "none"
         root = os.geteuid() == 0
-        programs = filter.programs(mounting=profile.mounting)
+        there = means()
+        mine = profile.user_namespace and there.user_namespace
+        programs = filter.programs(mounting=profile.mounting) if there.filter else ()
         return Job(
             root=str(self.root),
             empty=self.host_programs,
@@ -125,12 +146,13 @@ class Sandbox:
             cwd=cwd,
             kept=profile.kept,
             mounting=profile.mounting,
-            user_namespace=profile.user_namespace,
-            base=ids.first_id() if root and profile.user_namespace else 0,
+            user_namespace=mine,
+            base=ids.first_id() if root and mine else 0,
             recursive=not root,
             sysfs=profile.sysfs,
             limits=self._limits(group),
             join=group.join if group else [],
+            watched=group.watched(profile.memory) if group else [],
             network=way,
             net=joined.net if joined else None,
             user=joined.user if joined else None,
@@ -143,7 +165,7 @@ class Sandbox:
     def _limits(self, group: bounds.Group | None) -> Limits:
         profile = self.profile
         return Limits(
-            data=profile.memory,
+            data=None if group else profile.memory,
             file_size=profile.file_size,
             cpu_seconds=profile.cpu_seconds,
             processes=None if group else profile.processes,
@@ -164,21 +186,38 @@ class Sandbox:
         places = [*self.writable, *([] if self.host_programs else [self.root])]
         return any(_is_tmpfs(path) for path in places)
 
-    def _explain(self, error: ToolError, group: bounds.Group | None, said: list[str]) -> None:
-        """Say which bound was reached, if one was."""
+    def _bound(self, done: Completed, said: list[str], *, grouped: bool) -> str | None:
+        """The bound that was reached, in words, or None."""
+        profile = self.profile
         words = {
-            "memory": f"{self.profile.memory >> 20} MiB of memory",
-            "processes": f"{self.profile.processes} processes",
-            "disk": f"{FREE >> 20} MiB that must stay free where it writes",
-            "cpu": f"{self.profile.cpu_seconds} s of processor time for one process",
-            "file": f"{self.profile.file_size >> 20} MiB for one file",
+            "memory": f"{profile.memory >> 20} MiB of memory",
+            "processes": f"{profile.processes} processes",
+            "disk": f"{FREE >> 20} MiB that stay free where it writes",
+            "cpu": f"{profile.cpu_seconds} s of processor time for a process",
+            "file": f"{profile.file_size >> 20} MiB for a file",
         }
-        by_signal = {-24: "cpu", 152: "cpu", -25: "file", 153: "file"}  # SIGXCPU, SIGXFSZ
-        hit = "disk" if "disk" in said else group.hit() if group else None
-        hit = hit or by_signal.get(error.returncode or 0)
-        if hit is not None:
-            error.args = (f"{error.what}: it reached the sandbox's bound of {words[hit]}",)
-            error.what = str(error.args[0])
+        told = next((x for x in said if x in words), None)
+        if told is None and done.returncode != 0:
+            told = BY_STATUS.get(done.returncode)
+            output = (done.stderr or done.stdout)[-4096:].decode("utf-8", "replace")
+            for bound, pattern in WITHOUT_GROUP.items():
+                if told is None and not grouped and pattern.search(output):
+                    told = bound
+        return words[told] if told else None
+
+
+def _failure(done: Completed, bound: str | None, what: str | None, log: Path | None) -> ToolError:
+    status = done.returncode
+    ended = f"(exit {status})" if status > 0 else f"(signal {-status})"
+    said = [x for x in (done.stderr, done.stdout) if x.strip()]
+    hint = f"the whole log is in {log}" if log else None
+    text = f"{what or 'running ' + Path(done.argv[0]).name} failed {ended}"
+    if bound is not None:
+        text = f"{what or Path(done.argv[0]).name} was stopped: it reached its bound of {bound}"
+        own = "look for what takes so much, or build it elsewhere"
+        hint = f"{own}; {hint}" if hint else own
+    output = said[0][-16384:].decode("utf-8", "backslashreplace") if said else ""
+    return ToolError(text, output=output, returncode=status, hint=hint)
 
 
 @contextlib.contextmanager
@@ -197,6 +236,12 @@ def _said(report: int) -> list[str]:
         return os.read(report, 4096).decode().split()
     except BlockingIOError:
         return []
+
+
+def available_memory() -> int:
+    """MemAvailable of this host, in bytes (proc(5))."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next((int(x.split()[1]) << 10 for x in lines if x.startswith("MemAvailable:")), 0)
 
 
 def _is_tmpfs(path: Path) -> bool:

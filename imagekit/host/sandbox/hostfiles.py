@@ -13,7 +13,7 @@ HOST_SETTINGS = (
     *("alternatives", "ca-certificates.conf", "debian_version", "group", "hosts", "ld.so.cache"),
     *("ld.so.conf", "ld.so.conf.d", "localtime", "login.defs", "mime.types", "mke2fs.conf"),
     *("nsswitch.conf", "os-release", "passwd", "pki", "python3", "python3.11", "resolv.conf"),
-    *("services", "protocols", "ssl", "apt/trusted.gpg.d", "apt/keyrings"),
+    *("services", "protocols", "ssl/certs", "ssl/openssl.cnf", "apt/trusted.gpg.d", "apt/keyrings"),
 )
 """What programs read below /etc; nothing of it is secret."""
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from imagekit.errors import ToolError
 from imagekit.host.sandbox.box import Sandbox
+from imagekit.host.sandbox.means import tmpfs_idmapped
 from imagekit.host.sandbox.profiles import ROOT_ELEMENT
 from imagekit.installs.context import BuildContext
 from imagekit.installs.elements import environment as env
@@ -61,7 +62,8 @@ class DiskImageCreate(Stage):
         work = run.workspace.temporary(self.name)
         for name in ("elements", "root", "cache", "output"):
             (work / name).mkdir()
-        build = run.workspace.temporary("build", size_bytes=BUILD_ESTIMATE)
+        size = BUILD_ESTIMATE if tmpfs_idmapped() else None
+        build = run.workspace.temporary("build", size_bytes=size)
         hook_files.stage_elements(self._plan.elements, work / "elements")
         self._create(work, build, run)
         image = work / "output/image.tar"

@@ -38,7 +38,9 @@ class _Made(NamedTuple):
 
 SUDO = Path(__file__).parent.parent / "sudo.sh"
 LOOK = 100
-"""Milliseconds between two looks at how full the file systems are."""
+"""Milliseconds between two looks at bounds."""
+SHARE = 20
+"""A small file system may be filled but for this part of it."""
 
 
 def main() -> int:
@@ -95,6 +97,12 @@ def _namespace_and_mounts(job: Job) -> _Made:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM):
                 raise
             os.close(user)
+            if job.mounting:
+                # Its root could mount a /proc of its own, whose settings are root's of the host.
+                raise filesystem.SandboxError(
+                    f"the owners of files cannot be mapped in the file systems of {job.root} and "
+                    "what is mounted there; in memory (tmpfs) that needs Linux 6.3"
+                ) from None
             os.write(job.report, b"identity\n")
     user = confine.user_namespace(0, job.limits.processes)
     return _Made(user, 0, filesystem.detached(job, None), sudo)
@@ -122,7 +130,7 @@ def _in_user_namespace(job: Job, made: _Made, alive: int) -> None:
     confine.become_root(made.user)
     _die_with(alive)
     kernel.unshare(kernel.NEWPID)
-    inside = job._replace(join=[])
+    inside = job._replace(join=[], watched=[])
     status = _start_and_wait(job, partial(_become, inside, made._replace(user=None, owner=0)), [])
     os._exit(status)
 
@@ -176,31 +184,51 @@ def _die_with(alive: int) -> None:
 
 
 def _wait(job: Job, pid: int, written: list[int]) -> int:
-    """Wait for the program; end it when it fills a file system. Returns its exit status."""
+    """Wait for the program, and end it when it reaches a bound. Returns its exit status."""
     poll = select.poll()
-    ended = os.pidfd_open(pid)
-    poll.register(ended, select.POLLIN)
+    program = os.pidfd_open(pid)
+    poll.register(program, select.POLLIN)
     if job.later:
         os.close(job.asks)
         poll.register(job.asked, select.POLLIN)
-    while ended not in (ready := [descriptor for descriptor, _event in poll.poll(LOOK)]):
-        if ready:
+    ended = False
+    while not ended:
+        ready = [descriptor for descriptor, _event in poll.poll(LOOK)]
+        ended = program in ready
+        if job.asked in ready:
             poll.unregister(job.asked)
             if os.read(job.asked, 1) and later.show(pid, job.later):
                 os.write(job.asked, b"\n")
             os.close(job.asked)
-        for descriptor in written:
-            state = os.fstatvfs(descriptor)
-            if state.f_bavail * state.f_frsize < job.limits.free:
-                os.kill(pid, signal.SIGKILL)
-                os.write(job.report, b"disk\n")
-                written = []
-                break
-    _pid, status = os.waitpid(pid, 0)
-    if os.WIFSIGNALED(status):
-        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
-        os.kill(os.getpid(), os.WTERMSIG(status))
-    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 125
+        reached = _reached(job, written)
+        if reached is not None:
+            os.write(job.report, f"{reached}\n".encode())
+            os.kill(pid, signal.SIGKILL)
+            break
+    _pid, status, used = os.wait4(pid, 0)
+    if os.WIFEXITED(status):
+        return os.WEXITSTATUS(status)
+    number = os.WTERMSIG(status)
+    if number == signal.SIGKILL and used.ru_utime + used.ru_stime >= job.limits.cpu_seconds:
+        os.write(job.report, b"cpu\n")  # the first process of a namespace is not told by SIGXCPU
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return 128 + number
+
+
+def _reached(job: Job, written: list[int]) -> str | None:
+    """The name of a bound that the sandbox has reached."""
+    for descriptor in written:
+        state = os.fstatvfs(descriptor)
+        if state.f_bavail < min(job.limits.free // state.f_frsize, state.f_blocks // SHARE):
+            return "disk"
+    for path, key, most, name in job.watched:
+        with open(path) as stream:  # noqa: PTH123 - ten times a second
+            for line in stream:
+                if line.startswith(f"{key} ") and int(line.split()[1]) > most:
+                    return name
+    return None
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from imagekit.host.sandbox.child.job import Limits
 IDS = 65536
 """Ids of a tree: 0 to nobody and nogroup (65534)."""
 LAST_CAPABILITY = 63
+GRACE = 1
+"""Seconds of processor time between SIGXCPU and SIGKILL."""
 
 
 def identity() -> list[tuple[int, int, int]]:
@@ -94,14 +96,15 @@ def drop(kept: list[int]) -> None:
 def bound(limits: Limits) -> None:
     """Set the bounds of each process."""
     _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_DATA, limits.data)
     _limit(resource.RLIMIT_FSIZE, limits.file_size)
-    _limit(resource.RLIMIT_CPU, limits.cpu_seconds)
+    _limit(resource.RLIMIT_CPU, limits.cpu_seconds, GRACE)
+    if limits.data is not None:
+        _limit(resource.RLIMIT_DATA, limits.data)
     if limits.processes is not None:
         _limit(resource.RLIMIT_NPROC, limits.processes)
 
 
-def _limit(kind: int, value: int) -> None:
+def _limit(kind: int, value: int, grace: int = 0) -> None:
     _soft, hard = resource.getrlimit(kind)
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
+    most = value + grace if hard == resource.RLIM_INFINITY else min(value + grace, hard)
+    resource.setrlimit(kind, (min(value, most), most))

@@ -57,13 +57,13 @@ def real_directory(root: str, path: str) -> str:
     return current
 
 
-def mount_point(root: str, source: str, target: str) -> None:
-    """Have ``target`` below ``root`` as something that ``source`` can be mounted on."""
+def mount_point(root: str, target: str, *, directory: bool) -> None:
+    """Have ``target`` below ``root`` as a directory, or as a file, to mount on."""
     parent, _, name = target.rpartition("/")
-    directory = real_directory(root, parent)
-    inside = f"{directory}/{name}"
-    if os.path.isdir(source):  # noqa: PTH112 - plain strings throughout
-        real_directory(directory, name)
+    above = real_directory(root, parent)
+    inside = f"{above}/{name}"
+    if directory:
+        real_directory(above, name)
     elif not os.path.lexists(inside):
         os.close(os.open(inside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
     elif not stat.S_ISREG(os.lstat(inside).st_mode):
@@ -80,11 +80,12 @@ def mount_points(job: Job) -> None:
         for name in FIXED:
             real_directory(job.root, name)
     for mount in job.mounts:
+        directory = os.path.isdir(mount.source)  # noqa: PTH112 - plain strings throughout
         for above, source in reversed(holders):
             if mount.target.startswith(f"{above}/"):
-                mount_point(source, mount.source, mount.target[len(above) :])
+                mount_point(source, mount.target[len(above) :], directory=directory)
                 break
-        if os.path.isdir(mount.source):  # noqa: PTH112 - plain strings throughout
+        if directory:
             holders.append((mount.target, mount.source))
 
 
@@ -218,10 +219,10 @@ def new_root(job: Job, mounts: list[Detached], owner: int, sudo: bytes) -> None:
         if not stat.S_ISDIR(os.lstat(f"{BASE}/{name}").st_mode):
             raise SandboxError(f"/{name} in the tree is not a directory")
     kernel_file_systems(BASE, job, owner)
-    for target, source, descriptor in rest:
+    for target, _source, descriptor in rest:
         try:
             if job.empty:
-                mount_point(BASE, source, target)
+                mount_point(BASE, target, directory=stat.S_ISDIR(os.fstat(descriptor).st_mode))
             kernel.move_mount(descriptor, f"{BASE}{target}")
         except OSError as error:
             if error.errno != errno.EACCES:

@@ -20,14 +20,23 @@ class Mount(NamedTuple):
 class Limits(NamedTuple):
     """Bounds of each process, in bytes and seconds (setrlimit(2)); None where a cgroup has it."""
 
-    data: int
+    data: int | None
     file_size: int
     cpu_seconds: int
     processes: int | None
     free: int
-    """Bytes that must stay free where the sandbox writes."""
+    """Bytes that must stay free where the sandbox writes; less on small file systems."""
     shared_memory: int
     """The size of each of its file systems in memory."""
+
+
+class Watched(NamedTuple):
+    """A number of a control group: the bound ``name`` is reached when ``key`` is above ``most``."""
+
+    path: str
+    key: str
+    most: int
+    name: str
 
 
 class Job(NamedTuple):
@@ -57,6 +66,7 @@ class Job(NamedTuple):
     sysfs: bool
     limits: Limits
     join: list[str]
+    watched: list[Watched]
     network: str
     net: int | None
     user: int | None
@@ -78,4 +88,5 @@ def from_json(value: list[object]) -> Job:
         links=[(path, target) for path, target in job.links],
         later=[(source, target) for source, target in job.later],
         limits=Limits(*job.limits),
+        watched=[Watched(*w) for w in job.watched],
     )
