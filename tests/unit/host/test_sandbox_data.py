@@ -162,6 +162,7 @@ def job(root: Path, *mounts: Mount, empty: bool = False) -> Job:
         network="none",
         net=None,
         user=7,
+        later=[("/a", "/b")],
         filters=["AAAA"],
         report=8,
         parent=9,
