@@ -59,6 +59,8 @@ class Sandbox:
     ``root`` is the tree; with ``host_programs`` it is not used, and the root is an empty one with
     the host's programs. ``read_only`` and ``writable`` map files and directories of the host to
     absolute paths inside; their owners inside are as on disk. ``network``: a way out, or none.
+    ``later`` maps paths inside to others inside where they are shown as well, from when the program
+    asks for it: it writes a line to descriptor 8, and reads one.
     """
 
     root: Path
@@ -67,6 +69,7 @@ class Sandbox:
     read_only: Mapping[Path, str] = field(default_factory=dict)
     writable: Mapping[Path, str] = field(default_factory=dict)
     network: bool = False
+    later: Mapping[str, str] = field(default_factory=dict)
 
     def run(
         self,
@@ -156,6 +159,7 @@ class Sandbox:
             network=way,
             net=joined.net if joined else None,
             user=joined.user if joined else None,
+            later=list(self.later.items()),
             filters=[base64.b64encode(p).decode() for p in programs],
             report=-1,
             parent=os.getpid(),

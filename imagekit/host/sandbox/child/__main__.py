@@ -13,6 +13,7 @@ import json
 import os
 import select
 import signal
+import socket
 import stat
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from typing import NamedTuple
 
 sys.path.append(str(Path(__file__).resolve().parents[4]))
 
-from imagekit.host.sandbox.child import confine, filesystem, kernel
+from imagekit.host.sandbox.child import confine, filesystem, kernel, later
 from imagekit.host.sandbox.child.job import Job, from_json
 
 
@@ -45,7 +46,9 @@ SHARE = 20
 def main() -> int:
     """Make the sandbox; returns what it exits with."""
     job = from_json(json.load(sys.stdin))
-    os.set_inheritable(job.report, False)  # noqa: FBT003 - its only form
+    for descriptor in (job.report, job.net, job.user):
+        if descriptor is not None:
+            os.set_inheritable(descriptor, False)  # noqa: FBT003 - its only form
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != job.parent:
@@ -59,6 +62,9 @@ def main() -> int:
 def _run(job: Job) -> int:
     if job.user is not None:
         confine.become_root(job.user)
+    if job.later:
+        ends = socket.socketpair()
+        job = job._replace(asked=ends[0].detach(), asks=ends[1].detach())
     kernel.unshare(kernel.NEWNS)
     kernel.mount("none", "/", "", kernel.REC | kernel.PRIVATE)
     filesystem.mount_points(job)
@@ -71,6 +77,7 @@ def _run(job: Job) -> int:
         # Its processes and mounts belong to the user namespace that it runs in: one process more,
         # which enters that, while this one can still look at file systems and be told.
         start = partial(_in_user_namespace, job, made)
+        job = job._replace(later=[])
     else:
         kernel.unshare(kernel.NEWPID)
         start = partial(_become, job, made)
@@ -145,6 +152,9 @@ def _become(job: Job, made: _Made, alive: int) -> None:
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 9)
+    if job.later:
+        os.dup2(job.asks, later.ASK)
+        os.set_inheritable(later.ASK, True)  # noqa: FBT003 - its only form
     os.chdir(job.cwd)
     confine.drop(job.kept)
     confine.bound(job.limits)
@@ -178,10 +188,20 @@ def _die_with(alive: int) -> None:
 def _wait(job: Job, pid: int, written: list[int]) -> int:
     """Wait for the program, and end it when it reaches a bound. Returns its exit status."""
     poll = select.poll()
-    poll.register(os.pidfd_open(pid), select.POLLIN)
+    program = os.pidfd_open(pid)
+    poll.register(program, select.POLLIN)
+    if job.later:
+        os.close(job.asks)
+        poll.register(job.asked, select.POLLIN)
     ended = False
     while not ended:
-        ended = bool(poll.poll(LOOK))
+        ready = [descriptor for descriptor, _event in poll.poll(LOOK)]
+        ended = program in ready
+        if job.asked in ready:
+            poll.unregister(job.asked)
+            if os.read(job.asked, 1) and later.show(pid, job.later):
+                os.write(job.asked, b"\n")
+            os.close(job.asked)
         reached = _reached(job, written)
         if reached is not None:
             os.write(job.report, f"{reached}\n".encode())

@@ -47,7 +47,8 @@ class Job(NamedTuple):
     more follow; 0: every id is itself. ``recursive`` takes mounts below the sources too, which a
     user namespace may not leave out. ``join`` are the cgroup.procs files of its control groups.
     ``network`` is "none", "host" or "joined"; ``net`` and ``user`` are descriptors of namespaces
-    to join. ``filters`` are BPF programs of seccomp, in base64.
+    to join. ``later`` are paths inside and where they are shown inside besides, once the program
+    asks for it. ``filters`` are BPF programs of seccomp, in base64.
     """
 
     root: str
@@ -69,10 +70,14 @@ class Job(NamedTuple):
     network: str
     net: int | None
     user: int | None
+    later: list[tuple[str, str]]
     filters: list[str]
     report: int
     parent: int
     """The process that waits; without it nothing is started."""
+    asked: int = -1
+    asks: int = -1
+    """The ends of a socket between who waits and the program, with ``later``."""
 
 
 def from_json(value: list[object]) -> Job:
@@ -81,6 +86,7 @@ def from_json(value: list[object]) -> Job:
     return job._replace(
         mounts=[Mount(*m) for m in job.mounts],
         links=[(path, target) for path, target in job.links],
+        later=[(source, target) for source, target in job.later],
         limits=Limits(*job.limits),
         watched=[Watched(*w) for w in job.watched],
     )
