@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from oracles.ordinary_user import AsUser
 from support.attacked_host import Host, attacked_host, attempts, bare_tree, successes
 
 from imagekit.host.sandbox import profiles
@@ -51,5 +54,33 @@ def test_every_attempt_fails_and_the_host_is_as_it_was(
     found = attempts(box.run([program, name.replace(" ", "-")], env={}, timeout=60).text)
     assert [a.name for a in found] == host.names()
     bad = {n: d for n, d in successes(found).items() if n not in MAY.get(name, ())}
+    assert not bad, shown(bad)
+    assert host.harm() == []
+
+
+AS_USER = """
+import sys
+from pathlib import Path
+from imagekit.host.sandbox import profiles
+from imagekit.host.sandbox.box import Sandbox
+box = Sandbox(Path(sys.argv[1]), getattr(profiles, sys.argv[2]), network=sys.argv[3] == "True")
+print(box.run(["/usr/bin/attack", "user"], env={}, timeout=60).text)
+"""
+
+
+@pytest.mark.parametrize("network", [False, True], ids=["alone", "network"])
+@pytest.mark.parametrize("name", ["SCRIPT", "ROOT_ELEMENT"])
+def test_every_attempt_fails_when_an_ordinary_user_builds(
+    host: Host, tmp_path: Path, as_builder: AsUser, name: str, *, network: bool
+) -> None:
+    host.callers.clear()
+    tree = bare_tree(host, tmp_path / "home/tree")
+    for path in (tree, *tree.rglob("*")):
+        os.chown(path, 4321, 4321)
+    done = as_builder(sys.executable, "-c", AS_USER, tree, name, str(network))
+    found = attempts(done.stdout)
+    assert [a.name for a in found] == host.names(), done.stderr
+    may = MAY.get(getattr(profiles, name).name, ())
+    bad = {n: d for n, d in successes(found).items() if n not in may}
     assert not bad, shown(bad)
     assert host.harm() == []

@@ -71,6 +71,7 @@ sys.path.insert(0, sys.argv[1])
 from imagekit.host.sandbox.network import Forward, connected, let_through
 forwards = [Forward(p, a, int(n)) for p, a, n in (f.split("/") for f in sys.argv[3].split())]
 with let_through(forwards), connected() as made:
+    assert made is not None
     fds = f"/proc/{os.getpid()}/fd"
     enter = ["nsenter", f"--net={fds}/{made.net}"]
     if made.user is not None:

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from imagekit.errors import ToolError
 from imagekit.host import userns
+from imagekit.host.opening import open_at
 from imagekit.host.run import Completed, run
 from imagekit.host.sandbox import bounds, filter, ids
 from imagekit.host.sandbox.child.job import Job, Limits, Mount
@@ -138,7 +140,8 @@ class Sandbox:
         root = os.geteuid() == 0
         there = means()
         mine = profile.user_namespace and there.user_namespace
-        programs = filter.programs(mounting=profile.mounting) if there.filter else ()
+        i386 = not self.host_programs and runs_i386(self.root)
+        programs = filter.programs(mounting=profile.mounting, i386=i386) if there.filter else ()
         return Job(
             root=str(self.root),
             empty=self.host_programs,
@@ -239,6 +242,23 @@ def _said(report: int) -> list[str]:
         return os.read(report, 4096).decode().split()
     except BlockingIOError:
         return []
+
+
+def runs_i386(tree: Path) -> bool:
+    """Whether the shell of ``tree`` is a program of 32 bits: EI_CLASS of elf(5)."""
+    try:
+        root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            shell = open_at(root, "bin/sh", os.O_RDONLY | os.O_NONBLOCK, links="root")
+        finally:
+            os.close(root)
+    except OSError:
+        return False
+    try:
+        regular = stat.S_ISREG(os.fstat(shell).st_mode)
+        return regular and os.read(shell, 5) == b"\x7fELF\x01"
+    finally:
+        os.close(shell)
 
 
 def available_memory() -> int:

@@ -52,12 +52,13 @@ TOP = 1 << 31
 
 
 @functools.cache
-def programs(*, mounting: bool) -> tuple[bytes, ...]:
+def programs(*, mounting: bool, i386: bool) -> tuple[bytes, ...]:
     """The filters, each of struct sock_filter's of 8 bytes; raises HostError without libseccomp.
 
-    The kernel asks them all, and the strictest answer holds.
+    ``i386`` allows calls of that ABI, under the same rules but one: which socket its socketcall(2)
+    opens is in memory, where no filter reads it. The kernel asks all filters; the strictest holds.
     """
-    return _numbers(), _named(mounting=mounting)
+    return _numbers(), _named(mounting=mounting, i386=i386)
 
 
 def _numbers() -> bytes:
@@ -74,7 +75,7 @@ def _numbers() -> bytes:
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
 
 
-def _named(*, mounting: bool) -> bytes:
+def _named(*, mounting: bool, i386: bool) -> bytes:
     try:
         import seccomp
     except ImportError:
@@ -84,10 +85,11 @@ def _named(*, mounting: bool) -> bytes:
             "--system-site-packages)",
         ) from None
     made = seccomp.SyscallFilter(seccomp.ALLOW)
-    # Another ABI's call (x32) is refused like the rest.
+    # The calls of other ABIs (x32, i386) are refused like the rest.
     made.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.ERRNO(errno.EPERM))
-    if made.exist_arch(seccomp.Arch.X86_64):
-        made.add_arch(seccomp.Arch.X86)  # guests of i386 packages
+    made.set_attr(seccomp.Attr.CTL_OPTIMIZE, 2)  # a binary tree: few steps for each call
+    if i386 and made.exist_arch(seccomp.Arch.X86_64):
+        made.add_arch(seccomp.Arch.X86)
     _add_calls(made, seccomp, mounting=mounting)
     _add_arguments(made, seccomp)
     with tempfile.TemporaryFile() as stream:

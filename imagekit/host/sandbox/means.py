@@ -21,6 +21,14 @@ MOUNT_API = (5, 12)
 """mount_setattr(2), of Linux 5.12."""
 TMPFS_IDMAPPED = (6, 3)
 USER_NAMESPACE, FILTER = "user namespace", "system call filter"
+NETWORK = "network of its own"
+_AS_ROOT = "as root of this host, with its powers"
+WITHOUT = {
+    USER_NAMESPACE: _AS_ROOT,
+    FILTER: _AS_ROOT,
+    NETWORK: "in this host's network, with its loopback",
+}
+"""What goes on in place of each."""
 _LOST: ContextVar[list[str] | None] = ContextVar("_LOST", default=None)
 """What was done without, where that is allowed."""
 
@@ -56,17 +64,22 @@ def means() -> Means:
     """What a sandbox is made of; raises HostError for what is missing and not allowed to be."""
     there = {USER_NAMESPACE: True, FILTER: True}
     for name, (why, hint) in missing().items():
-        lost = _LOST.get()
-        # Without a user namespace an ordinary user has no mounts either.
-        if lost is None or (name == USER_NAMESPACE and os.geteuid() != 0):
-            raise HostError(
-                f"programs of packages, elements and scripts cannot be confined: {why}",
-                hint=f"{hint}; {OPTION} runs them as root of this host, with its powers",
-            )
+        do_without(name, why, hint)
         there[name] = False
-        if name not in lost:
-            lost.append(name)
     return Means(there[USER_NAMESPACE], there[FILTER])
+
+
+def do_without(name: str, why: str, hint: str) -> None:
+    """Note that ``name`` is missing, where that is allowed; raises HostError elsewhere."""
+    lost = _LOST.get()
+    # Without a user namespace an ordinary user has no mounts either.
+    if lost is None or (name == USER_NAMESPACE and os.geteuid() != 0):
+        raise HostError(
+            f"programs of packages, elements and scripts cannot be confined: {why}",
+            hint=f"{hint}; {OPTION} runs them {WITHOUT[name]}",
+        )
+    if name not in lost:
+        lost.append(name)
 
 
 @functools.cache
@@ -79,7 +92,7 @@ def missing() -> dict[str, tuple[str, str]]:
     if problem is not None:
         found[USER_NAMESPACE] = problem
     try:
-        filter.programs(mounting=False)
+        filter.programs(mounting=False, i386=False)
         if not Path("/proc/sys/kernel/seccomp/actions_avail").exists():
             found[FILTER] = ("this kernel has no seccomp filters", "start one with CONFIG_SECCOMP")
     except HostError as error:

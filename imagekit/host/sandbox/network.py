@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from imagekit.errors import HostError
 from imagekit.host import userns
 from imagekit.host.run import spawn
+from imagekit.host.sandbox import means
 
 SHIPS = ("gate_child.py",)
 CHILD = Path(__file__).with_name("gate_child.py")
@@ -38,7 +39,6 @@ DNS_PORT = 53
 Protocol = Literal["tcp", "udp"]
 PROTOCOLS: tuple[Protocol, ...] = ("udp", "tcp")
 TUN = Path("/dev/net/tun")
-UNSANDBOXED = "--allow-unsandboxed goes without"
 _LET_THROUGH: ContextVar[tuple[Forward, ...]] = ContextVar("_LET_THROUGH", default=())
 """Of :func:`let_through`."""
 
@@ -133,27 +133,37 @@ def let_through(forwards: Sequence[Forward]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[Connection]:
+def connected() -> Iterator[Connection | None]:
     """A new network that reaches outward only, for the length of a block.
 
-    The host's resolver and :func:`let_through` are let in. Raises HostError when slirp4netns or
-    /dev/net/tun is missing or does not work, and without user namespaces for ordinary users.
+    The host's resolver and :func:`let_through` are let in. Where slirp4netns or /dev/net/tun is
+    missing or does not work: None, for the host's own network, if that is allowed; else HostError.
     """
+    with contextlib.ExitStack() as stack:
+        made = None
+        try:
+            made = _made(stack)
+        except HostError as error:
+            stack.close()
+            means.do_without(means.NETWORK, error.what, error.hint or "imagekit doctor tells more")
+        yield made
+
+
+def _made(stack: contextlib.ExitStack) -> Connection:
     if not os.access(TUN, os.R_OK | os.W_OK):
         raise HostError(
             f"a sandbox with a network needs {TUN}, and this user cannot open it",
-            hint=f"as root: modprobe tun; chmod 666 {TUN}; {UNSANDBOXED}",
+            hint=f"as root: modprobe tun; chmod 666 {TUN}",
         )
-    with contextlib.ExitStack() as stack:
-        pid = stack.enter_context(_holder())
-        stack.enter_context(_slirp(pid))
-        stack.enter_context(_gate(pid, (*_LET_THROUGH.get(), *resolver_forwards())))
-        found = []
-        for name in ("net", "user")[: 1 if os.geteuid() == 0 else 2]:
-            opened = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, opened)
-            found.append(opened)
-        yield Connection(found[0], found[1] if len(found) > 1 else None)
+    pid = stack.enter_context(_holder())
+    stack.enter_context(_slirp(pid))
+    stack.enter_context(_gate(pid, (*_LET_THROUGH.get(), *resolver_forwards())))
+    found = []
+    for name in ("net", "user")[: 1 if os.geteuid() == 0 else 2]:
+        opened = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, opened)
+        found.append(opened)
+    return Connection(found[0], found[1] if len(found) > 1 else None)
 
 
 @contextlib.contextmanager
@@ -166,9 +176,7 @@ def _holder() -> Iterator[int]:
             child.stdin.write(b"\n")
             child.stdin.flush()
         if child.stdout.read(1) != b"\n":
-            raise HostError(
-                f"the network of a sandbox cannot be made: {_said(child)}", hint=UNSANDBOXED
-            )
+            raise HostError(f"the network of a sandbox cannot be made: {_said(child)}")
         yield child.pid
 
 
@@ -200,7 +208,6 @@ def _slirp(pid: int) -> Iterator[None]:
                 child.wait()
                 raise HostError(
                     f"slirp4netns cannot make the network of a sandbox: {_last(log)}",
-                    hint=UNSANDBOXED,
                 )
             yield
 
@@ -226,6 +233,4 @@ def _start_gate(child: Popen[bytes], job: object) -> None:
         child.stdin.write(json.dumps(job).encode() + b"\n")
         child.stdin.flush()
     if child.stdout.readline() != b"ready\n":
-        raise HostError(
-            f"ports of this host cannot be let into a sandbox: {_said(child)}", hint=UNSANDBOXED
-        )
+        raise HostError(f"ports of this host cannot be let into a sandbox: {_said(child)}")

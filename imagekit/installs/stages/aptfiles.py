@@ -18,8 +18,8 @@ def settle(files: GuestFiles, wanted: list[str], *, locked: bool) -> list[str]:
     """Leave the tree as guests share it; returns the lines of its sources.list(5).
 
     It keeps the sources ``wanted``, which hold no credentials; none, and not ``locked``, keeps
-    those it has. What apt gave to this host's user _apt is root's, as in a new system. Host keys go:
-    every instance makes its own, and a rebuild must not differ by what nobody uses.
+    those it has. Directories that apt gave to this host's user _apt are root's, as in a new system.
+    Host keys go: every instance makes its own, and a rebuild must not differ by what nobody uses.
     """
     if wanted or locked:
         for name in files.names(SOURCES_PARTS):

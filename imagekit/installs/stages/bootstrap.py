@@ -29,6 +29,8 @@ HOOKS_INSIDE = "/imagekit/hooks"
 LISTS = f"{WORK}/lists"
 HOURS = 2 * 3600.0
 KERNEL = ("proc", "sys", "dev")
+IN_CONTAINER = {"container": "lxc"}
+"""debootstrap then goes on where it cannot make device nodes; the sandbox has them."""
 # sh(1): descriptor 8 is that of Sandbox.later.
 SHOW_KERNEL = "echo >&8 && read -r shown <&8"
 SKIPPED = (
@@ -82,16 +84,15 @@ class Bootstrap:
     def debootstrap(self, options: Sequence[str], where: Sequence[str]) -> None:
         """Run both stages of debootstrap; ``where`` are suite and mirror. Raises ToolError."""
         suite, *mirror = where
-        # As in an LXC container it goes on without device nodes; the second stage has them.
         self._beside().run(
             ["debootstrap", "--foreign", *options, suite, TREE, *mirror],
-            env={**self._env(), "container": "lxc"},
+            env={**self._env(), **IN_CONTAINER},
             timeout=HOURS,
             log=self.log,
             what="debootstrap",
         )
         second = ["/debootstrap/debootstrap", "--second-stage"]
-        self.inside(second, what="debootstrap, its second stage")
+        self.inside(second, env=IN_CONTAINER, what="debootstrap, its second stage")
 
     def hook(self, name: str) -> None:
         """Run a program of installs/hooks on the tree; raises ToolError."""
@@ -103,12 +104,14 @@ class Bootstrap:
             what=f"the hook {name}",
         )
 
-    def inside(self, argv: Sequence[str], *, what: str) -> None:
+    def inside(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, what: str
+    ) -> None:
         """Run a program of the tree in it, with a network; raises ToolError."""
         chroot(
             self.tree,
             argv,
-            env=self.environment,
+            env={**self.environment, **(env or {})},
             network=True,
             log=self.log,
             timeout=HOURS,

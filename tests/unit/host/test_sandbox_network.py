@@ -13,7 +13,8 @@ from typing import cast
 import pytest
 
 from imagekit.errors import HostError
-from imagekit.host.sandbox import gate_child, network
+from imagekit.host import tools
+from imagekit.host.sandbox import gate_child, means, network
 from imagekit.host.sandbox.network import Forward, loopback_forwards, resolver_forwards
 
 HOSTS = """
@@ -102,6 +103,33 @@ def test_without_a_tun_device_the_error_says_what_to_do(
     assert "tun" in str(caught.value)
     assert "modprobe tun" in str(caught.value.hint)
     assert "--allow-unsandboxed" in str(caught.value.hint)
+
+
+def test_without_slirp4netns_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "tun").touch()
+    monkeypatch.setattr(network, "TUN", tmp_path / "tun")
+
+    def find(tool: str) -> Path | None:
+        return None if tool == "slirp4netns" else there(tool)
+
+    there = tools.find
+    monkeypatch.setattr(tools, "find", find)
+    with pytest.raises(HostError) as caught, network.connected():
+        pass
+    assert "apt-get install slirp4netns" in str(caught.value.hint)
+
+
+def test_the_hosts_network_is_used_only_where_that_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(network, "TUN", tmp_path / "tun")
+    with means.allow_unsandboxed() as lost, network.connected() as made:
+        assert made is None
+    assert lost == [means.NETWORK]
+    with means.allow_unsandboxed(allowed=False), pytest.raises(HostError), network.connected():
+        pass
 
 
 def test_what_is_let_through_ends_with_the_block() -> None:

@@ -188,16 +188,16 @@ def _die_with(alive: int) -> None:
 def _wait(job: Job, pid: int, written: list[int]) -> int:
     """Wait for the program, and end it when it reaches a bound. Returns its exit status."""
     poll = select.poll()
-    done = os.pidfd_open(pid)
-    poll.register(done, select.POLLIN)
+    program = os.pidfd_open(pid)
+    poll.register(program, select.POLLIN)
     if job.later:
         os.close(job.asks)
         poll.register(job.asked, select.POLLIN)
     ended = False
     while not ended:
         ready = [descriptor for descriptor, _event in poll.poll(LOOK)]
-        ended = done in ready
-        if not ended and ready:
+        ended = program in ready
+        if job.asked in ready:
             poll.unregister(job.asked)
             if os.read(job.asked, 1) and later.show(pid, job.later):
                 os.write(job.asked, b"\n")
