@@ -40,6 +40,8 @@ SHM_SHARE = 4
 """A file system in memory may take this part of the bound on memory."""
 FREE = 256 << 20
 """Bytes that stay free on a file system that a sandbox writes to."""
+OUTPUT = 64 << 20
+"""Bytes that a program may print; the logs of the lab's compilers have a few MiB."""
 IDENTITY = """imagekit: this file system or kernel cannot show a tree with other owners
 (idmapped mounts): ids in the sandbox are the host's own; its root has no power over the host.
 """
@@ -105,6 +107,7 @@ class Sandbox:
                 pass_fds=(reported, *descriptors),
                 check=False,
                 what=what,
+                output_limit=OUTPUT,
             )
             said = _said(report)
         if log is not None and "identity" in said:
