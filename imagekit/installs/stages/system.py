@@ -197,7 +197,7 @@ class System(Stage):
 
 
 def last_hook(log: Path) -> str | None:
-    """The hook that mkinitramfs -v (call_scripts of its hook-functions) started last, by its log."""
+    """The hook that mkinitramfs -v (call_scripts in hook-functions) started last, by its log."""
     with log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - LOG_TAIL))
         text = stream.read().decode("utf-8", "replace")
