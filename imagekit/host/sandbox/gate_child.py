@@ -81,6 +81,20 @@ def listener(protocol: str, address: str, port: int) -> socket.socket:
     return waiting
 
 
+def answers(forward: dict[str, Any]) -> bool:
+    """Whether something listens there: where nothing does, nothing shall inside either.
+
+    Of the two addresses of localhost a program then takes the one that works.
+    """
+    if forward["protocol"] != "tcp":
+        return True
+    try:
+        socket.create_connection((forward["address"], forward["port"]), SILENT_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
 def sockets_inside(pid: int, forwards: list[dict[str, Any]]) -> list[socket.socket]:
     """The listeners of ``forwards``, made in the network of ``pid``; raises OSError.
 
@@ -101,7 +115,7 @@ def sockets_inside(pid: int, forwards: list[dict[str, Any]]) -> list[socket.sock
                 theirs.send(str(error).encode())
         os._exit(status)
     theirs.close()
-    said, descriptors, _flags, _address = socket.recv_fds(ours, 4096, len(forwards))
+    said, descriptors, _flags, _address = socket.recv_fds(ours, 4096, len(forwards) or 1)
     ours.close()
     if os.waitpid(child, 0)[1] != 0:
         raise OSError(said.decode("utf-8", "replace") or "a process in the network ended")
@@ -213,13 +227,14 @@ async def serve(made: list[socket.socket], forwards: list[dict[str, Any]]) -> No
 def main() -> int:
     """Read the job, make the gate, forward."""
     job: dict[str, Any] = json.loads(sys.stdin.readline())
+    forwards = [f for f in job["forwards"] if answers(f)]
     try:
-        made = sockets_inside(job["pid"], job["forwards"])
+        made = sockets_inside(job["pid"], forwards)
     except OSError as error:
         print(error.strerror or error, file=sys.stderr)
         return 125
     give_up_rights()
-    asyncio.run(serve(made, job["forwards"]))
+    asyncio.run(serve(made, forwards))
     return 0
 
 

@@ -226,6 +226,15 @@ def test_the_gate_holds_a_limited_number_of_connections(monkeypatch: pytest.Monk
     through_the_gate("tcp", client)
 
 
+def test_only_what_listens_on_the_host_listens_inside() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        port = there.getsockname()[1]
+        forward = {"protocol": "tcp", "address": "127.0.0.1", "port": port}
+        assert gate_child.answers(forward)
+    assert not gate_child.answers(forward)
+    assert gate_child.answers({**forward, "protocol": "udp"})
+
+
 class Asks(asyncio.DatagramProtocol):
     """Sends one datagram and waits for its answer."""
 
