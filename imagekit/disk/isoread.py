@@ -75,7 +75,7 @@ def _extract(iso: int, path: Path, extract: Mapping[str, Path]) -> Content:
             stack.callback(os.close, targets[-1])
         try:
             # pycdlib takes long to load, and few commands read an ISO.
-            from imagekit.disk.iso9660 import content
+            from imagekit.disk.iso_child import content
 
             read = Confined(content, "the ISO", _LIMITS)
             return read(str(path), [iso, *targets], str(path), tuple(extract))

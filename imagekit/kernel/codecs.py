@@ -233,10 +233,10 @@ class _ErrorFactory(Protocol):
 
 
 def _walk_lzop(
-    data: memoryview, start: int, error: _ErrorFactory, blocks: list[lzo.Block]
+    data: memoryview, start: int, error: _ErrorFactory, blocks: list[lzo.Block] | None = None
 ) -> tuple[int, int]:
     """End offset and unpacked size of an lzop file (Linux ``lib/decompress_unlzo.c``), whose
-    blocks are added to ``blocks``."""
+    blocks are added to ``blocks``, if that is given."""
     try:
         version, flags_at = struct.unpack_from(">H", data, start + 9)[0], start + 16
         flags_at += 1 if version >= 0x0940 else 0
@@ -258,7 +258,8 @@ def _walk_lzop(
             if packed == 0 or packed > unpacked or unpacked > _LZOP_BLOCK:
                 raise error("is damaged: impossible block size")
             position += 8 + 4 * sums
-            blocks.append(lzo.Block(position, packed, unpacked, adler))
+            if blocks is not None:
+                blocks.append(lzo.Block(position, packed, unpacked, adler))
             position += packed
             total += unpacked
     except (struct.error, IndexError):

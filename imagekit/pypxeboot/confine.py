@@ -9,7 +9,6 @@ Sources: prctl(2), setresuid(2), getrlimit(2).
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
@@ -20,14 +19,13 @@ import traceback
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 from imagekit import errors
 from imagekit.errors import HostError, ImagekitError
+from imagekit.host import confinement
 from imagekit.pypxeboot.transfer import Deadline
 
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 MAX_ANSWER = 64 * 1024
 MEMORY_BYTES = 1 << 30
 GRACE_SECONDS = 2.0
@@ -130,33 +128,26 @@ def _public_class(kind: type[ImagekitError]) -> str:
 def _confine(limits: Confinement, writing: int) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    _close_all_but({0, 1, 2, writing, *limits.keep})
+    confinement.close_all_but({0, 1, 2, writing, *limits.keep})
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
     os.close(nothing)
-    for kind, value in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, limits.max_file_bytes),
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_NOFILE, 64),
-    ):
-        _, hard = resource.getrlimit(kind)
-        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (allowed, allowed))
+    confinement.set_limits(
+        {
+            resource.RLIMIT_CORE: 0,
+            resource.RLIMIT_FSIZE: limits.max_file_bytes,
+            resource.RLIMIT_AS: MEMORY_BYTES,
+            resource.RLIMIT_NOFILE: 64,
+        }
+    )
     if os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(limits.uid, limits.uid, limits.uid)
         os.setresuid(limits.uid, limits.uid, limits.uid)
-    libc = ctypes.CDLL(None, use_errno=True)
-    # The death signal is cleared by a change of identity, so it is set after it.
-    for option, argument in ((PR_SET_NO_NEW_PRIVS, 1), (PR_SET_PDEATHSIG, signal.SIGKILL)):
-        if libc.prctl(option, int(argument), 0, 0, 0) != 0:
-            raise HostError(f"prctl failed: {os.strerror(ctypes.get_errno())}")
-
-
-def _close_all_but(keep: Collection[int]) -> None:
-    for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-        if number not in keep:
-            with suppress(OSError):
-                os.close(number)
+    try:
+        confinement.no_new_privileges()
+        # A change of identity undoes it, so it comes after that.
+        confinement.die_with_parent()
+    except confinement.Missing as error:
+        raise HostError(str(error)) from None

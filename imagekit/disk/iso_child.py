@@ -30,7 +30,7 @@ class Refused(Exception):
     """The ISO cannot be used; the text says why."""
 
 
-def _listing(iso: Any) -> list[IsoFile]:
+def listing(iso: Any) -> list[IsoFile]:
     found: list[IsoFile] = []
     queue = [("", iso.pvd.root_directory_record())]
     seen = set()
@@ -57,7 +57,7 @@ def _listing(iso: Any) -> list[IsoFile]:
     return found
 
 
-def _boot_entries(iso: Any) -> tuple[BootEntry, ...]:
+def boot_entries(iso: Any) -> tuple[BootEntry, ...]:
     """The El Torito catalogue."""
     catalog = iso.eltorito_boot_catalog
     if catalog is None:
@@ -94,7 +94,7 @@ def _content(files: tuple[int, ...], extract: tuple[str, ...]) -> Content:
     iso.open_fp(os.fdopen(files[0], "rb"))
     if not iso.has_rock_ridge():
         raise Refused("it has no Rock Ridge names, as every installer for Linux has")
-    found = _listing(iso)
+    found = listing(iso)
     sizes = {file.path: file.size for file in found if file.kind == "file"}
     for path, target in zip(extract, files[1:], strict=True):
         if path not in sizes or sizes[path] > MAX_EXTRACT:
@@ -102,4 +102,4 @@ def _content(files: tuple[int, ...], extract: tuple[str, ...]) -> Content:
         with os.fdopen(target, "wb") as stream:
             iso.get_file_from_iso_fp(stream, rr_path=path)
     volume = iso.pvd.volume_identifier.decode("ascii", "replace").rstrip(" ")
-    return Content(volume, bool(iso.has_joliet()), tuple(found), _boot_entries(iso))
+    return Content(volume, bool(iso.has_joliet()), tuple(found), boot_entries(iso))
