@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from imagekit import __version__
-from imagekit.errors import HostError, ImagekitError, Interrupted
+from imagekit.errors import HostError, ImagekitError, Interrupted, printable
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RELEASED = "imagekit: interrupted; everything was released"
@@ -182,5 +182,6 @@ def _report(error: ImagekitError, debug: bool, wants_json: bool) -> None:
         print(json.dumps(value), flush=True)
     if not debug:
         notes = getattr(error, "__notes__", ())
-        print("\n  ".join([f"imagekit: {error}", *notes]), file=sys.stderr)
+        text = [f"imagekit: {error}", *map(printable, notes)]
+        print("\n  ".join(text), file=sys.stderr)
     sys.exit(error.exit_code)

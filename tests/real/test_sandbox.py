@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from oracles.ordinary_user import as_ordinary_user
 from oracles.small_tree import make_small_tree
 from support import hostile
 
@@ -368,3 +369,73 @@ def test_the_settings_of_the_network_are_not_the_sandboxs(network: bool, tree: P
     box = Sandbox(tree, profiles.SCRIPT, network=network)
     script = "(echo 1 > /proc/sys/net/ipv4/ip_forward) 2> /dev/null && echo written; true"
     assert box.run(["sh", "-c", script], env=ENV, timeout=60).text == ""
+
+
+@as_root
+def test_it_is_the_same_for_an_ordinary_user(tmp_path: Path, tree: Path) -> None:
+    as_user = as_ordinary_user(tmp_path)
+    own = tmp_path / "home/tree"
+    subprocess.run(["cp", "-a", tree, own], check=True)
+    subprocess.run(["chown", "-R", "4321:4321", own], check=True)
+    script = f"""
+from pathlib import Path
+from imagekit.host.sandbox.box import Sandbox
+from imagekit.host.sandbox.profiles import ROOT_ELEMENT, SCRIPT
+env = {{"PATH": "/bin"}}
+inside = ("touch /made; mount -t tmpfs x /tmp && echo mounted; "
+          "grep -E '^(Cap(Eff|Bnd)|NoNewPrivs|Seccomp):' /proc/self/status; "
+          "(echo x > /proc/sys/kernel/core_pattern) && echo set; mknod /d b 7 0 && echo node")
+for profile in (SCRIPT, ROOT_ELEMENT):
+    done = Sandbox(Path({str(own)!r}), profile).run(
+        ["sh", "-c", inside + "; true"], env=env, timeout=60)
+    print(done.text, end="")
+"""
+    done = as_user(sys.executable, "-c", script)
+    assert done.returncode == 0, done.stderr
+    kept = [f"{sum(1 << n for n in p.kept):016x}" for p in (profiles.SCRIPT, profiles.ROOT_ELEMENT)]
+    confined = ["NoNewPrivs: 1", "Seccomp: 2"]
+    assert [" ".join(line.split()) for line in done.stdout.splitlines()] == [
+        *(f"CapEff: {kept[0]}", f"CapBnd: {kept[0]}", *confined),
+        *("mounted", f"CapEff: {kept[1]}", f"CapBnd: {kept[1]}", *confined),
+    ]
+    assert (own / "made").stat().st_uid == 4321
+
+
+@as_root
+@pytest.mark.parametrize("allowed", [False, True])
+def test_without_user_namespaces_a_build_says_what_to_change(
+    tmp_path: Path, tree: Path, allowed: bool
+) -> None:
+    # In a user namespace of its own the setting is that namespace's alone, not the host's.
+    script = f"""
+import sys
+sys.path[:0] = {[p for p in sys.path if p]!r}
+from pathlib import Path
+Path("/proc/sys/user/max_user_namespaces").write_text("0")
+from imagekit.errors import HostError
+from imagekit.host.sandbox.box import Sandbox
+from imagekit.host.sandbox.means import allow_unsandboxed
+from imagekit.host.sandbox.profiles import SCRIPT
+with allow_unsandboxed(allowed={allowed}) as lost:
+    try:
+        done = Sandbox(Path({str(tree)!r}), SCRIPT).run(
+            ["sh", "-c", "grep Seccomp: /proc/self/status"], env={{"PATH": "/bin"}}, timeout=60)
+        print(done.text.split(), lost)
+    except HostError as error:
+        print(error)
+"""
+    argv = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", script]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if allowed:
+        assert done.stdout == "['Seccomp:', '2'] ['user namespace']\n"
+    else:
+        assert "user.max_user_namespaces is 0" in done.stdout
+        assert "sysctl -w user.max_user_namespaces=15000" in done.stdout
+        assert "--allow-unsandboxed" in done.stdout
+
+
+def test_only_the_usual_descriptors_are_open(beside: Run) -> None:
+    script = "import os; print(sorted(int(x) for x in os.listdir('/proc/self/fd')))"
+    # The last is that of the directory itself.
+    assert beside(["python3", "-I", "-c", script]).text == "[0, 1, 2, 3, 9]\n"

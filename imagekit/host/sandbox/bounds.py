@@ -10,20 +10,37 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagekit.errors import HostError
 from imagekit.host.sandbox.child.job import Watched
 
 NAME = "imagekit-sandbox"
 CONTROLLERS = ("memory", "pids")
 SMALL = 1 << 20
+VARIABLE = "IMAGEKIT_SANDBOX_MEMORY"
+"""Of the environment: MiB of memory for every purpose, in place of what its profile has."""
 PATIENCE = 10.0
 """Seconds for the kernel to end what was killed, before its group can be removed."""
+
+
+def memory_of(usual: int, environment: Mapping[str, str]) -> int:
+    """The bound on memory, in bytes: ``usual``, or what :data:`VARIABLE` says; raises HostError."""
+    text = environment.get(VARIABLE)
+    if text is None:
+        return usual
+    if not re.fullmatch(r"[1-9][0-9]{1,7}", text, re.ASCII):
+        raise HostError(
+            f"{VARIABLE} is {text!r}, which is no number of MiB",
+            hint=f"set it to 2048, for example, or leave it out: {usual >> 20} here",
+        )
+    return int(text) << 20
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ SHM_SHARE = 4
 """A file system in memory may take this part of the bound on memory."""
 FREE = 256 << 20
 """Bytes that stay free on a file system that a sandbox writes to."""
+OUTPUT = 64 << 20
+"""Bytes that a program may print; the logs of the lab's compilers have a few MiB."""
 IDENTITY = """imagekit: this file system or kernel cannot show a tree with other owners
 (idmapped mounts): ids in the sandbox are the host's own; its root has no power over the host.
 """
@@ -105,6 +107,7 @@ class Sandbox:
                 pass_fds=(reported, *descriptors),
                 check=False,
                 what=what,
+                output_limit=OUTPUT,
             )
             said = _said(report)
         if log is not None and "identity" in said:
@@ -115,11 +118,14 @@ class Sandbox:
             raise _failure(done, bound, what, log)
         return done
 
+    def _limit(self) -> int:
+        return bounds.memory_of(self.profile.memory, os.environ)
+
     def _memory(self) -> int:
         """The bound on memory of all, in bytes, files of trees in memory included."""
         if not self._in_memory():
-            return self.profile.memory
-        return self.profile.memory + min(self.profile.disk, available_memory() // 2)
+            return self._limit()
+        return self._limit() + min(self.profile.disk, available_memory() // 2)
 
     def _job(
         self,
@@ -155,7 +161,7 @@ class Sandbox:
             sysfs=profile.sysfs,
             limits=self._limits(group),
             join=group.join if group else [],
-            watched=group.watched(profile.memory) if group else [],
+            watched=group.watched(self._limit()) if group else [],
             network=way,
             net=joined.net if joined else None,
             user=joined.user if joined else None,
@@ -168,12 +174,12 @@ class Sandbox:
     def _limits(self, group: bounds.Group | None) -> Limits:
         profile = self.profile
         return Limits(
-            data=None if group else profile.memory,
+            data=None if group else self._limit(),
             file_size=profile.file_size,
             cpu_seconds=profile.cpu_seconds,
             processes=None if group else profile.processes,
             free=FREE,
-            shared_memory=profile.memory // SHM_SHARE,
+            shared_memory=self._limit() // SHM_SHARE,
         )
 
     @contextlib.contextmanager
@@ -193,7 +199,7 @@ class Sandbox:
         """The bound that was reached, in words, or None."""
         profile = self.profile
         words = {
-            "memory": f"{profile.memory >> 20} MiB of memory",
+            "memory": f"{self._limit() >> 20} MiB of memory ({bounds.VARIABLE} can give it more)",
             "processes": f"{profile.processes} processes",
             "disk": f"{FREE >> 20} MiB that stay free where it writes",
             "cpu": f"{profile.cpu_seconds} s of processor time for a process",
@@ -217,7 +223,7 @@ def _failure(done: Completed, bound: str | None, what: str | None, log: Path | N
     text = f"{what or 'running ' + Path(done.argv[0]).name} failed {ended}"
     if bound is not None:
         text = f"{what or Path(done.argv[0]).name} was stopped: it reached its bound of {bound}"
-        own = "look for what takes so much, or build it elsewhere"
+        own = "look for what takes so much"
         hint = f"{own}; {hint}" if hint else own
     output = said[0][-16384:].decode("utf-8", "backslashreplace") if said else ""
     return ToolError(text, output=output, returncode=status, hint=hint)

@@ -2,8 +2,9 @@
 
 Run by imagekit.host.sandbox.network as a program of its own, in the host's network. Standard input
 holds the job as JSON: the id of a process in the network namespace, and the fields of each
-:class:`Door`. The same address and port listen inside and lead to the host's. It prints "ready" when they do, and ends when standard input is closed.
-Exit status 125: the gate could not be made. It uses nothing but the standard library.
+:class:`Door`. The same address and port listen inside and lead to the host's. It prints "ready"
+when they do, and ends when standard input is closed. Exit status 125: the gate could not be made.
+It uses nothing but the standard library.
 """
 
 from __future__ import annotations

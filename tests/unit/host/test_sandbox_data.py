@@ -162,6 +162,7 @@ def job(root: Path, *mounts: Mount, empty: bool = False) -> Job:
         network="none",
         net=None,
         user=7,
+        later=[("/a", "/b")],
         filters=["AAAA"],
         report=8,
         parent=9,
@@ -234,6 +235,20 @@ def test_a_file_is_mounted_on_a_file(tmp_path: Path, kind: str) -> None:
         (tree / "x").mkdir()
     with pytest.raises(SandboxError, match="is not a file"):
         mount_points(job(tree, Mount(str(tmp_path / "file"), "/x", read_only=True, mapped=True)))
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [({}, 5 << 20), ({"IMAGEKIT_SANDBOX_MEMORY": "4096"}, 4 << 30), ({"OTHER": "1"}, 5 << 20)],
+)
+def test_the_bound_on_memory_can_be_set(environment: dict[str, str], found: int) -> None:
+    assert bounds.memory_of(5 << 20, environment) == found
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "4GiB", "1e9", " 2048", "\u0664\u0660", "9" * 9])
+def test_a_bound_that_is_no_number_is_refused(text: str) -> None:
+    with pytest.raises(HostError, match="no number of MiB"):
+        bounds.memory_of(5, {bounds.VARIABLE: text})
 
 
 SMALL = dataclasses.replace(profiles.SCRIPT, memory=5 << 20, processes=7, cpu_seconds=3)
