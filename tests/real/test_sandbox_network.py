@@ -64,6 +64,11 @@ found = {"tcp": [tcp(*place) for place in job["tcp"]]}
 found["abstract"] = abstract(job["abstract"])
 for place in job["udp"]:
     udp(*place)
+if "ask" in job:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.settimeout(60)
+        s.sendto(b"question", tuple(job["ask"]))
+        found["answer"] = s.recv(16).decode()
 udp(*job["last"], "", b"last")  # by the same way out, after the others
 found["interfaces"] = sorted(name for _index, name in socket.if_nameindex())
 print(json.dumps(found))
@@ -211,9 +216,16 @@ def test_what_is_let_through_is_one_port(
 def test_datagrams_are_let_through_too(
     host: Host, run_inside: Callable[[Host, dict[str, Any], str], Any]
 ) -> None:
+    def answer() -> None:
+        data, client = host.datagrams.recvfrom(16)
+        host.datagrams.sendto(data.upper(), client)
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
     port = host.datagrams.getsockname()[1]
-    run_inside(host, {"tcp": [], "udp": [["127.0.0.1", port, ""]]}, f"udp/127.0.0.1/{port}")
-    assert host.datagrams.recv(16) == b"evil"
+    found = run_inside(host, {"tcp": [], "ask": ["127.0.0.1", port]}, f"udp/127.0.0.1/{port}")
+    assert found["answer"] == "QUESTION"
+    thread.join()
 
 
 def test_nothing_is_left_when_the_block_ends(

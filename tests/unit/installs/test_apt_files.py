@@ -36,9 +36,11 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-def settled(tree: Path, wanted: list[str] = WANTED, *, locked: bool = False) -> list[str]:
+def settled(
+    tree: Path, wanted: list[str] = WANTED, *, locked: bool = False, outside: bool = True
+) -> list[str]:
     with tree_files(tree) as files:
-        return settle(files, wanted, locked=locked)
+        return settle(files, wanted, locked=locked, downloaded_outside=outside)
 
 
 def unchanged(outside: Path) -> bool:
@@ -139,6 +141,8 @@ def test_directories_of_the_hosts_apt_user_are_roots_and_links_stay_as_they_are(
     other.mkdir(parents=True)
     os.chown(outside, 42, 0)
     (other / "partial").symlink_to(outside)
+    settled(tree, outside=False)
+    assert real.stat().st_uid == 42
     settled(tree)
     assert (real.stat().st_uid, outside.stat().st_uid) == (0, 42)
 
