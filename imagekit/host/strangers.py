@@ -157,7 +157,13 @@ class _Walk:
             os.close(self.held.pop())
 
     def open(self, flags: int) -> int:
-        flags |= os.O_CLOEXEC | os.O_NOCTTY
+        try:
+            return self._open(flags | os.O_CLOEXEC | os.O_NOCTTY)
+        except OSError as error:
+            error.filename = str(self._path)  # it names a part of it
+            raise
+
+    def _open(self, flags: int) -> int:
         while self._todo:
             if self._in_proc():
                 # Its links are the kernel's, and no names: they lead to open files.
