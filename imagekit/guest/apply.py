@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Callable
-from pathlib import Path
 
 from imagekit.errors import GuestError
 from imagekit.guest.accounts import (
@@ -34,6 +32,7 @@ from imagekit.guest.changes import (
 )
 from imagekit.guest.files import GuestFiles
 from imagekit.guest.golden import IDENTITIES, remove_identity
+from imagekit.guest.hostcopy import copy
 from imagekit.guest.hostkeys import make_at_first_boot
 from imagekit.guest.hostname import set_hostname
 from imagekit.guest.network.setting import write_networkd
@@ -78,38 +77,6 @@ def apply(change: Change, files: GuestFiles, runner: Runner | None = None) -> No
             if runner is None:
                 raise GuestError(f"{change.name}: no program can be run here")
             runner(change)
-
-
-def copy(change: Copy, files: GuestFiles) -> None:
-    """Copy a file or tree of the host into the guest. Raises GuestError."""
-    owner = find_owner(files, change.owner)
-    if not change.source.is_dir():
-        mode = change.mode
-        if mode is None:
-            mode = change.source.stat().st_mode & 0o777
-        files.write(change.target, change.source, mode=mode, owner=owner)
-        return
-    files.make_directory(change.target)
-    for directory, names, leaves in os.walk(change.source):
-        here = Path(directory)
-        inside = "/".join([change.target.rstrip("/"), *here.relative_to(change.source).parts])
-        for name in sorted(names + leaves):
-            _copy_entry(here / name, f"{inside}/{name}", owner, files)
-
-
-def _copy_entry(source: Path, target: str, owner: tuple[int, int], files: GuestFiles) -> None:
-    status = source.lstat()
-    if stat.S_ISLNK(status.st_mode):
-        files.link(target, str(source.readlink()))
-    elif stat.S_ISDIR(status.st_mode):
-        if files.stat(target) is None:
-            made = files.make_directory(target)
-            files.chown(made, owner)
-            files.chmod(made, status.st_mode & 0o777)
-    elif stat.S_ISREG(status.st_mode):
-        files.write(target, source, mode=status.st_mode & 0o777, owner=owner)
-    else:
-        raise GuestError("is a device, pipe or socket; only files are copied", where=str(source))
 
 
 def _mkdir(change: Mkdir, files: GuestFiles) -> None:

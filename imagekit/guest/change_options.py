@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from imagekit.errors import SpecError
 from imagekit.guest.changes import Copy, Hostname, Mkdir, Remove, RunScript, SshKey, Write
 from imagekit.guest.sshkeys import parse_keys
+from imagekit.host.strangers import open_path
 from imagekit.spec.values import GuestPath, Owner, UserName
 
 MAX_WRITE = 1 << 20
@@ -159,7 +161,7 @@ def _read(path: Path, option: str) -> bytes:
     if not stat.S_ISREG(_source(path, option)):
         raise SpecError(f"{path} is not a file", where=option)
     try:
-        with path.open("rb") as stream:
+        with os.fdopen(open_path(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
             data = stream.read(MAX_WRITE + 1)
     except OSError as error:
         raise SpecError(f"{path}: {error.strerror}", where=option) from None

@@ -72,6 +72,22 @@ def why_not_private(path: Path) -> str:
         walk.close()
 
 
+def refuse_second_name(directory: int, status: os.stat_result, path: Path) -> None:
+    """Raise SpecError for an open file below the open ``directory``, of this ``status``, that has
+    another name and may be the host's: strangers can give it a second one (link(2))."""
+    if status.st_nlink == 1 or stat.S_ISDIR(status.st_mode):
+        return
+    seen = _seen(directory)
+    if status.st_uid == seen.owner and status.st_uid not in _trusted():
+        return
+    if reason := _who(seen, last=True):
+        raise SpecError(
+            f"has {status.st_nlink} names, and strangers may have given it this one: {reason}",
+            where=str(path),
+            hint="copy it to a directory where nobody else may write",
+        )
+
+
 def require_private_path(path: Path, hint: str) -> None:
     """Raise HostError if strangers could change what is in the directory ``path``, or what it is.
 
@@ -160,7 +176,7 @@ class _Walk:
         try:
             return self._open(flags | os.O_CLOEXEC | os.O_NOCTTY)
         except OSError as error:
-            error.filename = str(self._path)  # not the part of it alone
+            error.filename = str(self._path)  # it names a part of it
             raise
 
     def _open(self, flags: int) -> int:
@@ -194,8 +210,7 @@ class _Walk:
             status = os.fstat(fd)
             if stat.S_ISLNK(status.st_mode):  # with O_PATH, one that was put there meanwhile
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self._path))
-            if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-                self._check_names(status)
+            refuse_second_name(self.held[-1], status, self._path)
         except BaseException:
             os.close(fd)
             raise
@@ -233,20 +248,6 @@ class _Walk:
             while len(self.held) > 1:
                 os.close(self.held.pop())
         self._todo += _parts(target)
-
-    def _check_names(self, status: os.stat_result) -> None:
-        """A file with two names may be the host's, and this its second."""
-        seen = _seen(self.held[-1])
-        if not _who(seen, last=True):
-            return
-        if status.st_uid == seen.owner and status.st_uid not in _trusted():
-            return
-        raise SpecError(
-            f"has {status.st_nlink} names, and strangers may have given it this one: "
-            + _who(seen, last=True),
-            where=str(self._path),
-            hint="copy it to a directory where nobody else may write",
-        )
 
 
 def _parts(name: str) -> list[str]:

@@ -23,6 +23,9 @@ from support.strangers import STRANGER, given_away, needs_root, strangers_folder
 from imagekit.disk.convert import convert
 from imagekit.disk.extents import copy_sparse, opened
 from imagekit.errors import ImagekitError
+from imagekit.guest.backends.tree import tree_files
+from imagekit.guest.changes import Copy
+from imagekit.guest.hostcopy import copy
 from imagekit.guest.working import readable_copy, working_copy
 from imagekit.host.exclusive import exclusive
 from imagekit.host.outfile import os_errors, replacing
@@ -300,6 +303,14 @@ def programs(theirs: Path, outputs: Path, space: Workspace) -> dict[str, Action]
             overwrite=True,
         )
 
+    (outputs / "guest/etc").mkdir(parents=True)
+    (outputs / "guest/etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
+    (outputs / "guest/etc/group").write_text("root:x:0:\n")
+
+    def put(source: Path) -> None:
+        with tree_files(outputs / "guest") as guest:
+            copy(Copy(source, "/a"), guest)
+
     def netboot(root: Path) -> None:
         guest = NetbootGuest("web1", "00:16:3e:10:20:30", theirs / "disk.raw", None, args="x")
         publish(Site(root), [guest])
@@ -313,12 +324,15 @@ def programs(theirs: Path, outputs: Path, space: Workspace) -> dict[str, Action]
         "convert a qcow2": lambda _: convert_one("disk.qcow2", "qcow2", outputs / "made"),
         "convert a raw disk": lambda _: convert_one("disk.raw", "raw", outputs / "made"),
         "convert into their directory": lambda _: convert_one("own.raw", "raw", theirs / "made"),
+        "copy a file into a guest": lambda _: put(theirs / "disk.raw"),
+        "copy a tree into a guest": lambda _: put(theirs / "sub"),
         "publish a kernel of theirs": lambda _: netboot(outputs / "site"),
         "publish into their directory": lambda _: netboot(theirs / "site"),
     }
 
 
 STARTS_PROGRAMS = [
+    *("copy a file into a guest", "copy a tree into a guest"),
     *("inject into a raw disk", "inject into one that becomes a qcow2", "inject into a qcow2"),
     *("inspect a qcow2", "inspect a raw disk", "convert a qcow2", "convert a raw disk"),
     *("convert into their directory", "publish a kernel of theirs", "publish into their directory"),
@@ -341,6 +355,7 @@ def test_a_racer_gains_nothing_by_the_programs_that_are_started(
     prey = [
         Prey("disk.raw", ("second-disk.raw",), (root / "disk.raw",)),
         Prey("made", (), (root / "made",)),
+        Prey("sub", (), (root / "sub",)),
         Prey("site", (), (root / "sub",)),
     ]
     witnesses.watch()

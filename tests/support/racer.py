@@ -117,9 +117,10 @@ def racing(
     targets = [target for item in prey for target in item.targets]
     given_away(folder)
     counter = mmap.mmap(-1, 8)
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become_the_racer(folder, lambda: _race(swaps, rewritten, targets, counter))
+        _become_the_racer(folder, lambda: _race(swaps, rewritten, targets, counter, parent))
     racer = Racer(pid, counter)
     try:
         while not racer.swaps:
@@ -150,10 +151,11 @@ def _race(
     rewritten: Sequence[Rewritten],
     targets: Sequence[Path],
     counter: mmap.mmap,
+    parent: int,
 ) -> None:
     pairs = [(os.fsencode(a), os.fsencode(b)) for a, b in swaps]
     done = 0
-    while os.getppid() != 1:
+    while os.getppid() == parent:
         for name, other in pairs:
             # There and back: between the two it is what it should not be.
             for _ in range(2):

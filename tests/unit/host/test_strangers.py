@@ -144,8 +144,9 @@ def test_plain_files_descriptors_and_names_with_dots_are_opened(
 def test_a_loop_and_a_missing_file_are_errors_of_the_system(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     for name in ("loop", "missing", "missing/file", "loop/file"):
-        with pytest.raises(OSError):
+        with pytest.raises(OSError) as caught:
             open_path(tmp_path / name, os.O_RDONLY)
+        assert caught.value.filename == str(tmp_path / name)
 
 
 def test_directories_are_made_where_no_stranger_leads(theirs: Path, tmp_path: Path) -> None:
