@@ -31,7 +31,7 @@ def domain_user(runas: str, output: str | None, mac: str, disk: str) -> int | No
     found = _OUTPUT.fullmatch(output or "")
     if found is None:
         digest = hashlib.sha256((mac.lower() or disk).encode("utf-8", "surrogateescape")).digest()
-        return user_of_domain(_NUMBERS + int.from_bytes(digest[:8]) % (DOMAINS - _NUMBERS))
+        return user_of_domain(_NUMBERS + int.from_bytes(digest[:8], "big") % (DOMAINS - _NUMBERS))
     number = int(found[1])
     try:
         return usable(pwd.getpwnam(RANGE_BASE).pw_uid + number)
