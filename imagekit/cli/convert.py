@@ -8,8 +8,8 @@ from typing import Annotated, cast
 import typer
 
 from imagekit.disk import convert as disk_convert
-from imagekit.disk.image_info import detect
 from imagekit.disk.qcow2 import Compression
+from imagekit.disk.reading import detect
 from imagekit.disk.vhd import Subformat
 
 

@@ -10,8 +10,10 @@ from typing import Annotated
 
 import typer
 
+from imagekit.errors import ImagekitError
 from imagekit.host import tools, userns
 from imagekit.host.kvm import kvm_works
+from imagekit.host.worker import missing_confinement
 from imagekit.pipeline.workspace import cache_root
 from imagekit.vm import uefi
 
@@ -67,6 +69,7 @@ def checks() -> list[Check]:
     found += [_uefi("prove"), _uefi("iso", required=False)]
     found.append(_guestfs())
     found.append(_namespaces())
+    found.append(_readers())
     verdict = kvm_works()
     found.append(Check("speed", "KVM", verdict.works, verdict.reason, required=False))
     return found
@@ -108,6 +111,17 @@ def _namespaces() -> Check:
     if problem:
         return Check("debootstrap", "user namespaces", False, f"{problem[0]}: {problem[1]}")
     return Check("debootstrap", "user namespaces", True, "usable")
+
+
+def _readers() -> Check:
+    """What stands around the processes that read files of strangers (imagekit.host.worker)."""
+    name = "confined readers"
+    try:
+        missing = missing_confinement()
+    except ImagekitError as error:
+        return Check("all", name, False, error.what)
+    detail = "; ".join(missing) or "nobody, alone, without files, network or system calls"
+    return Check("all", name, not missing, detail, required=False)
 
 
 def doctor(

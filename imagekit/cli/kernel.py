@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from imagekit.kernel.capability import examine
+from imagekit.kernel.reading import examine
 from imagekit.kernel.report_text import as_text
 
 

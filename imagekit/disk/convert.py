@@ -18,7 +18,8 @@ from imagekit.disk.extents import (
     opened,
     refuse_same,
 )
-from imagekit.disk.image_info import ImageInfo, check_format, probe
+from imagekit.disk.image_info import ImageInfo, check_format
+from imagekit.disk.reading import probe, unpack_vhd
 from imagekit.disk.settled import settled
 from imagekit.errors import HostError, SpecError
 from imagekit.host.outfile import check_target, os_errors, replacing, temporary_name
@@ -128,7 +129,7 @@ def _write(
     """One step that needs no intermediate file."""
     src = info.path
     if info.format == "vhd":
-        vhd.read_vhd(src, dst, overwrite=overwrite, progress=progress)
+        unpack_vhd(src, dst, overwrite=overwrite, progress=progress)
     elif info.format == "qcow2":
         options = () if target_format == "raw" else qcow2.write_options(compression)
         with replacing(dst, overwrite=overwrite) as part:

@@ -52,11 +52,18 @@ def probe(path: Path, format: str) -> ImageInfo:
     """Read ``path`` as ``format`` (raw, qcow2, vhd) and nothing else.
 
     Raises ImageError when it is damaged, hostile, cut off or depends on another file, SpecError for
-    an unknown format or a missing file.
+    an unknown format or a missing file. In this process: images of strangers are for
+    :mod:`imagekit.disk.reading`.
     """
     check_format(format)
+    with opened(path) as fd:
+        return probe_open(fd, path, format)
+
+
+def probe_open(fd: int, path: Path, format: str) -> ImageInfo:
+    """As :func:`probe`, of the open file ``fd``; ``path`` names it in the result and in errors."""
     if format == "qcow2":
-        header = qcow2.read_header(path)
+        header = qcow2.read_open_header(fd, str(path))
         return ImageInfo(
             path,
             format,
@@ -69,10 +76,9 @@ def probe(path: Path, format: str) -> ImageInfo:
                 "extended_l2": header.extended_l2,
             },
         )
-    with opened(path) as fd:
-        if format == "vhd":
-            return _vhd_info(path, VhdReader(fd, str(path)))
-        size = size_of(fd)
+    if format == "vhd":
+        return _vhd_info(path, VhdReader(fd, str(path)))
+    size = size_of(fd)
     if size == 0:
         raise ImageError("is empty, not a disk", where=str(path))
     return ImageInfo(path, format, size)
@@ -98,9 +104,14 @@ def detect(path: Path) -> str:
     SpecError when nothing is recognised.
     """
     with opened(path) as fd:
-        size = size_of(fd)
-        head = _piece(fd, 0, min(size, 512))
-        tail = _piece(fd, size - 512, 512) if size >= 512 else b""
+        return detect_open(fd, path)
+
+
+def detect_open(fd: int, path: Path) -> str:
+    """As :func:`detect`, of the open file ``fd``; ``path`` names it in errors."""
+    size = size_of(fd)
+    head = _piece(fd, 0, min(size, 512))
+    tail = _piece(fd, size - 512, 512) if size >= 512 else b""
     if head.startswith(qcow2.MAGIC):
         return "qcow2"
     for offset, magic, name in _UNSUPPORTED:

@@ -1,41 +1,25 @@
-"""What an ISO holds, read by a confined child (see ``iso_child``)."""
+"""What an ISO holds, read by a worker that can do nothing else (``imagekit.host.worker``)."""
 
 from __future__ import annotations
 
-import json
-import sys
+import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagekit.errors import ImageError, SpecError, ToolError
-from imagekit.host.run import run
+from imagekit.disk.extents import opened
+from imagekit.disk.isocontent import MAX_EXTRACT, BootEntry, Content, IsoFile
+from imagekit.errors import ImageError, SpecError
+from imagekit.host.outfile import os_errors
+from imagekit.host.worker import MAX_FILES, MIB, Confined, Limits
 
-SHIPS = ("iso_child.py",)
-CHILD = Path(__file__).parent / "iso_child.py"
+__all__ = ["BIOS", "UEFI", "BootEntry", "Iso", "IsoFile", "read_iso"]
+
 SECTOR = 2048
 BIOS, UEFI = 0, 0xEF
-SECONDS = 180
-
-
-@dataclass(frozen=True)
-class IsoFile:
-    """A file: size in bytes, first sector of 2048 bytes, kind (file, link, directory)."""
-
-    path: str
-    size: int
-    sector: int
-    kind: str
-
-
-@dataclass(frozen=True)
-class BootEntry:
-    """An El Torito entry: platform 0 is BIOS, 0xEF UEFI; ``sector`` where its image starts."""
-
-    platform: int
-    media: int
-    sector: int
-    count: int
+# A listing is 300,000 files of a few hundred bytes.
+_LIMITS = Limits(2048 * MIB, 90, 180.0, answer=64 * MIB, file_bytes=MAX_EXTRACT)
 
 
 @dataclass(frozen=True)
@@ -65,33 +49,40 @@ def read_iso(path: Path, extract: Mapping[str, Path] | None = None) -> Iso:
     """Read the ISO at ``path``; ``extract`` copies files out of it (path inside to new file).
 
     Raises SpecError when there is no such file, ImageError when it is no ISO, is damaged or
-    hostile, or a file to extract is not there.
+    hostile, or a file to extract is not there; then no new file is left.
     """
     if not path.is_file():
         raise SpecError("there is no such ISO file", where=str(path))
-    job = {"iso": str(path), "extract": {k: str(v) for k, v in (extract or {}).items()}}
-    try:
-        done = run(
-            [sys.executable, "-I", CHILD],
-            input=json.dumps(job).encode(),
-            check=False,
-            timeout=SECONDS,
-        )
-    except ToolError:
-        raise ImageError(f"reading it takes more than {SECONDS} s", where=str(path)) from None
-    if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        reason = said[-1][:300] if done.returncode == 3 and said else "reading it was stopped"
-        raise ImageError(
-            f"this is no usable ISO 9660 image: {reason}",
-            where=str(path),
-            hint="is the download complete? compare its checksum",
-        )
-    value = json.loads(done.stdout)
-    files = {f[0]: IsoFile(*f) for f in value["files"]}
+    left = list((extract or {}).items())
+    with opened(path) as fd:
+        while True:
+            found = _extract(fd, path, dict(left[: MAX_FILES - 1]))
+            left = left[MAX_FILES - 1 :]
+            if not left:
+                break
+    files = {file.path: file for file in found.files}
     _check_whole(path, files)
-    boot = tuple(BootEntry(**entry) for entry in value["boot"])
-    return Iso(path, value["volume_id"], value["joliet"], files, boot)
+    return Iso(path, found.volume_id, found.joliet, files, found.boot)
+
+
+def _extract(iso: int, path: Path, extract: Mapping[str, Path]) -> Content:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with contextlib.ExitStack() as stack:
+        targets = []
+        for target in extract.values():
+            with os_errors(target):
+                targets.append(os.open(target, flags, 0o600))
+            stack.callback(os.close, targets[-1])
+        try:
+            # pycdlib takes long to load, and few commands read an ISO.
+            from imagekit.disk.iso9660 import content
+
+            read = Confined(content, "the ISO", _LIMITS)
+            return read(str(path), [iso, *targets], str(path), tuple(extract))
+        except BaseException:
+            for target in extract.values():
+                target.unlink()
+            raise
 
 
 def _check_whole(path: Path, files: Mapping[str, IsoFile]) -> None:

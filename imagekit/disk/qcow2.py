@@ -99,11 +99,16 @@ def read_header(path: Path) -> Qcow2Header:
     file, external data file, encryption, unknown incompatible features.
     """
     with opened(path) as fd:
-        file_size = size_of(fd)
-        raw = bytearray(min(file_size, 1 << 16))
-        with memoryview(raw) as view:
-            read_exactly(fd, view, 0)
-    return parse_header(bytes(raw), file_size, str(path))
+        return read_open_header(fd, str(path))
+
+
+def read_open_header(fd: int, where: str) -> Qcow2Header:
+    """The same of an image that is open; ``where`` names it in errors."""
+    file_size = size_of(fd)
+    raw = bytearray(min(file_size, 1 << 16))
+    with memoryview(raw) as view:
+        read_exactly(fd, view, 0)
+    return parse_header(bytes(raw), file_size, where)
 
 
 def parse_header(raw: bytes, file_size: int, where: str) -> Qcow2Header:

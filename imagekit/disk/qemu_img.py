@@ -1,29 +1,39 @@
-"""Calling qemu-img on images that may be hostile.
+"""Calling qemu-img on images that may be hostile, where it can reach nothing but them.
 
-Paths are made absolute: QEMU takes a relative name with a colon for a protocol ("nbd:", "json:").
+Where it has to open files of ours by name, these are absolute: QEMU takes a relative name with a
+colon for a protocol ("nbd:", "json:").
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import re
+import signal
+import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from imagekit.disk.extents import Progress
+from imagekit.disk.extents import Progress, opened, writable
 from imagekit.errors import HostError, ImageError, ToolError
-from imagekit.host.outfile import no_space
+from imagekit.host.outfile import no_space, os_errors
+from imagekit.host.program import Bounds, confined, given
 from imagekit.host.run import run, spawn
 
-_MEMORY = 2 << 30
-"""Bytes of address space; a hostile image cannot make qemu-img take more. OpenStack uses 1 GiB."""
+_BOUNDS = Bounds(memory=2 << 30)
+"""A hostile image cannot make qemu-img take more; OpenStack's limit of memory is 1 GiB."""
 _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
 DRIVERS = {"raw": "raw", "qcow2": "qcow2", "vhd": "vpc"}
 """QEMU's names of our formats."""
 
+_SECTOR = 512
+_SAYS = 1 << 20
+"""Bytes that are taken of what it says: it has a line for each cluster that it does not like."""
 _CHECK_LEAKED = 3
 """qemu-img(1): check exits 3 for clusters that are counted but unused, which harms nobody."""
 
@@ -45,24 +55,87 @@ def convert(
     chain has to be trusted. ``size_bytes`` is what ``progress`` is told as the total. Raises
     HostError when the disk is full, ImageError when the source cannot be read, ToolError.
     """
-    source = _by_name(src, source_format) if with_backing else _alone(src, source_format)
-    argv = ["qemu-img", "convert", "-O", target_format, *options, *source, str(dst.absolute())]
+    convert = functools.partial(
+        _convert,
+        target_format=target_format,
+        options=options,
+        what=f"writing {dst.name} as {target_format}",
+        progress=progress,
+        size_bytes=size_bytes,
+    )
     try:
-        if progress is None:
-            run(_limited(argv), what=f"writing {dst.name} as {target_format}")
-        else:
-            argv.insert(2, "-p")
-            _run_with_progress(_limited(argv), size_bytes, progress)
+        if with_backing:
+            convert(_by_name(str(src.absolute()), source_format), str(dst.absolute()))
+            return
+        with opened(src) as source, _target(dst) as target:
+            bounds = _BOUNDS
+            if target_format == "raw" and size_bytes:
+                bounds = replace(bounds, file_bytes=-(-size_bytes // _SECTOR) * _SECTOR)
+            confine = _Confine((source,), (target,), bounds)
+            convert(_alone(source, source_format), given(target), confine=confine)
     except ToolError as error:
         raise _explained(error, src, dst, source_format) from error
+
+
+@contextlib.contextmanager
+def _target(path: Path) -> Iterator[int]:
+    """A descriptor of a file to write, which is made if there is none."""
+    with os_errors(path), contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    with writable(path) as fd:
+        yield fd
+
+
+@dataclass(frozen=True)
+class _Confine:
+    """What a qemu-img gets: open files to read and to write, and bounds."""
+
+    readable: tuple[int, ...]
+    writable: tuple[int, ...] = ()
+    bounds: Bounds = _BOUNDS
+
+    @property
+    def files(self) -> tuple[int, ...]:
+        return (*self.readable, *self.writable)
+
+    def command(self, argv: list[str]) -> list[str]:
+        return confined(argv, readable=self.readable, writable=self.writable, bounds=self.bounds)
+
+
+def _convert(
+    source: list[str],
+    target: str,
+    *,
+    target_format: str,
+    options: Sequence[str],
+    what: str,
+    progress: Progress | None,
+    size_bytes: int,
+    confine: _Confine | None = None,
+) -> None:
+    """A chain of our own opens files by name, and is not confined."""
+    follow = [] if progress is None else ["-p"]
+    argv = ["qemu-img", "convert", *follow, "-O", target_format, *options, *source, target]
+    command = confine.command(argv) if confine else argv
+    files = confine.files if confine else ()
+    if progress is None:
+        run(command, what=what, pass_fds=files, output_limit=_SAYS)
+    else:
+        _run_with_progress(command, files, size_bytes, progress)
 
 
 def check(path: Path, image_format: str) -> None:
     """Raise ImageError unless ``qemu-img check`` finds the image's tables sound."""
     # Reading the tables of a sound image takes well under a second per GiB of file.
     timeout = 120 + path.stat().st_size / (100 << 20)
-    argv = ["qemu-img", "check", *_alone(path, image_format)]
-    done = run(_limited(argv), check=False, timeout=timeout)
+    with opened(path) as fd:
+        argv = ["qemu-img", "check", *_alone(fd, image_format)]
+        command = _Confine((fd,)).command(argv)
+        try:
+            done = run(command, check=False, timeout=timeout, pass_fds=(fd,), output_limit=_SAYS)
+        except ToolError as error:
+            what = f"its {image_format} tables cannot be checked: {error.what}"
+            raise ImageError(what, where=str(path)) from error
     if done.returncode not in (0, _CHECK_LEAKED):
         text = (done.stderr + done.stdout).decode("utf-8", "backslashreplace")
         raise ImageError(
@@ -74,9 +147,12 @@ def check(path: Path, image_format: str) -> None:
 
 def measure(path: Path, image_format: str) -> int:
     """Bytes a fully written copy of the image's allocated data would take."""
-    argv = ["qemu-img", "measure", "--output=json", "-O", "qcow2", *_alone(path, image_format)]
     try:
-        done = run(_limited(argv), timeout=300, what="measuring the image")
+        with opened(path) as fd:
+            argv = ["qemu-img", "measure", "--output=json", "-O", "qcow2"]
+            command = _Confine((fd,)).command([*argv, *_alone(fd, image_format)])
+            what = "measuring the image"
+            done = run(command, timeout=300, what=what, pass_fds=(fd,), output_limit=_SAYS)
         answer: Any = json.loads(done.stdout)
         return int(answer["required"])
     except (ToolError, ValueError, KeyError, TypeError) as error:
@@ -88,40 +164,42 @@ def read(path: Path, image_format: str, offset: int, length: int) -> bytes:
 
     Fewer at its end; none beyond it. The image may be in use. Raises ToolError.
     """
-    with tempfile.NamedTemporaryFile() as part:
+    with tempfile.TemporaryFile() as part, opened(path) as fd:
         argv = ["qemu-img", "dd", "-U", "-f", DRIVERS[image_format], "-O", "raw", "bs=512"]
         # count= counts what skip= passes over, too (qemu-img.c, img_dd).
         argv += [f"skip={offset // 512}", f"count={(offset + length) // 512}"]
-        run(_limited([*argv, f"if={path.absolute()}", f"of={part.name}"]), timeout=60)
-        return Path(part.name).read_bytes()[:length]
+        bounds = replace(_BOUNDS, file_bytes=length)
+        confine = _Confine((fd,), (part.fileno(),), bounds)
+        command = confine.command([*argv, f"if={given(fd)}", f"of={given(part.fileno())}"])
+        run(command, timeout=60, pass_fds=confine.files, output_limit=_SAYS)
+        return os.pread(part.fileno(), length, 0)
 
 
-def _by_name(path: Path, image_format: str) -> list[str]:
-    return ["-f", image_format, str(path.absolute())]
+def _by_name(name: str, image_format: str) -> list[str]:
+    return ["-f", image_format, name]
 
 
-def _alone(path: Path, image_format: str) -> list[str]:
+def _alone(fd: int, image_format: str) -> list[str]:
     """Arguments that open the image and nothing that it names (QEMU's block layer, "backing")."""
     if image_format != "qcow2":
-        return _by_name(path, image_format)
-    driver = "host_device" if path.is_block_device() else "file"
-    file = {"driver": driver, "filename": str(path.absolute())}
+        return _by_name(given(fd), image_format)
+    driver = "host_device" if stat.S_ISBLK(os.fstat(fd).st_mode) else "file"
+    file = {"driver": driver, "filename": given(fd)}
     return ["json:" + json.dumps({"driver": image_format, "backing": None, "file": file})]
 
 
 def _first_line(text: str, path: Path) -> str:
     """What qemu-img says first, without the description of the image that it was given."""
     line = next(iter(text.splitlines()), "")
-    return line.replace(_alone(path, "qcow2")[-1], path.name)[:300]
+    line = re.sub(r'json:\{"driver".*?\}\}', path.name.replace("\\", "\\\\"), line)
+    return line.replace(given(0)[:-1], f"{path.name} ")[:300]
 
 
-def _limited(argv: list[str]) -> list[str]:
-    return ["prlimit", f"--as={_MEMORY}", "--", *argv]
-
-
-def _run_with_progress(argv: list[str], total: int, progress: Progress) -> None:
+def _run_with_progress(
+    argv: list[str], files: tuple[int, ...], total: int, progress: Progress
+) -> None:
     # The percentages are separated by carriage returns, so they are read as they come.
-    with tempfile.TemporaryFile() as errors, spawn(argv, stderr=errors) as child:
+    with tempfile.TemporaryFile() as errors, spawn(argv, stderr=errors, pass_fds=files) as child:
         assert child.stdout is not None  # noqa: S101 - spawn makes a pipe of it
         while data := os.read(child.stdout.fileno(), 4096):
             for percent in _PERCENT.findall(data)[-1:]:
@@ -138,8 +216,7 @@ def _explained(
 ) -> HostError | ImageError | ToolError:
     if "No space left" in error.output or "quota exceeded" in error.output:
         return no_space(dst)
-    # 25 is SIGXFSZ: the file size limit of this process.
-    if error.returncode == -25 or "File too large" in error.output:
+    if error.returncode == 128 + signal.SIGXFSZ or "File too large" in error.output:
         return HostError(
             "the file would be larger than the file system or the file size limit allows",
             where=str(dst),

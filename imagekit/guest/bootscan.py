@@ -17,10 +17,9 @@ from imagekit.kernel.bootconfig import (
     BootMenu,
     PygrubChoice,
     PygrubRefusal,
-    pygrub_view,
 )
 from imagekit.kernel.bootmenu import MAX_CONFIG
-from imagekit.kernel.grub2 import parse_grubenv, read_grub2
+from imagekit.kernel.reading import Menus, menus
 
 MAX_SCANNED = 16
 GRUB_CONFIGS = (
@@ -123,34 +122,41 @@ def _scan_one(app: Appliance, disk: Disk, filesystem: FileSystem) -> BootScan:
         data = files.head(path, MAX_CONFIG)
         if data is not None:
             texts[path] = data.decode("utf-8", "surrogateescape")
-    choice = pygrub_view(texts)
+    config = next((path for path in GRUB_CONFIGS if path in texts), None)
+    read = _menus(files, filesystem, texts, config)
+    choice = read.pygrub
     missing: tuple[str, ...] = ()
     if isinstance(choice, PygrubChoice):
         wanted = [choice.kernel, *([choice.initrd] if choice.initrd else [])]
         missing = tuple(path for path in wanted if not _is_file(files, path))
-    config = next((path for path in GRUB_CONFIGS if path in texts), None)
     return BootScan(
         filesystem,
         _obstacle(app, disk, filesystem),
         choice,
         missing,
-        _grub_menu(files, config, texts) if config else None,
+        read.grub,
         config,
         texts,
         _efi_loader(files) if filesystem.type == "vfat" else None,
     )
 
 
-def _grub_menu(files: GuestFiles, config: str, texts: Mapping[str, str]) -> BootMenu | None:
-    environment = files.head(config.replace("grub.cfg", "grubenv"), 4096) or b""
+def _menus(
+    files: GuestFiles, filesystem: FileSystem, texts: Mapping[str, str], config: str | None
+) -> Menus:
+    """The menus; those that cannot be read at all, because of their makers, boot nothing."""
+    environment = _environment(files, config) if config else ""
+    where = partition_name(filesystem.device)
     try:
-        return read_grub2(
-            texts[config],
-            grubenv=parse_grubenv(environment.decode("utf-8", "replace")),
-            source=config,
-        )
-    except ImageError:
-        return None
+        return menus(texts, grub_config=config, grubenv=environment, where=where)
+    except ImageError as error:
+        return Menus(PygrubRefusal(error.what, next(iter(texts), None)))
+
+
+def _environment(files: GuestFiles, config: str) -> str:
+    """GRUB's environment block beside its configuration."""
+    block = files.head(config.replace("grub.cfg", "grubenv"), 4096) or b""
+    return block.decode("utf-8", "replace")
 
 
 def _is_file(files: GuestFiles, path: str) -> bool:

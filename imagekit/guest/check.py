@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagekit.disk.image_info import probe
+from imagekit.disk.reading import probe
 from imagekit.errors import SpecError
 from imagekit.guest.appliance import Appliance, Drive, appliance
 from imagekit.guest.backends.appliance import ApplianceFiles

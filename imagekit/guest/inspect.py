@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagekit.disk.image_info import probe
+from imagekit.disk.reading import probe
 from imagekit.errors import GuestError
 from imagekit.guest.appliance import Appliance, Drive, appliance
 from imagekit.guest.backends.appliance import ApplianceFiles
@@ -21,6 +21,7 @@ from imagekit.guest.mounts import GuestRoot, mount_guest
 from imagekit.guest.osfiles import parse_fstab
 from imagekit.guest.osinfo import read_os
 from imagekit.guest.working import readable_copy
+from imagekit.kernel import reading
 from imagekit.pipeline.workspace import Workspace
 
 
@@ -29,6 +30,7 @@ def inspect(image: Path, image_format: str, *, workspace: Workspace) -> Inspecti
 
     Raises ImageError for a damaged or hostile image, BusyError, HostError, SpecError.
     """
+    reading.prepare()
     with readable_copy(image, image_format, workspace=workspace) as (path, drive_format):
         size = probe(image, image_format).virtual_size
         with appliance([Drive(path, drive_format)], workspace=workspace) as app:

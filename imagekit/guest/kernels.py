@@ -9,7 +9,7 @@ from typing import Any
 
 from imagekit.errors import ImagekitError
 from imagekit.guest.files import GuestFiles
-from imagekit.kernel.capability import examine
+from imagekit.kernel.reading import examine
 from imagekit.kernel.report import KernelReport
 
 MAX_KERNELS = 8

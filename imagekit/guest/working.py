@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Literal
 from uuid import UUID
 
-from imagekit.disk import image_info, qemu_img, vhd
+from imagekit.disk import image_info, qemu_img, reading, vhd
 from imagekit.disk.convert import SUFFIXES
 from imagekit.errors import BusyError, HostError, ImageError, SpecError, ToolError
 from imagekit.host.outfile import no_space, os_errors
@@ -47,7 +47,7 @@ def named_format(image: Path, given: str | None) -> str:
         return image_info.check_format(given)
     named = SUFFIXES.get(image.suffix.lower())
     try:
-        found: str | None = image_info.detect(image)
+        found: str | None = reading.detect(image)
     except SpecError:
         if not image.is_file() and not image.is_block_device():
             raise
@@ -96,7 +96,7 @@ def working_copy(image: Path, image_format: str, *, workspace: Workspace) -> Ite
     with _locked(image):
         _refuse_in_use(image)
         notes = ["an interrupted change was finished first"] if _finish_redo(image) else []
-        info = image_info.probe(image, image_format)
+        info = reading.probe(image, image_format)
         if image_format == "qcow2":
             qemu_img.check(image, "qcow2")
         directory = workspace.directory if image.is_block_device() else image.parent
@@ -105,7 +105,7 @@ def working_copy(image: Path, image_format: str, *, workspace: Workspace) -> Ite
         workspace.callback(lambda: copy.unlink(missing_ok=True))
         try:
             if image_format == "vhd":
-                vhd.read_vhd(image, copy)
+                reading.unpack_vhd(image, copy)
                 if vhd.virtual_size_of(info.virtual_size) != info.virtual_size:
                     notes.append("the VHD grows to a whole number of 2 MiB")
                 yield WorkingCopy(image, image_format, copy, "raw", tuple(notes))
@@ -132,7 +132,7 @@ def readable_copy(
             where=str(image),
             hint=f"finish it: imagekit inject {image.name} (with no other option)",
         )
-    info = image_info.probe(image, image_format)
+    info = reading.probe(image, image_format)
     if image_format == "qcow2":
         qemu_img.check(image, "qcow2")
     if image_format != "vhd":
@@ -141,7 +141,7 @@ def readable_copy(
     data_size = int(info.details["data_size"])
     directory = workspace.temporary("unpacked-vhd", size_bytes=data_size)
     raw = directory / "disk.raw"
-    vhd.read_vhd(image, raw)
+    reading.unpack_vhd(image, raw)
     try:
         yield raw, "raw"
     finally:
@@ -212,7 +212,7 @@ def _redo_name(image: Path) -> Path:
 
 
 def _rewrite_vhd(image: Path, raw: Path) -> None:
-    details = image_info.probe(image, "vhd").details
+    details = reading.probe(image, "vhd").details
     part = image.with_name(f".{image.name[:64]}{_OVERLAY}-{secrets.token_hex(6)}.vhd")
     before = image.stat()
     try:

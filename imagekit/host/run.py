@@ -25,6 +25,10 @@ from imagekit.errors import HostError, ToolError
 from imagekit.host import tools
 
 RUN_MARKER = "IMAGEKIT_RUN"
+LONGEST_LINE = 1 << 20
+"""Bytes; what is longer is taken for several lines."""
+LONGEST_TAIL = 1 << 14
+"""Bytes of output that an error shows."""
 
 _live: set[subprocess.Popen[bytes]] = set()
 _live_lock = threading.Lock()
@@ -94,20 +98,22 @@ def run(  # noqa: PLR0913 - each is one of subprocess's, by its own name
     pass_fds: Sequence[int] = (),
     check: bool = True,
     what: str | None = None,
+    output_limit: int | None = None,
 ) -> Completed:
     """Run ``argv`` to its end and return what it printed.
 
     ``env`` is added to :func:`environment`. ``timeout`` is in seconds. ``log`` receives stdout and
     stderr as they come; ``on_line`` is called for every line of either. ``stdout`` redirects
     standard output to an open file instead of capturing it. ``what`` words the error ("create the
-    file system"). Raises HostError when the program is missing, ToolError when it exits nonzero
-    (unless ``check`` is false) or exceeds ``timeout``.
+    file system"). ``output_limit``, in bytes of standard output and error together, is for those
+    who are not trusted to end. Raises HostError when the program is missing, ToolError when it
+    exits nonzero (unless ``check`` is false) or exceeds ``timeout`` or ``output_limit``.
     """
     started = time.monotonic()
     with spawn(
         argv, env=env, cwd=cwd, stdin=input is not None, stdout=stdout, pass_fds=pass_fds
     ) as child:
-        reader = _Reader(child, log, on_line)
+        reader = _Reader(child, log, on_line, output_limit)
         try:
             reader.start(input)
             returncode = child.wait(timeout)
@@ -122,6 +128,13 @@ def run(  # noqa: PLR0913 - each is one of subprocess's, by its own name
             if child.poll() is None:
                 kill(child)
             reader.finish()
+    if reader.flooded and output_limit is not None:
+        raise ToolError(
+            f"{what or Path(argv[0]).name} printed more than {output_limit >> 20} MiB "
+            "and was stopped",
+            output=reader.tail(),
+            hint=f"the log up to there is in {log}" if log else None,
+        )
     out, err = reader.output()
     if check and returncode != 0:
         raise ToolError(
@@ -144,14 +157,17 @@ def spawn(
     stdout: IO[bytes] | int | None = None,
     stderr: IO[bytes] | int | None = None,
     pass_fds: Sequence[int] = (),
+    tied: bool = True,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start ``argv`` and yield the Popen; leaving the block kills its whole process group.
 
-    For long-lived children (QEMU, dnsmasq). Output goes to pipes unless redirected.
+    For long-lived children (QEMU, dnsmasq). Output goes to pipes unless redirected. Without
+    ``tied`` it does not die with the thread that started it: it must see by itself when we end.
     """
     program = tools.require(str(argv[0]))
-    setpriv = tools.require("setpriv")
-    full = [str(setpriv), "--pdeathsig", "KILL", "--", str(program), *map(str, argv[1:])]
+    full = [str(program), *map(str, argv[1:])]
+    if tied:
+        full = [str(tools.require("setpriv")), "--pdeathsig", "KILL", "--", *full]
     try:
         child = subprocess.Popen(
             full,
@@ -209,9 +225,12 @@ class _Reader:
         child: subprocess.Popen[bytes],
         log: Path | None,
         on_line: Callable[[str], None] | None,
+        limit: int | None,
     ) -> None:
         self._child = child
         self._on_line = on_line
+        self._left = limit
+        self.flooded = False
         self._log: IO[bytes] | None = None
         if log is not None:
             self._log = os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
@@ -234,14 +253,27 @@ class _Reader:
 
     def _drain(self, pipe: IO[bytes], sink: list[bytes]) -> None:
         with contextlib.suppress(ValueError, OSError):
-            for line in pipe:
-                sink.append(line)
+            while line := pipe.readline(LONGEST_LINE):
                 with self._lock:
+                    if not self._may_have(len(line)):
+                        return
+                    sink.append(line)
                     if self._log is not None:
                         self._log.write(line)
                         self._log.flush()
                 if self._on_line is not None:
                     self._on_line(line.decode("utf-8", "backslashreplace").rstrip("\r\n"))
+
+    def _may_have(self, size: int) -> bool:
+        """Count output; end the child when it is too much."""
+        if self._left is None:
+            return True
+        self._left -= size
+        if self._left < 0:
+            self.flooded = True
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child.pid, signal.SIGKILL)
+        return not self.flooded
 
     def finish(self) -> None:
         for thread in self._threads:
@@ -254,4 +286,4 @@ class _Reader:
 
     def tail(self) -> str:
         source = self._err if any(line.strip() for line in self._err) else self._out
-        return b"".join(source[-40:]).decode("utf-8", "backslashreplace")
+        return b"".join(source[-40:])[-LONGEST_TAIL:].decode("utf-8", "backslashreplace")

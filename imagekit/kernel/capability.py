@@ -36,7 +36,10 @@ _SYMBOLS = {"xen_blkfront": "Blkfront", "xen_netfront": "Netfront"}
 def examine(
     kernel: Path, *, initrd: Path | None = None, config: Path | None = None
 ) -> KernelReport:
-    """Read ``kernel`` and what comes with it; raises SpecError (unreadable path), ImageError."""
+    """Read ``kernel`` and what comes with it; raises SpecError (unreadable path), ImageError.
+
+    In this process: files of strangers are for :mod:`imagekit.kernel.reading`.
+    """
     return judge(
         load_kernel(kernel),
         initrd=read_initrd(initrd) if initrd else None,
@@ -127,10 +130,9 @@ def _initrd_report(facts: ImageFacts, initrd: Initrd) -> InitrdReport:
         xen_blkfront=_driver(facts, initrd, "xen_blkfront", builtin=facts.blkfront_builtin),
         xen_netfront=_driver(facts, initrd, "xen_netfront", builtin=facts.netfront_builtin),
         init_system=initrd.init_system,
-        segments=len(initrd.segments),
+        segments=initrd.segments,
         modules=len(initrd.modules),
         problems=initrd.problems,
-        initrd=initrd,
     )
 
 

@@ -18,7 +18,7 @@ import lz4.block
 import zstandard
 
 from imagekit.errors import ImageError
-from imagekit.host.run import run
+from imagekit.kernel import lzo
 
 Codec = Literal["gzip", "xz", "lzma", "bzip2", "lz4", "zstd", "lzo"]
 
@@ -42,7 +42,6 @@ _ZSTD_WINDOW = 256 << 20
 _LZ4_BLOCK = 8 << 20
 _LZ4_BLOCKS = 4096
 _LZOP_BLOCK = 64 << 20
-_LZOP_SECONDS = 120
 
 
 def detect(data: bytes | memoryview, offset: int = 0) -> Codec | None:
@@ -57,7 +56,7 @@ def decompress(
     """All of the stream at the start of ``data``, at most ``limit`` bytes of output.
 
     Raises ImageError when the stream is damaged, cut off or larger, HostError when the program that
-    unpacks it (lzop) is missing.
+    unpacks it (liblzo2) is missing.
     """
     return b"".join(Stream(data, codec, where=where, limit=limit))
 
@@ -156,18 +155,15 @@ class Stream:
         self.end = position
 
     def _lzo(self) -> Iterator[bytes]:
-        """Unpacked by the lzop program, after adding up the sizes that the stream declares."""
-        end, size = _walk_lzop(self._data[: self._stop], self.start, self._error)
+        """Unpacked by liblzo2, after adding up the sizes that the stream declares."""
+        blocks: list[lzo.Block] = []
+        end, size = _walk_lzop(self._data[: self._stop], self.start, self._error, blocks)
         if size > self._limit:
             raise self._error(f"unpacks to more than {self._limit >> 20} MiB")
         self.end = end
-        done = run(
-            ["lzop", "-d", "-c"],
-            input=bytes(self._data[self.start : end]),
-            timeout=_LZOP_SECONDS,
-            what="unpack lzo data",
-        )
-        yield done.stdout
+        for block in blocks:
+            data = bytes(self._data[block.start : block.start + block.packed])
+            yield lzo.unpack(data, block)
 
     def _error(self, what: str) -> ImageError:
         return ImageError(
@@ -236,8 +232,11 @@ class _ErrorFactory(Protocol):
     def __call__(self, what: str) -> ImageError: ...
 
 
-def _walk_lzop(data: memoryview, start: int, error: _ErrorFactory) -> tuple[int, int]:
-    """End offset and unpacked size of an lzop file (Linux ``lib/decompress_unlzo.c``)."""
+def _walk_lzop(
+    data: memoryview, start: int, error: _ErrorFactory, blocks: list[lzo.Block]
+) -> tuple[int, int]:
+    """End offset and unpacked size of an lzop file (Linux ``lib/decompress_unlzo.c``), whose
+    blocks are added to ``blocks``."""
     try:
         version, flags_at = struct.unpack_from(">H", data, start + 9)[0], start + 16
         flags_at += 1 if version >= 0x0940 else 0
@@ -250,12 +249,17 @@ def _walk_lzop(data: memoryview, start: int, error: _ErrorFactory) -> tuple[int,
             if unpacked == 0:
                 return position + 4, total
             (packed,) = struct.unpack_from(">I", data, position + 4)
-            sums = bool(flags & 0x1) + bool(flags & 0x100)
+            # F_ADLER32_D, F_CRC32_D: sums of what comes out stand first (lzop's conf.h).
+            of_output = [bool(flags & 0x1), bool(flags & 0x100)]
+            sums = sum(of_output)
+            adler = struct.unpack_from(">I", data, position + 8)[0] if of_output[0] else None
             if packed < unpacked:
                 sums += bool(flags & 0x2) + bool(flags & 0x200)
             if packed == 0 or packed > unpacked or unpacked > _LZOP_BLOCK:
                 raise error("is damaged: impossible block size")
-            position += 8 + 4 * sums + packed
+            position += 8 + 4 * sums
+            blocks.append(lzo.Block(position, packed, unpacked, adler))
+            position += packed
             total += unpacked
     except (struct.error, IndexError):
         raise error("is cut off") from None

@@ -6,8 +6,12 @@ Formats: Linux ``Documentation/arch/x86/boot.rst`` (the setup header); Xen
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import stat
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,6 +24,7 @@ Container = Literal["bzImage", "ELF"]
 
 MAX_FILE = 512 << 20
 """Largest kernel file read, in bytes."""
+_PIECE = 16 << 20
 
 _FIRST_PAYLOAD_PROTOCOL = 0x0208
 _BANNER = re.compile(rb"Linux version ([0-9][\x21-\x7e]{0,127}) ")
@@ -56,18 +61,40 @@ def load_kernel(path: Path) -> KernelImage:
 
 def read_file(path: Path, limit: int, kind: str) -> bytes:
     """All of ``path``, a regular file of at most ``limit`` bytes; raises SpecError, ImageError."""
+    with opened_file(path, kind) as fd:
+        return read_open(fd, limit, kind, str(path))
+
+
+@contextlib.contextmanager
+def opened_file(path: Path, kind: str) -> Iterator[int]:
+    """A descriptor for reading of ``path``, a regular file; raises SpecError."""
+    absent = SpecError(f"there is no {kind} file here", where=str(path), hint="check the path")
     try:
-        if not path.is_file():
-            raise SpecError(f"there is no {kind} file here", where=str(path), hint="check the path")
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
+        # Without O_NONBLOCK the opening of a FIFO waits for somebody who writes.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise absent from None
     except OSError as error:
         raise SpecError(
             f"cannot read the {kind}: {error.strerror}", where=str(path), hint="check the path"
         ) from error
-    if len(data) > limit:
-        raise ImageError(f"the {kind} is larger than {limit >> 20} MiB", where=str(path))
-    return data
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise absent
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def read_open(fd: int, limit: int, kind: str, where: str) -> bytes:
+    """All of the open regular file ``fd``, at most ``limit`` bytes; raises ImageError."""
+    pieces, size = [], 0
+    while piece := os.pread(fd, min(_PIECE, limit + 1 - size), size):
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise ImageError(f"the {kind} is larger than {limit >> 20} MiB", where=where)
+    return b"".join(pieces)
 
 
 def read_kernel(data: bytes, *, name: str, limit: int = DEFAULT_LIMIT) -> KernelImage:

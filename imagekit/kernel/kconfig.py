@@ -16,7 +16,7 @@ from imagekit.kernel.image import read_file
 
 Tristate = Literal["y", "m", "n"]
 
-_LIMIT = 8 << 20
+MAX_FILE = 8 << 20
 _LINE = re.compile(r"(?:CONFIG_(\w{1,100})=(.{0,4096})|# CONFIG_(\w{1,100}) is not set)\s*", re.A)
 _TITLE = re.compile(r"^# (?:Linux/\S+|Linux kernel version:?) +(\d+\.\d+\S{0,60})", re.M)
 _FULL = 400
@@ -67,7 +67,7 @@ def parse_config(text: str, *, name: str) -> KernelConfig:
 
 def load_config(path: Path) -> KernelConfig:
     """Read the file ``path`` of at most 8 MiB; raises SpecError, ImageError."""
-    data = read_file(path, _LIMIT, "kernel configuration")
+    data = read_file(path, MAX_FILE, "kernel configuration")
     return parse_config(data.decode("utf-8", "replace"), name=str(path))
 
 

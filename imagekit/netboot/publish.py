@@ -24,8 +24,8 @@ from imagekit.errors import ImageError, SpecError, VerificationError
 from imagekit.host.exclusive import exclusive
 from imagekit.netboot import render, tree
 from imagekit.netboot.netguest import MODES, Mode, NetbootGuest
+from imagekit.netboot.reading import check_kernel
 from imagekit.pypxeboot.location import from_url, normalise
-from imagekit.pypxeboot.session import check_kernel
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagekit.disk.extents import opened
 from imagekit.disk.isoread import read_iso
 from imagekit.disk.settled import settled
 from imagekit.errors import ImageError, SpecError, VerificationError
 from imagekit.host import openpgp
+from imagekit.host.program import confined, given
 from imagekit.host.run import run
+from imagekit.netboot.reading import unpack_installer
 from imagekit.netboot.tree import file_digest
 from imagekit.pypxeboot import http_fetch
 from imagekit.pypxeboot.location import from_url
@@ -33,7 +35,6 @@ MAX_INITRD = 512 * MIB
 MAX_INDEX = 16 * MIB
 TRANSFER_SECONDS = 900.0
 DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-DEB_MEMBER = re.compile(r"(^|/)text/debian-installer/[^/]+/(linux|initrd\.gz)$")
 
 
 @dataclass(frozen=True)
@@ -78,35 +79,22 @@ def from_package(name: str, workdir: Path) -> Installer:
 def from_deb(deb: Path, workdir: Path, *, sha256: str) -> Installer:
     """The installer in a .deb file whose SHA-256 is ``sha256``."""
     listing = workdir / "tree.tar"
-    with settled(deb, workdir) as source:
+    with settled(deb, workdir) as source, opened(source) as fd:
         _checked(source, sha256)
+        argv = confined(["dpkg-deb", "--fsys-tarfile", given(fd)], readable=[fd])
         with listing.open("wb") as stream:
-            run(["dpkg-deb", "--fsys-tarfile", source], stdout=stream, timeout=300)
-    targets = {"linux": workdir / "linux", "initrd.gz": workdir / "initrd.gz"}
+            run(argv, stdout=stream, timeout=300, pass_fds=[fd])
+    kernel, initrd = workdir / "linux", workdir / "initrd.gz"
     try:
-        with tarfile.open(listing, "r:") as archive:
-            for member in archive:
-                match = DEB_MEMBER.search(member.name)
-                if match is not None and member.isfile():
-                    _copy_member(archive, member, targets.pop(match[2], None))
-    except tarfile.TarError as error:
-        raise ImageError(f"its content cannot be read: {error}", where=str(deb)) from error
+        missing = unpack_installer(listing, kernel, initrd)
+    except ImageError as error:
+        error.where = str(deb)
+        raise
     finally:
         listing.unlink()
-    if targets:
-        raise ImageError(f"there is no {' and no '.join(targets)} in this package", where=str(deb))
-    return _installer(workdir / "linux", workdir / "initrd.gz", f"{deb.name} sha256:{sha256}")
-
-
-def _copy_member(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path | None) -> None:
-    source = archive.extractfile(member)
-    if target is None or source is None:
-        return
-    if member.size > MAX_INITRD:
-        raise ImageError(f"{member.name} has {member.size} bytes, more than {MAX_INITRD}")
-    with target.open("wb") as stream:
-        while block := source.read(MIB):
-            stream.write(block)
+    if missing:
+        raise ImageError(f"there is no {' and no '.join(missing)} in this package", where=str(deb))
+    return _installer(kernel, initrd, f"{deb.name} sha256:{sha256}")
 
 
 def from_iso(iso: Path, kernel: str, initrd: str, workdir: Path, *, sha256: str) -> Installer:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from imagekit.disk import qemu_img
-from imagekit.disk.image_info import probe
+from imagekit.disk.reading import probe
 from imagekit.domain.bootpath import ORDER, domain_for
 from imagekit.domain.facts import facts_of
 from imagekit.domain.model import MODES, DiskFormat, Mode

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from imagekit.disk import qemu_img
 from imagekit.errors import ImagekitError
+from imagekit.host.worker import MIB, Confined, Limits
 
 SECTOR = 512
 MAX_PARTITIONS = 16
@@ -48,9 +49,9 @@ def full_file_systems(image: Path, image_format: str) -> tuple[str, ...]:
     found = []
     with contextlib.suppress(ImagekitError, OSError):
         table = qemu_img.read(image, image_format, 0, _TABLE)
-        for number, start in [(0, 0), *partitions(table)]:
+        for number, start in [(0, 0), *_PARTITIONS(str(image), [], table)]:
             head = qemu_img.read(image, image_format, start * SECTOR, HEAD)
-            full = full_file_system(head, number)
+            full = _FULL(str(image), [], head, number)
             if full is not None:
                 found.append(str(full))
     return tuple(found)
@@ -105,3 +106,16 @@ def _ext(block: bytes, partition: int) -> FullFileSystem | None:
     if free_inodes == 0:
         return FullFileSystem(partition, "ext4", 0, inodes, "inodes")
     return None
+
+
+def _partitions(_files: tuple[int, ...], table: bytes) -> tuple[tuple[int, int], ...]:
+    return tuple(partitions(table))
+
+
+def _full(_files: tuple[int, ...], head: bytes, partition: int) -> FullFileSystem | None:
+    return full_file_system(head, partition)
+
+
+# The disk is the guest's, who may have written anything into its tables.
+_PARTITIONS = Confined(_partitions, "the partition table", Limits(answer=MIB))
+_FULL = Confined(_full, "the file system", Limits(answer=MIB))

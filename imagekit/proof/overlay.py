@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imagekit.disk.extents import opened, size_of
-from imagekit.disk.image_info import probe
+from imagekit.disk.reading import probe
 from imagekit.host.run import run
 from imagekit.proof.guestconfig import GuestDisk
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from imagekit.disk import qemu_img
-from imagekit.disk.image_info import probe
+from imagekit.disk.reading import probe
 from imagekit.domain.facts import BuildFacts, facts_in
 from imagekit.errors import CapabilityError, ImageError, SpecError
 from imagekit.host.kvm import kvm_works

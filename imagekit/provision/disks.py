@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagekit.disk import qemu_img, vhd, vhd_chain
+from imagekit.disk import qemu_img, reading, vhd_chain
 from imagekit.disk.device import exclusive, write_device
 from imagekit.disk.extents import copy_sparse
 from imagekit.disk.volume import make_volume
@@ -238,6 +238,6 @@ def _raw_copy(golden: Golden, target: Path) -> None:
     if golden.format == "raw":
         copy_sparse(golden.disk, target, overwrite=True)
     elif golden.format == "vhd":
-        vhd.read_vhd(golden.disk, target, overwrite=True)
+        reading.unpack_vhd(golden.disk, target, overwrite=True)
     else:
         qemu_img.convert(golden.disk, target, source_format="qcow2", target_format="raw")

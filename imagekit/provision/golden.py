@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from imagekit.disk import vhd
 from imagekit.disk.extents import copy_sparse, sha256_sparse
-from imagekit.disk.image_info import probe
+from imagekit.disk.reading import probe, unpack_vhd
 from imagekit.domain.facts import BuildFacts, facts_in
 from imagekit.domain.model import DiskFormat
 from imagekit.errors import ImagekitError, SpecError
@@ -122,7 +121,7 @@ def make_base(golden: Golden, final: Path, *, chain: bool = False) -> Base:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(mode=0o700)
         if golden.format == "vhd" and not chain:
-            vhd.read_vhd(golden.disk, part / "disk.raw")
+            unpack_vhd(golden.disk, part / "disk.raw")
         else:
             copy_sparse(golden.disk, part / f"disk.{golden.format}")
         for source, name in ((golden.kernel, "vmlinuz"), (golden.initrd, "initrd.img")):

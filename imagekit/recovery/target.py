@@ -68,9 +68,9 @@ def write_disk(bundle: Bundle, wish: Wish, workspace: Workspace) -> None:
         packed = wish.directory / next(iter(bundle.disks))
         source = workspace.temporary("device") / "disk.raw"
         if packed.suffix == ".vhd":
-            from imagekit.disk.vhd import read_vhd
+            from imagekit.disk.reading import unpack_vhd
 
-            read_vhd(packed, source)
+            unpack_vhd(packed, source)
         else:
             qemu_img.convert(packed, source, source_format="qcow2", target_format="raw")
     mark = wish.directory / MARK

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Literal, Protocol
 
 from imagekit.disk.extents import BLOCK, data_extents, opened, read_exactly, size_of
-from imagekit.disk.image_info import probe
+from imagekit.disk.reading import probe
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import Domain
 from imagekit.errors import CapabilityError, ImageError

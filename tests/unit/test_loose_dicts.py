@@ -53,7 +53,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pipeline: Target.fields",
     ),
     "programs that run confined on the standard library alone, and what is sent to them": (
-        "disk: answer",
         "proof: Job.__init__",
         "pypxeboot: run",
         "pypxeboot: load_profile",

@@ -9,7 +9,7 @@ from imagekit.guest.bootscan import pygrub_result
 from imagekit.guest.findings import Finding, Severity, Subject
 from imagekit.guest.kernels import GuestKernel
 from imagekit.kernel.bootconfig import PygrubChoice
-from imagekit.kernel.bootfindings import findings as config_findings
+from imagekit.kernel.reading import differences as config_differences
 
 _MAX_PER_CONFIG = 10
 
@@ -95,7 +95,7 @@ def _pygrub(subject: Subject) -> Iterator[Finding]:
         if config is None or found.pygrub_obstacle is not None:
             continue
         try:
-            differences = config_findings(found.texts[config], source=config)
+            differences = config_differences(found.texts[config], source=config)
         except ImageError:
             continue
         for item in differences[:_MAX_PER_CONFIG]:

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.answers.render import Kind
+from imagekit.disk.extents import opened
 from imagekit.disk.isoread import UEFI, Iso, read_iso
 from imagekit.errors import ExistsError, ImageError, SpecError
+from imagekit.host.program import SHOWN, confined, given
 from imagekit.host.run import run
 from imagekit.installs.remaster import cpio, esp, menus
 from imagekit.installs.remaster.families import family_of, placement
+from imagekit.installs.remaster.reading import entries as read_entries
 
 MAX_MENU = 1 << 20
 _ISOLINUX = re.compile(r".*/(isolinux|syslinux|extlinux|txt|gtk|adtxt|menu|live|install)\.cfg")
@@ -99,14 +102,23 @@ def remaster(
 
 
 def write_iso(iso: Iso, target: Path, files: Mapping[str, Path], log: Path) -> None:
-    """Write ``iso`` with ``files`` (path inside to file of ours) changed or added."""
-    argv: list[str | Path] = ["xorriso", "-no_rc", "-abort_on", "FAILURE", "-overwrite", "on"]
-    argv += ["-indev", f"stdio:{iso.path.absolute()}", "-outdev", f"stdio:{target.absolute()}"]
-    argv += ["-joliet", "on" if iso.joliet else "off", "-boot_image", "any", "replay"]
-    for path, file in files.items():
-        argv += ["-map", file.absolute(), path, "-chown", "0", path, "--"]
-        argv += ["-chgrp", "0", path, "--", "-chmod", "0444", path, "--"]
-    run([*argv, "-commit", "-end"], log=log, timeout=1800, what="writing the ISO")
+    """Write ``iso`` with ``files`` (path inside to file of ours, all of one directory) changed or
+    added.
+
+    xorriso reads the whole of a stranger's ISO: it can reach nothing but these files.
+    """
+    (folder,) = {file.parent for file in files.values()}
+    with opened(iso.path) as source, target.open("x+b") as stream:
+        out = stream.fileno()
+        argv = ["xorriso", "-no_rc", "-abort_on", "FAILURE", "-overwrite", "on"]
+        argv += ["-indev", f"stdio:{given(source)}", "-outdev", f"stdio:{given(out)}"]
+        argv += ["-joliet", "on" if iso.joliet else "off", "-boot_image", "any", "replay"]
+        for path, file in files.items():
+            argv += ["-map", f"{SHOWN}/{file.name}", path, "-chown", "0", path, "--"]
+            argv += ["-chgrp", "0", path, "--", "-chmod", "0444", path, "--"]
+        argv += ["-commit", "-end"]
+        command = confined(argv, readable=[source], writable=[out], shown=folder)
+        run(command, log=log, timeout=1800, what="writing the ISO", pass_fds=[source, out])
 
 
 class _Changes:
@@ -137,7 +149,12 @@ class _Changes:
         texts = {p: f.read_text("utf-8", "replace") for p, f in self._extract(paths).items()}
         entries: dict[str, menus.Entry] = {}
         # Included files (txt.cfg) hold isolinux's entries; its main file is what starts.
-        linux = [e for p, t in texts.items() if _is_isolinux(p) for e in menus.read_isolinux(p, t)]
+        linux = [
+            e
+            for p, t in texts.items()
+            if _is_isolinux(p)
+            for e in read_entries(menus.ISOLINUX, p, t)
+        ]
         chosen = menus.choose(self._usable(linux))
         for path in texts:
             if chosen is not None and _MAIN.fullmatch(path.lower()):
@@ -146,7 +163,7 @@ class _Changes:
         for path, text in texts.items():
             entry = None
             if _GRUB.fullmatch(path):
-                entry = menus.choose(self._usable(menus.read_grub(path, text)))
+                entry = menus.choose(self._usable(read_entries(menus.GRUB, path, text)))
             if entry is not None:
                 entries[path] = entry
                 self.write(path, menus.grub_cfg(entry, added, text).encode())
@@ -195,8 +212,8 @@ class _Changes:
                 image = self._extract([path])[path]
             else:
                 image = esp.appended(self._iso.path, self._new())
-            for name, text in esp.menus_in(image, self._new()).items():
-                entry = menus.choose(self._usable(menus.read_grub(name, text)))
+            for name, text in esp.menus_in(image).items():
+                entry = menus.choose(self._usable(read_entries(menus.GRUB, name, text)))
                 if entry is None:
                     continue
                 if path is None or image is None:

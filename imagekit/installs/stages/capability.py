@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from imagekit.errors import CapabilityError
 from imagekit.installs.context import BuildContext
-from imagekit.kernel.capability import examine, require_mode
+from imagekit.kernel.capability import require_mode
+from imagekit.kernel.reading import examine
 from imagekit.kernel.report import write_report
 from imagekit.pipeline.stage import Stage, StageRun
 

@@ -18,7 +18,8 @@ from imagekit.domain.model import Boot, DirectKernel, Disk, Domain, Firmware, Mo
 from imagekit.domain.model import Netboot as NetbootProgram
 from imagekit.domain.text import refuse
 from imagekit.installs.build_facts import facts_for, trial_image
-from imagekit.kernel.capability import examine, require_mode
+from imagekit.kernel.capability import require_mode
+from imagekit.kernel.reading import examine
 from imagekit.kernel.report import Bootable, Capability, bootable
 from imagekit.spec.derived import effective_disk
 from imagekit.spec.model import Spec

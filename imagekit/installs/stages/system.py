@@ -18,7 +18,7 @@ from imagekit.host.opening import Held, open_at
 from imagekit.installs.context import BuildContext
 from imagekit.installs.stages.trees import hand_over, open_tree, pack
 from imagekit.installs.tree_packages import needs_locales, tree_install
-from imagekit.kernel.image import load_kernel
+from imagekit.kernel import reading
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 
 XEN_DRIVERS = ("xen-blkfront", "xen-netfront")
@@ -156,7 +156,7 @@ class System(Stage):
                     hint="name install.kernel",
                 )
             return max(found, key=_version_key)
-        release = load_kernel(self._kernel_file).release
+        release = reading.release(self._kernel_file)
         if not release or not re.fullmatch(r"[A-Za-z0-9_.+~-]+", release):
             raise ImageError(
                 f"{self._kernel_file} does not tell its release",

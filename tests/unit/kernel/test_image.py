@@ -73,14 +73,14 @@ def test_damaged_payload_is_recorded_and_release_is_still_known() -> None:
     assert (image.release, image.compression) == ("6.1.0-test", "xz")
 
 
-def test_missing_lzop_is_recorded_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagekit.host.tools.shutil.which", lambda *_args, **_kw: None)
+def test_a_missing_liblzo2_is_recorded_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imagekit.kernel.lzo._LZO", None)
     stored = b"\x89LZO\0\r\n\x1a\n" + struct.pack(">HHHBBIIIIB", 0x1030, 0, 0, 3, 1, 0, 0, 0, 0, 0)
-    stored += bytes(4) + struct.pack(">II", 4, 4) + b"abcd" + bytes(4)
+    stored += bytes(4) + struct.pack(">II", 4, 3) + b"abc" + bytes(4)
     image = read_kernel(make.bzimage(b"", "lzo", compress=lambda _: stored), name="k")
     assert image.compression == "lzo"
     assert image.payload_error is not None
-    assert "apt-get install lzop" in image.payload_error
+    assert "apt-get install liblzo2-2" in image.payload_error
 
 
 @pytest.mark.parametrize("codec", sorted(make.COMPRESS))
