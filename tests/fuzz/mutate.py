@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 NUMBERS = (0, 1, 2, 3, 4, 7, 8, 0x7F, 0x80, 0xFF, 0x100, 0x1FF, 0x200, 0x7FFF, 0x8000, 0xFFFF)
 LARGE = (
@@ -149,3 +151,51 @@ def _characters(source: random.Random, line: str) -> str:
     if kind == 1:
         return line[:at] + line[at + source.choice((1, 1, 2, 8)) :]
     return line[:at] + source.choice(_CHARACTERS) + line[at + 1 :]
+
+
+VALUES = (None, True, False, 0, -1, 1, 1 << 31, 1 << 63, 1 << 64, 1.5, 1e308, "", "0", "a/../b")
+ODD: tuple[Any, ...] = (
+    "/x",
+    "\0",
+    "\ud800",
+    "é" * 300,
+    [],
+    {},
+    [[]],
+    {"": None},
+    ["a"] * 40,
+    "x" * 5000,
+)
+
+
+def tree(source: random.Random, data: bytes) -> bytes:
+    """JSON with one value somewhere in it replaced, left out, doubled or moved; ``data`` if it is
+    none.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return data
+    top = [value]
+    holder: Any = top
+    key: Any = 0
+    while True:
+        inner = holder[key]
+        if not isinstance(inner, dict | list) or not inner or source.random() < 0.15:
+            break
+        holder = inner
+        key = source.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
+    kind = source.randrange(6)
+    if kind == 0 and holder is not top:
+        del holder[key]
+    elif kind == 1:
+        holder[key] = source.choice(ODD)
+    elif kind == 2 and isinstance(holder, list):
+        holder.insert(key, holder[key])
+    elif kind == 3 and isinstance(holder, dict):
+        holder[source.choice(("x", "", str(key) + "x", *holder))] = holder.pop(key)
+    elif kind == 4 and isinstance(holder[key], str):
+        holder[key] = _characters(source, holder[key])
+    else:
+        holder[key] = source.choice(VALUES)
+    return json.dumps(top[0]).encode()

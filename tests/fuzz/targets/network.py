@@ -330,7 +330,9 @@ _JSON_WORDS = (
 
 
 def mutate_json(source: random.Random, data: bytes) -> bytes:
-    """Words and punctuation of JSON."""
+    """A value in it, or words and punctuation."""
+    if source.random() < 0.6 and (changed := mutate.tree(source, data)) != data:
+        return changed
     return mutate.text(source, data.replace(b", ", b",\n"), _JSON_WORDS)
 
 

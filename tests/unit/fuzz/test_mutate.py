@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -44,6 +45,18 @@ def test_fields_change_and_what_is_beside_them_does_not() -> None:
         seen.add(bytes(data[4:8]))
     assert len(seen) > 40
     assert {b"\0\0\0\0", b"\xff\xff\xff\xff"} <= seen
+
+
+def test_a_tree_changes_in_one_place_and_stays_json() -> None:
+    source = random.Random(1)
+    value = {"a": [1, {"b": "text"}, None], "c": {"d": {"e": 1.5}}}
+    data = json.dumps(value).encode()
+    made = [json.loads(mutate.tree(source, data)) for _ in range(400)]
+    assert len({json.dumps(one) for one in made}) > 60
+    assert {"c": {"d": {"e": 1.5}}} in made
+    assert {"a": [1, {}, None], "c": {"d": {"e": 1.5}}} in made
+    assert None in made
+    assert mutate.tree(source, b"{") == b"{"
 
 
 @pytest.mark.parametrize("name", TARGETS)
