@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer, ComposerError
 from ruamel.yaml.events import AliasEvent
-from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.nodes import MappingNode, ScalarNode
 
 from imagekit.errors import SpecError
 
@@ -35,8 +35,8 @@ def yaml_reader(typ: Literal["safe", "rt"] = "safe", *, max_nodes: int = MAX_NOD
     """A ruamel.yaml whose ``load`` refuses, as a YAMLError, more than ``max_nodes`` nodes.
 
     Nodes are counted after every alias is replaced by what it stands for. Deeper nesting than
-    MAX_DEPTH, an anchor that holds itself, and numbers of more than MAX_NUMBER characters are
-    refused too. ``rt`` keeps comments and positions.
+    MAX_DEPTH, an anchor that holds itself, numbers of more than MAX_NUMBER characters, and mappings
+    and lists as keys are refused too. ``rt`` keeps comments and positions.
     """
     # The C library composes by itself and knows no bounds.
     yaml = YAML(typ=typ, pure=True)
@@ -63,6 +63,14 @@ class _Bounded(Composer):
     def compose_node(self, parent: Any, index: Any) -> Any:
         """See ruamel.yaml's; raises ComposerError when a bound is passed."""
         event = self.parser.peek_event()
+        node = self._counted(event, parent, index)
+        # Of a mapping's nodes its keys come without an index.
+        if index is None and isinstance(parent, MappingNode) and not isinstance(node, ScalarNode):
+            text = "a key that is a mapping or a list"
+            raise ComposerError(None, None, text, event.start_mark)
+        return node
+
+    def _counted(self, event: Any, parent: Any, index: Any) -> Any:
         if isinstance(event, AliasEvent):
             self._count_alias(event)
             return super().compose_node(parent, index)

@@ -67,6 +67,41 @@ def test_no_reader_takes_a_bomb(tmp_path: Path, reader: str, bomb: str) -> None:
     assert len(str(caught.value)) < 2000
 
 
+KEYS = {
+    "a mapping": "{{a: 1}: 2}: 3\n",
+    "a mapping with a list": "? {a: [1]}\n: x\n",
+    "a mapping with a mapping": "x: {{a: {b: 1}}: 2}\n",
+    "a list": "[1, 2]: 3\n",
+    "a list with a mapping": "? - {a: b}\n: x\n",
+    "an alias": "a: &a {b: {c: d}}\n*a : x\n",
+    "an alias of a list": "a: &a [[1], {}]\nb: {*a : {*a : 1}}\n",
+    "an alias in a list": "a: &a {b: c}\nb: [{x: 1, ? *a : 2}]\n",
+    "empty ones": "{{}: {}, []: []}\n",
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("key", KEYS)
+def test_no_reader_takes_a_key_that_is_no_word(tmp_path: Path, reader: str, key: str) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text(KEYS[key])
+    with pytest.raises((SpecError, GuestError)) as caught:
+        READERS[reader](path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("typ", ["safe", "rt"])
+@pytest.mark.parametrize("key", KEYS)
+def test_the_error_of_a_key_says_what_it_is(typ: str, key: str) -> None:
+    with pytest.raises(YAMLError, match="a key that is a mapping or a list"):
+        yaml_reader("rt" if typ == "rt" else "safe").load(KEYS[key])
+
+
+def test_keys_of_numbers_and_words_stay() -> None:
+    found = yaml_reader().load("first: &a word\n7: x\n2.5: y\ntrue: z\n~: n\n? *a\n: again\n")
+    assert list(found) == ["first", 7, 2.5, True, None, "word"]
+
+
 def test_the_error_names_line_and_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "guest.yaml"
     path.write_text(HEAD + "labels: &a [x]\nscripts: [" + "*a, " * 30_000 + "]\n")
