@@ -7,6 +7,17 @@ part of the interface and documented in ``docs/exit-codes.md``.
 
 from __future__ import annotations
 
+import re
+
+# Everything but tab and line feed that a terminal acts on or that reorders or hides text: C0 and
+# C1 controls, and Unicode's marks of direction, joiners and separators.
+_ACTS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+
+
+def printable(text: str) -> str:
+    """``text`` with what a terminal would act on as escapes, such as ``\\x1b``."""
+    return _ACTS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class ImagekitError(Exception):
     """Base of all errors shown to a user; ``exit_code`` is the status the program ends with."""
@@ -22,7 +33,7 @@ class ImagekitError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text}\n  hint: {self.hint}" if self.hint else text
+        return printable(f"{text}\n  hint: {self.hint}" if self.hint else text)
 
 
 class SpecError(ImagekitError):
@@ -66,7 +77,7 @@ class ToolError(ImagekitError):
 
     def __str__(self) -> str:
         text = super().__str__()
-        tail = "\n".join(f"  | {line}" for line in self.output.splitlines()[-15:])
+        tail = "\n".join(f"  | {printable(x)}" for x in self.output.splitlines()[-15:])
         return f"{text}\n{tail}" if tail else text
 
 

@@ -10,6 +10,7 @@ import typer
 
 from imagekit.domain.facts import BuildFacts, facts_in
 from imagekit.domain.model import MODES
+from imagekit.pipeline.build_directory import require_own_build
 from imagekit.spec.toolstack_names import toolstack_names
 from imagekit.toolstacks.declaration import Define, Delivered, Delivery, Import, Upload
 from imagekit.toolstacks.options import Choice, choices
@@ -147,5 +148,7 @@ def _tell(delivered: Delivered) -> None:
 
 
 def load_facts(build: Path) -> BuildFacts:
-    """The facts in ``build``'s manifest, with absolute paths; raises SpecError."""
+    """The facts in ``build``'s manifest, with absolute paths; raises SpecError, and HostError for a
+    build that others may write to."""
+    require_own_build(build)
     return facts_in(build)

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from imagekit.errors import ImagekitError
-from imagekit.host import tools, userns
+from imagekit.host import tools
 from imagekit.host.kvm import kvm_works
+from imagekit.host.sandbox import bounds, means
 from imagekit.host.worker import missing_confinement
 from imagekit.pipeline.workspace import cache_root
 from imagekit.vm import uefi
@@ -68,7 +69,7 @@ def checks() -> list[Check]:
             found.append(Check(pipeline, name, path is not None, detail, required=False))
     found += [_uefi("prove"), _uefi("iso", required=False)]
     found.append(_guestfs())
-    found.append(_namespaces())
+    found += _sandbox()
     found.append(_readers())
     verdict = kvm_works()
     found.append(Check("speed", "KVM", verdict.works, verdict.reason, required=False))
@@ -104,13 +105,21 @@ def _guestfs() -> Check:
     return Check(pipeline, "guestfs", True, shown)
 
 
-def _namespaces() -> Check:
-    if os.geteuid() == 0:
-        return Check("debootstrap", "user namespaces", True, "not needed as root")
-    problem = userns.unavailable()
-    if problem:
-        return Check("debootstrap", "user namespaces", False, f"{problem[0]}: {problem[1]}")
-    return Check("debootstrap", "user namespaces", True, "usable")
+def _sandbox() -> list[Check]:
+    """What a sandbox is made of; without the first two nothing is built."""
+    lacking = means.missing()
+    found = []
+    for name in (means.USER_NAMESPACE, means.FILTER):
+        problem = lacking.get(name)
+        detail = f"{problem[0]}: {problem[1]}" if problem else "usable"
+        found.append(Check("debootstrap", name, problem is None, detail))
+    mapped = means.tmpfs_idmapped()
+    detail = "also in memory" if mapped else "not in memory before Linux 6.3: ids stay root's there"
+    found.append(Check("debootstrap", "idmapped mounts", mapped, detail, required=False))
+    with bounds.group(bounds.SMALL, 1) as group:
+        detail = "memory and processes" if group else "setrlimit(2) bounds each process alone"
+        found.append(Check("debootstrap", "control groups", group is not None, detail, False))
+    return found
 
 
 def _readers() -> Check:

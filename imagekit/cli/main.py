@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import json
@@ -9,14 +10,14 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 from imagekit import __version__
-from imagekit.errors import HostError, ImagekitError, Interrupted
+from imagekit.errors import HostError, ImagekitError, Interrupted, printable
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RELEASED = "imagekit: interrupted; everything was released"
@@ -77,12 +78,38 @@ def _version(value: bool) -> None:
 
 
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show Python's trace on errors.")] = False,
-    version: Annotated[
+    context: typer.Context,
+    # main() looks for --debug itself, and the callback of --version prints it.
+    debug: Annotated[bool, typer.Option("--debug", help="Show Python's trace on errors.")] = False,  # noqa: ARG001
+    version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    allow_unsandboxed: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unsandboxed",
+            help="Where this host has no user namespaces or no seccomp: run programs of packages, "
+            "elements and scripts all the same, with root's powers over this host.",
+        ),
     ] = False,
 ) -> None:
     """Options of every command."""
+    if allow_unsandboxed:
+        context.with_resource(_unsandboxed())
+
+
+@contextlib.contextmanager
+def _unsandboxed() -> Iterator[None]:
+    """Go on without what this host lacks, and say at the end what that was."""
+    from imagekit.host.sandbox.means import allow_unsandboxed
+
+    with allow_unsandboxed() as lost:
+        try:
+            yield
+        finally:
+            if lost:
+                said = " and ".join(lost)
+                print(f"imagekit: warning: programs ran unsandboxed: no {said}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -155,5 +182,6 @@ def _report(error: ImagekitError, debug: bool, wants_json: bool) -> None:
         print(json.dumps(value), flush=True)
     if not debug:
         notes = getattr(error, "__notes__", ())
-        print("\n  ".join([f"imagekit: {error}", *notes]), file=sys.stderr)
+        text = [f"imagekit: {error}", *map(printable, notes)]
+        print("\n  ".join(text), file=sys.stderr)
     sys.exit(error.exit_code)

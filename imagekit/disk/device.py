@@ -27,6 +27,7 @@ from imagekit.disk.extents import (
 from imagekit.errors import BusyError, ExistsError, SpecError
 from imagekit.host.outfile import os_errors
 from imagekit.host.run import run
+from imagekit.host.strangers import open_path
 
 _BLKZEROOUT = 0x127F  # _IO(0x12, 127), linux/fs.h
 _KEEP_SIZE, _PUNCH_HOLE = 0x01, 0x02  # linux/falloc.h
@@ -68,13 +69,14 @@ def check_device(device: Path, needed: int, *, force: str | None) -> int:
 
 @contextlib.contextmanager
 def exclusive(device: Path) -> Iterator[int]:
-    """A descriptor for writing of a device nobody else uses; raises BusyError.
+    """A descriptor for writing of a device nobody else uses; raises BusyError, and SpecError for a
+    link that strangers may have made.
 
     O_EXCL fails for a device that is mounted, swap, part of an array or a volume group, or that
     blkback serves to a running domU.
     """
     try:
-        fd = os.open(device, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+        fd = open_path(device, os.O_RDWR | os.O_EXCL)
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise BusyError(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from imagekit.errors import HostError, SpecError
 from imagekit.host.outfile import os_errors, replacing
+from imagekit.host.strangers import open_path
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in total)."""
@@ -36,11 +37,11 @@ _NO_SEEK_DATA = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY}
 def opened(path: Path) -> Iterator[int]:
     """A read-only descriptor of a regular file or block device.
 
-    Raises SpecError for anything else (a FIFO would block for ever) and for a missing file,
-    HostError for a refused one.
+    Raises SpecError for anything else (a FIFO would block for ever), for a missing file and for a
+    name that a stranger may have made (:func:`open_path`), HostError for a refused one.
     """
     with os_errors(path):
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_path(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         mode = os.fstat(fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
@@ -217,8 +218,8 @@ def copy_sparse(
 
 @contextlib.contextmanager
 def writable(path: Path) -> Iterator[int]:
-    """A descriptor of an existing file, for reading and writing."""
-    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """A descriptor of an existing file, for reading and writing; no link of a stranger's."""
+    fd = open_path(path, os.O_RDWR)
     try:
         yield fd
     finally:

@@ -175,6 +175,41 @@ def read(path: Path, image_format: str, offset: int, length: int) -> bytes:
         return os.pread(part.fileno(), length, 0)
 
 
+def make_overlay(base: Path, base_format: str, overlay: Path) -> None:
+    """Make the qcow2 ``overlay``, a new file of its owner's alone, on ``base`` (raw or qcow2).
+
+    Of ``base`` nothing is opened but itself, whatever its header says later. Raises HostError,
+    ToolError; its output speaks of a lock when another program writes to ``base``.
+    """
+    with opened(base) as fd:
+        command = _Confine((fd,)).command(
+            ["qemu-img", "info", "--output=json", *_alone(fd, base_format)]
+        )
+        told = run(
+            command, what="making an overlay", timeout=600, pass_fds=(fd,), output_limit=_SAYS
+        )
+        backing = _json({**_node(fd, base_format), "file": _file(fd, str(base.absolute()))})
+    size = int(json.loads(told.stdout)["virtual-size"])
+    with os_errors(overlay):
+        os.close(os.open(overlay, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
+    # -u: the size is known, and the image is not opened again by a program that is not confined.
+    argv = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", base_format, "-b", backing]
+    run([*argv, str(overlay.absolute()), str(size)], what="making an overlay", timeout=600)
+
+
+def commit(overlay: Path, base: Path, base_format: str) -> None:
+    """Write what the qcow2 ``overlay`` holds into ``base``; may be repeated. Raises ToolError.
+
+    ``base`` is what it is put on here, not what the overlay's header names.
+    """
+    with writable(overlay) as top, writable(base) as below:
+        node = {**_node(top, "qcow2"), "backing": _node(below, base_format)}
+        confine = _Confine((), (top, below))
+        command = confine.command(["qemu-img", "commit", "-q", "-d", _json(node)])
+        what = "committing the changes"
+        run(command, what=what, pass_fds=confine.files, output_limit=_SAYS)
+
+
 def _by_name(name: str, image_format: str) -> list[str]:
     return ["-f", image_format, name]
 
@@ -183,9 +218,22 @@ def _alone(fd: int, image_format: str) -> list[str]:
     """Arguments that open the image and nothing that it names (QEMU's block layer, "backing")."""
     if image_format != "qcow2":
         return _by_name(given(fd), image_format)
+    return [_json(_node(fd, image_format))]
+
+
+def _node(fd: int, image_format: str) -> dict[str, Any]:
+    """The open image by itself, as a node of QEMU's block layer (BlockdevOptions in its QMP)."""
+    alone = {"backing": None} if image_format == "qcow2" else {}
+    return {"driver": image_format, **alone, "file": _file(fd, given(fd))}
+
+
+def _file(fd: int, name: str) -> dict[str, Any]:
     driver = "host_device" if stat.S_ISBLK(os.fstat(fd).st_mode) else "file"
-    file = {"driver": driver, "filename": given(fd)}
-    return ["json:" + json.dumps({"driver": image_format, "backing": None, "file": file})]
+    return {"driver": driver, "filename": name}
+
+
+def _json(node: dict[str, Any]) -> str:
+    return "json:" + json.dumps(node)
 
 
 def _first_line(text: str, path: Path) -> str:

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imagekit.disk.extents import FICLONE, copy_data, opened
-from imagekit.errors import ImagekitError
-from imagekit.host.outfile import os_errors
+from imagekit.host.outfile import by_descriptor, os_errors
 from imagekit.host.ownership import other_writers, owner_is_trusted
 
 
@@ -28,7 +27,7 @@ def settled(path: Path, scratch: Path) -> Iterator[Path]:
     with opened(path) as fd:
         trusted = owner_is_trusted(os.fstat(fd)) and not other_writers(fd)
         if trusted or not stat.S_ISREG(os.fstat(fd).st_mode):
-            with _named(fd, path) as name:
+            with by_descriptor(fd, path) as name:
                 yield name
             return
         with os_errors(scratch):
@@ -39,16 +38,5 @@ def settled(path: Path, scratch: Path) -> Iterator[Path]:
                     fcntl.ioctl(copy.fileno(), FICLONE, fd)
                 except OSError:
                     copy_data(fd, copy.fileno())
-            with _named(copy.fileno(), path) as name:
+            with by_descriptor(copy.fileno(), path) as name:
                 yield name
-
-
-@contextlib.contextmanager
-def _named(fd: int, path: Path) -> Iterator[Path]:
-    name = f"/proc/{os.getpid()}/fd/{fd}"
-    try:
-        yield Path(name)
-    except ImagekitError as error:
-        if error.where and error.where.startswith(name):
-            error.where = str(path) + error.where.removeprefix(name)
-        raise

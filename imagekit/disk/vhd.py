@@ -65,22 +65,40 @@ def write_vhd(
     seconds = _vhd_time(timestamp)
     with opened(src_raw) as src_fd:
         refuse_same(src_raw, dst)
-        size = virtual_size_of(size_of(src_fd))
+        virtual_size_of(size_of(src_fd))
         with replacing(dst, overwrite=overwrite) as part, writable(part) as dst_fd:
-            content = _Content(src_fd, progress, identify=unique_id is None)
-            if subformat == "fixed":
-                end = _write_fixed(content, dst_fd, size)
-            else:
-                end = _write_dynamic(content, dst_fd, size)
-            footer = form.Footer(
-                form.FIXED if subformat == "fixed" else form.DYNAMIC,
-                size,
-                seconds,
-                unique_id or content.identity(size),
-            ).pack()
-            write_exactly(dst_fd, footer, end)
-            if subformat == "dynamic":
-                write_exactly(dst_fd, footer, 0)
+            _fill(src_fd, dst_fd, subformat, unique_id, seconds, progress)
+
+
+def fill_vhd(src_raw: Path, dst: Path, *, subformat: Subformat, unique_id: UUID) -> None:
+    """As :func:`write_vhd`, into ``dst``, a file that is there and empty."""
+    with opened(src_raw) as src_fd, writable(dst) as dst_fd:
+        _fill(src_fd, dst_fd, subformat, unique_id, _vhd_time(None), None)
+
+
+def _fill(
+    src_fd: int,
+    dst_fd: int,
+    subformat: Subformat,
+    unique_id: UUID | None,
+    seconds: int,
+    progress: Progress | None,
+) -> None:
+    size = virtual_size_of(size_of(src_fd))
+    content = _Content(src_fd, progress, identify=unique_id is None)
+    if subformat == "fixed":
+        end = _write_fixed(content, dst_fd, size)
+    else:
+        end = _write_dynamic(content, dst_fd, size)
+    footer = form.Footer(
+        form.FIXED if subformat == "fixed" else form.DYNAMIC,
+        size,
+        seconds,
+        unique_id or content.identity(size),
+    ).pack()
+    write_exactly(dst_fd, footer, end)
+    if subformat == "dynamic":
+        write_exactly(dst_fd, footer, 0)
 
 
 class _Content:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagekit.disk.reading import probe
 from imagekit.errors import SpecError
 from imagekit.guest.appliance import Appliance, Drive, appliance
 from imagekit.guest.backends.appliance import ApplianceFiles
@@ -43,9 +42,9 @@ def check(
     an image that instances are cloned from. Raises ImageError, BusyError, HostError, SpecError.
     """
     asked = _modes(modes)
-    with readable_copy(image, image_format, workspace=workspace) as (path, drive_format):
-        size = probe(image, image_format).virtual_size
-        with appliance([Drive(path, drive_format)], workspace=workspace) as app:
+    with readable_copy(image, image_format, workspace=workspace) as copy:
+        size = copy.virtual_size
+        with appliance([Drive(copy.path, copy.format)], workspace=workspace) as app:
             _subject, found = _examine(app, image_format, size, asked, workspace, golden=golden)
     return found
 
@@ -64,7 +63,7 @@ def check_and_fix(
     """
     asked = _modes(modes)
     with working_copy(image, image_format, workspace=workspace) as copy:
-        size = probe(image, image_format).virtual_size
+        size = copy.virtual_size
         drive = Drive(copy.path, copy.format, readonly=False)
         with appliance([drive], workspace=workspace) as app:
             before, found = _examine(app, image_format, size, asked, workspace, golden=golden)

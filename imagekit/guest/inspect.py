@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagekit.disk.reading import probe
 from imagekit.errors import GuestError
 from imagekit.guest.appliance import Appliance, Drive, appliance
 from imagekit.guest.backends.appliance import ApplianceFiles
@@ -31,9 +30,9 @@ def inspect(image: Path, image_format: str, *, workspace: Workspace) -> Inspecti
     Raises ImageError for a damaged or hostile image, BusyError, HostError, SpecError.
     """
     reading.prepare()
-    with readable_copy(image, image_format, workspace=workspace) as (path, drive_format):
-        size = probe(image, image_format).virtual_size
-        with appliance([Drive(path, drive_format)], workspace=workspace) as app:
+    with readable_copy(image, image_format, workspace=workspace) as copy:
+        size = copy.virtual_size
+        with appliance([Drive(copy.path, copy.format)], workspace=workspace) as app:
             return survey(app, image_format, size, workspace.temporary("kernels"))
 
 

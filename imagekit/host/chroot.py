@@ -1,14 +1,14 @@
-"""Runs a command inside a tree, in namespaces of its own."""
+"""Runs a command inside a tree, with the environment that programs of packages expect."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from imagekit.host import userns
-from imagekit.host.run import Completed, run
+from imagekit.host.run import Completed
+from imagekit.host.sandbox.box import Sandbox
+from imagekit.host.sandbox.profiles import PACKAGES, Profile
 
-SHIPS = ("chroot.sh",)
 CHROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -16,6 +16,7 @@ def chroot(  # noqa: PLR0913 - they are those of run(), handed on
     tree: Path,
     argv: Sequence[str],
     *,
+    profile: Profile = PACKAGES,
     env: Mapping[str, str] | None = None,
     network: bool = False,
     timeout: float | None = 1800,
@@ -24,12 +25,10 @@ def chroot(  # noqa: PLR0913 - they are those of run(), handed on
     check: bool = True,
     what: str | None = None,
 ) -> Completed:
-    """Run ``argv`` as root in ``tree`` with its own /proc, /dev, /sys and /run; raises ToolError.
+    """Run ``argv`` as root of ``tree`` in a sandbox; raises ToolError, and HostError without one.
 
-    Mounts, processes and IPC are private; the network is the host's only with ``network``. The
-    environment is fixed but for ``env``. ``timeout`` is in seconds.
+    The environment is fixed but for ``env``. ``timeout`` is in seconds.
     """
-    script = (Path(__file__).parent / "chroot.sh").read_bytes()
     inside = {
         "PATH": CHROOT_PATH,
         "HOME": "/root",
@@ -38,10 +37,9 @@ def chroot(  # noqa: PLR0913 - they are those of run(), handed on
         "TZ": "UTC",
         **(env or {}),
     }
-    prefix = userns.isolated(network=network)
-    return run(
-        [*prefix, "sh", "-s", "--", str(tree), *argv],
-        input=script,
+    sandbox = Sandbox(tree, profile, network=network)
+    return sandbox.run(
+        argv,
         env=inside,
         timeout=timeout,
         log=log,

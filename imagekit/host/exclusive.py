@@ -9,17 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imagekit.errors import BusyError, HostError
+from imagekit.host.strangers import make_folder
 
 
 @contextlib.contextmanager
 def exclusive(directory: Path) -> Iterator[None]:
     """Hold ``directory``, which is made if need be, for one change (flock(2)).
 
-    Raises BusyError when another imagekit holds it, HostError.
+    Raises BusyError when another imagekit holds it, SpecError for a directory behind a stranger's
+    link, HostError.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = make_folder(directory)
     except OSError as error:
         raise HostError(f"cannot write there: {error.strerror}", where=str(directory)) from error
     try:

@@ -8,9 +8,6 @@ import os
 import pwd
 import stat
 import struct
-from pathlib import Path
-
-from imagekit.errors import HostError
 
 _ACL = "system.posix_acl_access"
 _ACL_WRITE = 2
@@ -32,24 +29,6 @@ def owner_is_trusted(status: os.stat_result) -> bool:
     return status.st_uid in trusted_owners()
 
 
-def require_private(directory: Path, hint: str) -> None:
-    """Raise HostError unless a directory is a trusted owner's and nobody else may write to it."""
-    try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise HostError(
-            f"cannot open it: {error.strerror}", where=str(directory), hint=hint
-        ) from None
-    try:
-        status = os.fstat(fd)
-        if not owner_is_trusted(status):
-            raise HostError(f"belongs to {name_of(status.st_uid)}", where=str(directory), hint=hint)
-        if writers := other_writers(fd):
-            raise HostError(f"is writable for {writers}", where=str(directory), hint=hint)
-    finally:
-        os.close(fd)
-
-
 def is_kept(status: os.stat_result) -> bool:
     """Whether a file or directory is a trusted owner's, who alone may write to it."""
     kind = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
@@ -64,15 +43,16 @@ def name_of(uid: int) -> str:
         return f"uid {uid}"
 
 
-def other_writers(fd: int) -> str:
+def other_writers(fd: int, *, sticky: bool = True) -> str:
     """Who besides its trusted owner may write to an open file or directory; empty if nobody.
 
     A group counts only when others are in it: with the umask 002 of many systems, everything is
-    writable for the private group of its owner. With a sticky bit (as /tmp has it), others cannot
-    touch what is not theirs in a directory, so they do not count.
+    writable for the private group of its owner. With a ``sticky`` bit (as /tmp has it), others
+    cannot touch what is not theirs in a directory, so they do not count, unless ``sticky`` is
+    false: they can still add names.
     """
     status = os.fstat(fd)
-    if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
+    if sticky and stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
         return ""
     if status.st_mode & stat.S_IWOTH:
         return "everybody"
@@ -91,7 +71,8 @@ def other_writers(fd: int) -> str:
 def _acl(fd: int, owning_group: int) -> tuple[list[int], list[int]]:
     """The users and groups that an access control list lets write; else the owning group."""
     try:
-        data = os.getxattr(fd, _ACL)
+        # By this name it can be asked of a descriptor of O_PATH as well.
+        data = os.getxattr(f"/proc/self/fd/{fd}", _ACL)
     except OSError as error:
         if error.errno not in _ABSENT:
             raise

@@ -49,6 +49,7 @@ PACKAGES: dict[str, str] = {
     "vhdiinfo": "libvhdi-utils",
     "tar": "tar",
     "newuidmap": "uidmap",
+    "slirp4netns": "slirp4netns",
     "zstd": "zstd",
     "lzop": "lzop",
     "cpio": "cpio",

@@ -16,6 +16,12 @@ from pathlib import Path
 from imagekit.errors import HostError
 from imagekit.host.run import run
 
+KNOBS = {
+    "user.max_user_namespaces": ("0", "15000", True),
+    "kernel.unprivileged_userns_clone": ("0", "1", False),
+    "kernel.apparmor_restrict_unprivileged_userns": ("1", "0", False),
+}
+"""Settings that forbid user namespaces: the value that does, a better one, whether to root too."""
 _UNSHARE_USER = ["unshare", "--user", "--map-root-user", "--map-auto"]
 
 
@@ -48,6 +54,8 @@ def isolated(*, network: bool = True) -> list[str]:
 @functools.cache
 def unavailable() -> tuple[str, str] | None:
     """Why user namespaces cannot be used by this user and what to change, or None."""
+    if os.geteuid() == 0:
+        return _forbidden() or _probed(["unshare", "--user"])
     user = pwd.getpwuid(os.geteuid()).pw_name
     for table in ("/etc/subuid", "/etc/subgid"):
         try:
@@ -59,27 +67,36 @@ def unavailable() -> tuple[str, str] | None:
                 f"the user {user} has no subordinate ids in {table}",
                 f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
             )
-    knobs = {
-        "/proc/sys/kernel/unprivileged_userns_clone": ("0", "kernel.unprivileged_userns_clone=1"),
-        "/proc/sys/user/max_user_namespaces": ("0", "user.max_user_namespaces=15000"),
-        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": (
-            "1",
-            "kernel.apparmor_restrict_unprivileged_userns=0",
-        ),
-    }
-    for knob, (bad, setting) in knobs.items():
-        path = Path(knob)
-        if path.exists() and path.read_text().strip() == bad:
-            return ("this host forbids user namespaces", f"as root: sysctl -w {setting}")
+    forbidden = _forbidden()
+    if forbidden:
+        return forbidden
     if shutil.which("newuidmap") is None:
         return ("the program newuidmap is not on this host", "apt-get install uidmap")
-    probe = run([*_UNSHARE_USER, "--", "true"], check=False, timeout=30)
-    if probe.returncode != 0:
-        return (
-            "this host does not let ordinary users make user namespaces",
-            "run imagekit as root, or ask for user namespaces to be allowed",
-        )
+    return _probed(_UNSHARE_USER)
+
+
+def _forbidden() -> tuple[str, str] | None:
+    """The setting of the kernel that forbids this user to make user namespaces."""
+    for knob, (bad, good, for_root) in KNOBS.items():
+        path = Path("/proc/sys", knob.replace(".", "/"))
+        if (for_root or os.geteuid() != 0) and path.exists() and path.read_text().strip() == bad:
+            return (
+                f"this host forbids user namespaces ({knob} is {bad})",
+                f"as root: sysctl -w {knob}={good}",
+            )
     return None
+
+
+def _probed(argv: list[str]) -> tuple[str, str] | None:
+    probe = run([*argv, "--", "true"], check=False, timeout=30)
+    if probe.returncode == 0:
+        return None
+    who = "root" if os.geteuid() == 0 else "ordinary users"
+    said = probe.stderr.decode("utf-8", "replace").strip()
+    return (
+        f"this host does not let {who} make user namespaces ({said})",
+        "have user namespaces allowed: a container around imagekit may forbid them",
+    )
 
 
 def remove_tree(path: Path) -> None:

@@ -13,9 +13,12 @@ from imagekit import __version__
 from imagekit.disk.extents import copy_sparse, sha256_sparse
 from imagekit.domain.facts import BuildFacts, facts_text, read_facts
 from imagekit.host.apt_sources import os_release
+from imagekit.host.sandbox.means import lost
+from imagekit.host.sandbox.network import let_through, loopback_forwards
 from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext, context_for
 from imagekit.installs.methods import method_called
+from imagekit.installs.mirrors import reached
 from imagekit.pipeline.build_directory import BuildDirectory
 from imagekit.pipeline.deliver import deliver, plan_digest, rewrite_manifest
 from imagekit.pipeline.events import Events
@@ -102,7 +105,8 @@ def build(  # noqa: PLR0913 - an option of "imagekit build" each
         events.emit("build-started", name=name, directory=str(out), stages=len(plan.stages))
         # Named, so that it lives, and keeps the results from a prune, until they are delivered.
         store = Store(digest=sha256_sparse)
-        results = execute(plan, store, events, guest=name, fresh=fresh, digest=sha256_sparse)
+        with let_through(loopback_forwards(reached(file, lock))):
+            results = execute(plan, store, events, guest=name, fresh=fresh, digest=sha256_sparse)
         facts = _facts(plan, results)
         manifest = _manifest(file, plan, results, facts)
         events.emit("stage-started", stage="deliver", title="writing the build directory", key="")
@@ -168,7 +172,7 @@ def _manifest(
 
     host = os_release()
     artefacts = {target.role: target.artefact for target in plan.targets}
-    value = {
+    value: dict[str, Any] = {
         "name": file.spec.name,
         "spec_sha256": file.sha256,
         "imagekit": __version__,
@@ -180,4 +184,6 @@ def _manifest(
         "stages": [stage.model_dump() for stage in _stages(plan, results)],
         "tools": {"host": host.get("PRETTY_NAME", "unknown"), **tool_versions(RECORDED_TOOLS)},
     }
+    if lost():
+        value["tools"]["sandbox"] = f"no {' and '.join(lost())}"
     return parse_manifest(json.dumps(value).encode(), MANIFEST)

@@ -21,7 +21,9 @@ from typing import Any
 
 from imagekit.answers.context import Static
 from imagekit.errors import SpecError
-from imagekit.vm.card import Bus, Card, NetworkBoot, Subnet
+from imagekit.vm.card import QEMU_HOST, Bus, Card, NetworkBoot, Subnet
+from imagekit.vm.gate import Endpoint, Reach
+from imagekit.vm.handed import Handed
 from imagekit.vm.launch import QEMU, Line, start
 from imagekit.vm.options import Board, Processor, option
 from imagekit.vm.qmp import Messages, request
@@ -39,7 +41,8 @@ class Hardware:
     """The machine: memory in MiB, ``firmware`` bios or uefi, ``bus`` of the disk virtio or ide.
 
     ``media`` is what it boots before the disk: the CD, or the network. ``static`` makes QEMU's
-    network the one that the guest's fixed address is in.
+    network the one that the guest's fixed address is in. ``reach`` is what the guest reaches
+    beyond QEMU.
     """
 
     media: Path | NetworkBoot
@@ -50,20 +53,37 @@ class Hardware:
     mac: str = "52:54:00:12:34:56"
     bus: Bus = "virtio"
     static: Static | None = None
+    reach: tuple[Endpoint, ...] = ()
 
-    def argv(self) -> list[str]:
-        """QEMU's command line, but for the firmware's flash and the lines to this process."""
-        boot = self.media if isinstance(self.media, NetworkBoot) else None
+    @property
+    def alias(self) -> str:
+        """This host's address in QEMU's network."""
+        subnet = _subnet(self.static)
+        return subnet.gateway if subnet else QEMU_HOST
+
+    def argv(self, handed: Handed) -> list[str]:
+        """QEMU's command line, but for the firmware's flash and the lines to this process.
+
+        ``handed`` learns which files are in it.
+        """
+        boot = None
+        if isinstance(self.media, NetworkBoot):
+            boot = NetworkBoot(handed.directory(self.media.tftp), self.media.program)
         processor = Processor.best(kvm=self.kvm, translated_mib=512)
         # SeaBIOS then says on the serial port too what it and the PXE ROM say on the screen.
         board = Board(processor, self.memory, "pc" if boot else "", graphics=not boot)
         argv = [QEMU, *board.argv(), "-device", "VGA", "-device", "virtio-rng-pci"]
         if not isinstance(self.media, NetworkBoot):
             argv += option(
-                "-drive", file=self.media, format="raw", if_="none", id="cd", readonly=True
+                "-drive",
+                file=handed.file(self.media),
+                format="raw",
+                if_="none",
+                id="cd",
+                readonly=True,
             )
             argv += option("-device", "ide-cd", drive="cd", bus="ide.1", bootindex=1)
-        argv += _disk(self.disk, self.bus)
+        argv += _disk(handed.file(self.disk, writable=True), self.bus)
         card = Card(
             self.bus,
             self.mac,
@@ -252,20 +272,30 @@ def machine(
 ) -> Iterator[Machine]:
     """Run ``hardware`` for the length of a block; leaving it ends QEMU.
 
-    ``logs`` receives console.log and syslog.log, at most 32 MiB each, what ``mask`` leaves of them.
-    Raises HostError.
+    ``logs`` receives console.log and syslog.log, at most 32 MiB each, what ``mask`` leaves of them,
+    and refused.log, what the guest wanted to reach and may not. Raises HostError.
     """
-    argv = hardware.argv()
+    handed = Handed()
+    argv = hardware.argv(handed)
     if hardware.firmware == "uefi":
         firmware, own = require_uefi(), scratch / "firmware-state"
         firmware.new_variables(own)
-        argv += firmware.argv(own)
-    with start(argv, LINES, scratch=scratch) as started:
+        argv += firmware.argv(handed.file(own, writable=True))
+    reach = Reach(hardware.reach, hardware.alias, _refusals(logs))
+    with start(argv, LINES, scratch=scratch, handed=handed, reach=reach) as started:
         running = Machine(Running(started.process), started.lines, logs, listener, mask)
         try:
             yield running
         finally:
             running.flush()
+
+
+def _refusals(logs: Path) -> Callable[[str], None]:
+    def note(line: str) -> None:
+        with (logs / "refused.log").open("a") as stream:
+            stream.write(line + "\n")
+
+    return note
 
 
 def clean(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from imagekit.errors import DownloadError, HostError, SpecError
 from imagekit.host.apt_sources import host_archive, suite_is_gone, without_credentials
 from imagekit.spec.load import SpecFile
+from imagekit.spec.lock import Lock
 
 # Suites whose security archive has another path (https://www.debian.org/security/).
 OLD_SECURITY = {"jessie", "stretch", "buster"}
@@ -66,6 +67,16 @@ def mirrors_for(file: SpecFile) -> Mirrors:
         old = os_.distribution == "debian" and os_.suite in OLD_SECURITY
         sources.append((security, f"{os_.suite}{'/updates' if old else '-security'}"))
     return Mirrors(tuple(sources), tuple(os_.components), _keyring(file))
+
+
+def reached(file: SpecFile, lock: Lock | None) -> list[str]:
+    """The URLs of mirrors and proxy by which programs of a build of ``file`` reach packages."""
+    os_ = file.spec.os
+    host = host_archive(os_.distribution)
+    mine = [os_.mirror, os_.security_mirror] if os_.mirror else [host.mirror, host.security]
+    locked = [word for line in (lock.sources if lock else ()) for word in line.split()]
+    found = [*mine, os_.security_mirror, os_.proxy, *(w for w in locked if "://" in w)]
+    return [url for url in found if url]
 
 
 def still_there(mirrors: Mirrors, suite: str) -> Mirrors:

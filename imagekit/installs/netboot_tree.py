@@ -19,10 +19,9 @@ from imagekit.spec.derived import mac_of
 from imagekit.spec.install import Netboot
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec
+from imagekit.vm.card import QEMU_HOST
 
 LOOPBACK = "127.0.0.1"
-SLIRP_HOST = "10.0.2.2"
-"""The host as a guest of QEMU's user network sees it, unless told otherwise (net/slirp.c)."""
 MAX_LOG = 1 << 20
 ANSWERS_NAMES = {"preseed": "preseed.cfg", "kickstart": "ks.cfg"}
 
@@ -89,7 +88,7 @@ def host_address(file: SpecFile) -> str:
     """
     static = static_network(file.spec)
     if static is None:
-        return SLIRP_HOST
+        return QEMU_HOST
     if static.version != 4 or not static.gateway:
         raise SpecError(
             "PXE in QEMU's network needs an IPv4 address with a gateway, or DHCP",

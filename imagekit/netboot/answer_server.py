@@ -128,7 +128,13 @@ class AnswerServer(ThreadingHTTPServer):
             if served:
                 directory = self.root / "used"
                 directory.mkdir(mode=0o700, exist_ok=True)
-                os.close(os.open(directory / token, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+                os.close(
+                    os.open(
+                        directory / token,
+                        os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC,
+                        0o600,
+                    )
+                )
             self._claims.discard(token)
 
 

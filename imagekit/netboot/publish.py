@@ -61,7 +61,9 @@ def publish(site: Site, guests: Sequence[NetbootGuest], *, prune: bool = False) 
     files in the way; then nothing has changed.
     """
     with exclusive(site.root):
+        tree.require_private(site.root, [])
         old = tree.load(site.root)
+        tree.require_private(site.root, old.files)
         new = tree.State(site.tftp_prefix, site.http)
         sources: dict[str, tree.Content] = {}
         names = [guest.name for guest in guests]
@@ -85,7 +87,9 @@ def flip(root: Path, name: str, mode: Mode) -> tree.Changes:
     if mode not in MODES:
         raise SpecError(f"{mode!r} is neither install nor local")
     with exclusive(root):
+        tree.require_private(root, [])
         old = tree.load(root)
+        tree.require_private(root, old.files)
         if name not in old.guests:
             known = ", ".join(sorted(old.guests)[:10]) or "none"
             raise SpecError(

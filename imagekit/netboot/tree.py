@@ -11,13 +11,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imagekit.disk.extents import opened
 from imagekit.errors import ExistsError, HostError, SpecError, VerificationError
+from imagekit.host.strangers import require_private_path
 
 STATE = "state.json"
 VERSION = 1
@@ -99,6 +100,16 @@ def descriptor_digest(fd: int) -> str:
     return total.hexdigest()
 
 
+def require_private(root: Path, names: Iterable[str]) -> None:
+    """Raise HostError if others could change the tree, or put something in place of the
+    directories in which its files ``names`` lie."""
+    hint = "make it yours, with all above it (chown, chmod go-w), or publish into another directory"
+    for folder in sorted({root, *((root / name).parent for name in names)}):
+        while not os.path.lexists(folder):
+            folder = folder.parent
+        require_private_path(folder, hint)
+
+
 def load(root: Path) -> State:
     """The state of a tree, an empty one when nothing was published; raises SpecError."""
     path = root / STATE
@@ -169,6 +180,7 @@ def apply(root: Path, old: State, new: State, wanted: Mapping[str, Content]) -> 
     never finds a config whose files are missing. Raises ExistsError, with nothing changed, when a
     file that is not ours (or no longer as we left it) stands in the way.
     """
+    require_private(root, [*old.files, *wanted])
     digests = {name: content.sha256() for name, content in wanted.items()}
     todo = []
     for name, digest in digests.items():

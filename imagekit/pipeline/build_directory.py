@@ -20,6 +20,7 @@ from typing import Any
 from imagekit.errors import BusyError, ExistsError, HostError, SpecError
 from imagekit.host.opening import Held
 from imagekit.host.ownership import name_of, other_writers, owner_is_trusted
+from imagekit.host.strangers import make_folder, open_path, require_private_path
 from imagekit.pipeline.store import marks
 from imagekit.pipeline.workspace import cache_root
 from imagekit.spec.manifest import Manifest, inside, read_manifest
@@ -49,11 +50,11 @@ class BuildDirectory:
     def held(self, *, make: bool = False) -> Iterator[Held]:
         """The open directory, made if asked; refused (HostError) when others may write to it.
 
-        Raises FileNotFoundError when it is not there, OSError.
+        Raises FileNotFoundError when it is not there, SpecError behind a stranger's link, OSError.
         """
         made = make and self._make()
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if made else 0)
-        held = Held(os.open(self.path, flags))
+        held = Held(open_path(self.path, flags))
         try:
             self._refuse_writers(held.fd)
             if make and not made:
@@ -63,11 +64,13 @@ class BuildDirectory:
             held.close()
 
     def _make(self) -> bool:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        parent = make_folder(self.path.parent)
         try:
-            self.path.mkdir(mode=0o755)
+            os.mkdir(self.path.name, 0o755, dir_fd=parent)
         except FileExistsError:
             return False
+        finally:
+            os.close(parent)
         return True
 
     def _refuse_writers(self, fd: int) -> None:
@@ -183,7 +186,7 @@ class BuildDirectory:
     def locked(self) -> Iterator[None]:
         """Hold the directory against a second build; raises BusyError at once."""
         locks = cache_root() / "locks"
-        locks.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(make_folder(locks, 0o700))
         name = hashlib.sha256(os.fsencode(self.path.absolute())).hexdigest()[:32]
         fd = os.open(locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -194,6 +197,16 @@ class BuildDirectory:
             yield
         finally:
             os.close(fd)
+
+
+def require_own_build(path: Path) -> None:
+    """Raise HostError unless what is in the build ``path`` can be believed: strangers can neither
+    write to it nor put another directory in its place."""
+    require_private_path(
+        path,
+        "copy it to a directory of your own, or make it yours with chown and chmod go-w; so must "
+        "be the directories above it",
+    )
 
 
 def is_plain(name: str) -> bool:

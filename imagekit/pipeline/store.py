@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from imagekit.errors import BusyError, HostError
-from imagekit.host.ownership import is_kept, require_private
+from imagekit.host.ownership import is_kept
+from imagekit.host.strangers import make_folder, require_private_path
 from imagekit.pipeline.stage import digest_file
 from imagekit.pipeline.workspace import HINT, cache_root
 
@@ -83,16 +84,15 @@ class Store:
         self._digest = digest
         self._held: dict[str, int] = {}
         try:
-            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             for name in FOLDERS:
-                (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+                os.close(make_folder(self.root / name, 0o700))
         except OSError as error:
             raise HostError(
                 f"cannot write to the store {self.root}: {error.strerror}",
                 hint="set IMAGEKIT_CACHE to a directory you may write to",
             ) from None
         for path in (self.root, *(self.root / name for name in FOLDERS)):
-            require_private(path, HINT)
+            require_private_path(path, HINT)
 
     def get(self, key: str, makes: Iterator[str] | tuple[str, ...] | list[str]) -> Entry | None:
         """The result under ``key``, if it is whole and its files are as they were stored.

@@ -24,7 +24,7 @@ from types import FrameType
 from imagekit.errors import HostError, Interrupted
 from imagekit.host import run as host_run
 from imagekit.host import userns
-from imagekit.host.ownership import require_private
+from imagekit.host.strangers import make_folder, require_private_path
 from imagekit.pipeline.events import Events
 
 SHM = Path("/dev/shm")  # noqa: S108 - the kernel's shared tmpfs, used with private directories
@@ -117,13 +117,13 @@ def workspace(events: Events, root: Path | None = None) -> Iterator[Workspace]:
     """
     root = root or cache_root() / "work"
     try:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(make_folder(root, 0o700))
     except OSError as error:
         raise HostError(
             f"cannot create {root}: {error.strerror}",
             hint="set IMAGEKIT_CACHE to a directory you may write to",
         ) from None
-    require_private(root, HINT)
+    require_private_path(root, HINT)
     sweep(root)
     ident = f"{int(time.time()):x}-{secrets.token_hex(4)}"
     lock = _locked(root / f"{ident}.lock")

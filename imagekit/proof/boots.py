@@ -95,6 +95,13 @@ class Trial:
         """The file of this host that plays ``name`` of the config."""
         return self.files.get(name, Path(name))
 
+    def host_files(self) -> list[Path]:
+        """The files of this host that it opens, as far as they are there."""
+        config = self.config
+        names = [config.kernel, config.ramdisk, *(disk.path for disk in config.disks)]
+        there = [self.host_path(n) for n in names if n and not n.startswith(LAB_PATHS)]
+        return [path for path in there if path.exists()]
+
 
 def trials_of_build(build: Path, wanted: Wanted, out: Path) -> list[Trial]:
     """The trials of the build in ``build``, which may still wait to be published.

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from imagekit.errors import ToolError
 from imagekit.host.chroot import chroot
+from imagekit.host.sandbox.profiles import COMPILING
 from imagekit.installs.stages.trees import open_tree
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 
@@ -65,7 +66,14 @@ class CheckPrograms(Stage):
         for name in (REGISTERS, DISK):
             shutil.copyfile(SOURCES / name, home / name)
         log = run.logs / "compile.log"
-        chroot(tree, ["sh", "-euc", COMPILE], log=log, timeout=300, what="compiling the self-check")
+        chroot(
+            tree,
+            ["sh", "-euc", COMPILE],
+            profile=COMPILING,
+            log=log,
+            timeout=300,
+            what="compiling the self-check",
+        )
         boot = (home / "boot").read_bytes()
         if len(boot) != SECTOR:
             raise ToolError(f"the self-check's boot sector has {len(boot)} bytes")

@@ -57,11 +57,14 @@ class EmulatorArchive:
     version: str
     sha256: str
 
-    def unpack(self, root: Path) -> Emulator:
-        """Unpack it into the new directory ``root``; raises ToolError."""
+    def unpack(self, root: Path, *, known_as: Path | None = None) -> Emulator:
+        """Unpack it into the new directory ``root``; raises ToolError.
+
+        ``known_as`` is the name of ``root`` where QEMU will be started.
+        """
         root.mkdir()
         host_run(["tar", "--extract", "--no-same-owner", "-f", str(self.path), "-C", str(root)])
-        return Emulator(root)
+        return Emulator(known_as or root)
 
 
 @dataclass(frozen=True)

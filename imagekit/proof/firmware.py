@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from imagekit.errors import ToolError, VerificationError
 from imagekit.host.chroot import chroot
 from imagekit.host.run import run as host_run
+from imagekit.host.sandbox.profiles import COMPILING
 from imagekit.installs.mirrors import Mirrors
 from imagekit.installs.stages.rootfs import explain
 from imagekit.installs.stages.trees import open_tree
@@ -76,7 +77,14 @@ class LabFirmware(Stage):
             shutil.copyfile(path, home / path.name)
         script = COMPILE.format(target=TARGET, options=" ".join(OPTIONS))
         log = run.logs / "compile.log"
-        chroot(tree, ["sh", "-euc", script], log=log, timeout=1800, what="compiling SeaBIOS")
+        chroot(
+            tree,
+            ["sh", "-euc", script],
+            profile=COMPILING,
+            log=log,
+            timeout=1800,
+            what="compiling SeaBIOS",
+        )
         made = (home / "source" / TARGET).read_bytes()
         if len(made) != SIZE:
             raise ToolError(f"SeaBIOS came out with {len(made)} bytes", hint=f"see {log}")

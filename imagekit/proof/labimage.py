@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from imagekit.disk import filesystem
 from imagekit.errors import ImageError
 from imagekit.host.chroot import chroot
+from imagekit.host.sandbox.profiles import LISTING
 from imagekit.installs.stages.trees import open_tree
 from imagekit.kernel.codecs import decompress, detect
 from imagekit.pipeline.stage import Stage, StageRun
@@ -106,9 +107,11 @@ def _hypervisor(tree: Path) -> bytes:
 
 def _modules(tree: Path, release: str, log: Path) -> list[str]:
     """The drivers' files below /lib/modules/RELEASE in the order in which they load."""
-    chroot(tree, ["depmod", release], log=log, what="indexing the lab's modules")
+    chroot(tree, ["depmod", release], profile=LISTING, log=log, what="indexing the lab's modules")
     argv = ["modprobe", "--set-version", release, "--show-depends", "--all"]
-    text = chroot(tree, [*argv, *BOOT_DRIVERS, *DRIVERS], log=log, what="listing modules").text
+    text = chroot(
+        tree, [*argv, *BOOT_DRIVERS, *DRIVERS], profile=LISTING, log=log, what="listing modules"
+    ).text
     found = re.findall(rf"^insmod /(?:usr/)?lib/modules/{re.escape(release)}/(\S+)", text, re.M)
     return list(dict.fromkeys(found))
 

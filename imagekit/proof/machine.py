@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from imagekit.errors import ToolError
 from imagekit.proof.busy import waited
 from imagekit.proof.emulator import EmulatorArchive
+from imagekit.proof.overlay import Overlaid
+from imagekit.vm.handed import Handed
 from imagekit.vm.launch import Line, start
 from imagekit.vm.options import Board, Processor, option
 from imagekit.vm.qmp import Qmp
@@ -41,7 +44,7 @@ XEN_ARGS = (
 )
 LINUX_ARGS = "console=hvc0 quiet panic=1 net.ifnames=0 mitigations=off"
 MAX_LINE = 1 << 16
-NAMES = ("xen", "kernel", "initrd", "disk")
+NAMES = ("xen", "kernel", "initrd")
 """What QEMU is told to open, in the directory in which it runs: fields of :class:`LabFiles`."""
 
 
@@ -75,8 +78,11 @@ class Shape:
     icount: str = ICOUNT
     accelerator: Literal["tcg", "kvm"] = "tcg"
 
-    def argv(self) -> list[str]:
-        """QEMU's machine, without what differs from run to run; its files have ``NAMES``."""
+    def argv(self, disk: Path) -> list[str]:
+        """QEMU's machine with dom0's ``disk``, without what differs from run to run.
+
+        Its other files have ``NAMES``.
+        """
         processor = Processor("tcg", self.cpu, translated_mib=512, icount=self.icount)
         if self.accelerator == "kvm":
             processor = Processor.best(kvm=True)
@@ -84,7 +90,7 @@ class Shape:
             *Board(processor, self.memory_mib, "pc", network=False).argv(),
             *("-kernel", "xen", "-append", self.xen_args),
             *("-initrd", f"kernel {self.linux_args},initrd"),
-            *option("-drive", file="disk", format="raw", if_="none", id="dom0", snapshot=True),
+            *option("-drive", file=disk, format="raw", if_="none", id="dom0", snapshot=True),
             *option("-device", "virtio-blk-pci", drive="dom0"),
             *option("-device", "virtio-scsi-pci", id="disks"),
         ]
@@ -98,7 +104,7 @@ class Machine:
     qmp: Qmp
     _serial: socket.socket
     _text: bytes = b""
-    _disks: set[int] = field(default_factory=set)
+    _sets: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def wait_for(self, word: str, timeout: float) -> float:
         """Wait until the serial console says ``word``; returns the seconds it took.
@@ -136,9 +142,13 @@ class Machine:
         """Seconds in which the virtual CPU wanted a processor of this host and had none."""
         return waited(self.process.pid)
 
-    def add_disk(self, target: int, node: dict[str, Any]) -> None:
-        """Plug in the block node as the SCSI disk at ``target``."""
+    def add_disk(self, target: int, disk: Overlaid) -> None:
+        """Plug in ``disk`` as the SCSI disk at ``target``."""
         name = f"disk{target}"
+        below = self._hand_over(disk.host, (os.O_RDONLY,))
+        above = self._hand_over(disk.overlay, (os.O_RDONLY, os.O_RDWR))
+        self._sets[target] = (below, above)
+        node = disk.node(_set_name(below), _set_name(above))
         self.qmp.command("blockdev-add", node_name=name, **node)
         self.qmp.command(
             "device_add",
@@ -150,7 +160,18 @@ class Machine:
             drive=name,
             write_cache="on",
         )
-        self._disks.add(target)
+
+    def _hand_over(self, path: Path, ways: tuple[int, ...]) -> int:
+        """Give QEMU ``path`` open in each of ``ways``; the number of the set they are in."""
+        number = -1
+        for way in ways:
+            fd = os.open(path, way | os.O_CLOEXEC)
+            try:
+                more = {"fdset_id": number} if number >= 0 else {}
+                number = int(self.qmp.command("add-fd", fd=fd, **more)["fdset-id"])
+            finally:
+                os.close(fd)
+        return number
 
     def remove_disk(self, target: int) -> None:
         """Unplug the disk at ``target``."""
@@ -162,7 +183,9 @@ class Machine:
                 break
             except ToolError:
                 time.sleep(0.1)
-        self._disks.discard(target)
+        for number in self._sets.pop(target, ()):
+            with contextlib.suppress(ToolError):
+                self.qmp.command("remove-fd", fdset_id=number)
 
     def save(self, target: Path, timeout: float = 120) -> None:
         """Write the machine's state to ``target``; the machine stands still afterwards."""
@@ -201,30 +224,35 @@ def machine(
 ) -> Iterator[Machine]:
     """Run the lab for the length of a block: from a saved ``state``, or from its start.
 
-    ``share`` and ``read_only`` are directories dom0 can mount; ``scratch`` takes the temporary
-    file of dom0's disk and the console's log (``lab.log``).
+    ``share`` and ``read_only`` are new directories dom0 can mount, below one that is closed to
+    others: dom0 writes to the first as a user without rights. ``scratch`` takes the temporary file
+    of dom0's disk and the console's log (``lab.log``).
     """
-    # A blank ends a module's name in -initrd, so that QEMU is given short names.
+    own = scratch / "machine"
+    own.mkdir()
+    # QEMU reaches what lies here by its name in the directory that it runs in. A blank ends a
+    # module's name in -initrd, so that the names are short.
     for name in NAMES:
-        (scratch / name).symlink_to(getattr(files, name).absolute())
-    emulator = files.emulator.unpack(scratch / "qemu")
-    argv = [*emulator.argv(), *shape.argv()]
-    argv += _shared(share, read_only)
+        shutil.copyfile(getattr(files, name), own / name)
+        (own / name).chmod(0o644)
+    own.chmod(0o755)
+    emulator = files.emulator.unpack(own / "qemu", known_as=Path("qemu"))
+    handed = Handed()
+    argv = [*emulator.argv(), *shape.argv(handed.file(files.disk))]
+    argv += _shared(handed.directory(share), handed.directory(read_only))
+    for directory, mode in ((share, 0o777), (read_only, 0o755)):
+        directory.chmod(mode)
+    if state is not None:
+        argv += ["-incoming", f"fd:{handed.stream(state)}"]
     with contextlib.ExitStack() as stack:
-        fds = []
-        if state is not None:
-            fd = os.open(state, os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, fd)
-            fds.append(fd)
-            argv += ["-incoming", f"fd:{fd}"]
         started = stack.enter_context(
             start(
                 argv,
                 (Line("qmp", "qmp"), Line("com1", log=scratch / "lab.log")),
                 scratch=scratch,
-                cwd=scratch,
+                handed=handed,
+                cwd=own,
                 env=emulator.environment(),
-                pass_fds=fds,
             )
         )
         running = Machine(started.process, Qmp(started.lines["qmp"]), started.lines["com1"])
@@ -235,6 +263,11 @@ def machine(
         if state is not None:
             _resume(running)
         yield running
+
+
+def _set_name(number: int) -> str:
+    """By which QEMU opens what is in a set of descriptors (qapi/misc.json, add-fd)."""
+    return f"/dev/fdset/{number}"
 
 
 def _resume(running: Machine) -> None:

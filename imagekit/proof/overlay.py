@@ -7,6 +7,7 @@ read by dom0's QEMU, as on a real host. Below it lies an overlay that takes the 
 from __future__ import annotations
 
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,23 @@ def device_bytes(disk: GuestDisk, host: Path) -> int:
     return -(-max(size, whole) // SECTOR) * SECTOR
 
 
-def block_node(host: Path, overlay: Path) -> dict[str, Any]:
-    """The QMP arguments of blockdev-add for ``overlay`` on ``host``: nothing is left to probing."""
-    device = stat.S_ISBLK(host.stat().st_mode)
-    base = {"driver": "host_device" if device else "file", "filename": str(host.absolute())}
-    return {
-        "driver": "qcow2",
-        "discard": "unmap",
-        "file": {"driver": "file", "filename": str(overlay)},
-        "backing": {"driver": "raw", "read-only": True, "file": {**base, "read-only": True}},
-    }
+@dataclass(frozen=True)
+class Overlaid:
+    """A file or block device ``host`` below its ``overlay``."""
+
+    host: Path
+    overlay: Path
+
+    def node(self, host: str, overlay: str) -> dict[str, Any]:
+        """The QMP arguments of blockdev-add, in which the two are opened by these names.
+
+        Nothing is left to probing.
+        """
+        device = stat.S_ISBLK(self.host.stat().st_mode)
+        base = {"driver": "host_device" if device else "file", "filename": host}
+        return {
+            "driver": "qcow2",
+            "discard": "unmap",
+            "file": {"driver": "file", "filename": overlay},
+            "backing": {"driver": "raw", "read-only": True, "file": {**base, "read-only": True}},
+        }

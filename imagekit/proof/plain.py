@@ -38,6 +38,7 @@ from imagekit.proof.session import SETTLE, Rules, announce, conclude
 from imagekit.proof.versions import LabVersions, firmware_component, qemu_component
 from imagekit.spec.manifest import MANIFEST
 from imagekit.vm.card import Bus, Card
+from imagekit.vm.handed import Handed
 from imagekit.vm.launch import QEMU, file_console, start
 from imagekit.vm.options import Board, Processor, option
 from imagekit.vm.uefi import find_uefi, require_uefi
@@ -157,10 +158,11 @@ def _boot(
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", driver]
     run([*argv, "-b", str(plain.image.absolute()), str(overlay)], timeout=60)
     announce(events, plain.ident, f"booting {plain.name} with {plain.firmware.upper()}")
-    command = command_of(plain, overlay, scratch, console, kvm=kvm)
+    handed = Handed()
+    command = command_of(plain, overlay, scratch, console, handed, kvm=kvm)
     with (
         (kept / "qemu.log").open("wb") as errors,
-        start(command, scratch=scratch, stderr=errors) as started,
+        start(command, scratch=scratch, handed=handed, stderr=errors) as started,
     ):
         ended = _watch(started.process, Follower(console, rules.up), rules)
     conclude(events, plain.ident, ended.verdict, ended.allotment.passed)
@@ -212,34 +214,35 @@ def _watch(child: subprocess.Popen[bytes], follower: Follower, rules: Rules) -> 
 
 
 def command_of(
-    plain: Plain, overlay: Path, scratch: Path, console: Path, *, kvm: bool
+    plain: Plain, overlay: Path, scratch: Path, console: Path, handed: Handed, *, kvm: bool
 ) -> list[str]:
     """QEMU's command line for ``plain`` with its disk under ``overlay``; raises HostError.
 
     The guest's console goes to the file ``console``, its UEFI variables into ``scratch``.
+    ``handed`` learns which files are in it.
     """
     machine = "q35" if plain.firmware == "uefi" else "pc"
     argv = [QEMU, *Board(Processor.best(kvm=kvm), plain.memory_mib, machine).argv()]
     if plain.firmware == "uefi":
         firmware, own = require_uefi(), scratch / "vars.fd"
         firmware.new_variables(own)
-        argv += firmware.argv(own)
-    argv += ["-blockdev", json.dumps(_node(plain, overlay))]
+        argv += firmware.argv(handed.file(own, writable=True))
+    argv += ["-blockdev", json.dumps(_node(plain, overlay, handed))]
     driver = "virtio-blk-pci" if plain.bus == "virtio" else "ide-hd"
     argv += option("-device", driver, drive="disk", bootindex=1)
     argv += Card(plain.bus, restrict=True).argv()
-    return [*argv, *file_console(console)]
+    return [*argv, *file_console(handed.log(console))]
 
 
-def _node(plain: Plain, overlay: Path) -> dict[str, Any]:
-    base: dict[str, Any] = {"driver": "file", "filename": str(plain.image.absolute())}
+def _node(plain: Plain, overlay: Path, handed: Handed) -> dict[str, Any]:
+    base: dict[str, Any] = {"driver": "file", "filename": str(handed.file(plain.image))}
     if plain.image.is_block_device():
         base["driver"] = "host_device"
     base["read-only"] = True
     return {
         "driver": "qcow2",
         "node-name": "disk",
-        "file": {"driver": "file", "filename": str(overlay)},
+        "file": {"driver": "file", "filename": str(handed.file(overlay, writable=True))},
         "backing": {"driver": qemu_img.DRIVERS[plain.format], "read-only": True, "file": base},
     }
 

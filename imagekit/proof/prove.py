@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imagekit.errors import HostError, ImageError, SpecError, ToolError
+from imagekit.host.strangers import make_folder, require_kept_file, require_private_path
+from imagekit.pipeline.build_directory import require_own_build
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.lanes import available_mib, lanes_for
 from imagekit.pipeline.workspace import workspace
@@ -71,6 +74,7 @@ def prove(build: Path, events: Events, options: ProofOptions = DEFAULTS) -> Proo
     Raises SpecError or CapabilityError for what cannot be proven, HostError, ToolError. Whether
     the guests came up is in the report.
     """
+    require_own_build(build)
     options = _with_manifest(build, options)
     if options.under == "qemu":
         out = build / DIRECTORY
@@ -84,11 +88,19 @@ def prove(build: Path, events: Events, options: ProofOptions = DEFAULTS) -> Proo
 def prove_image(
     config: Path, image: Path | None, out: Path, events: Events, options: ProofOptions = DEFAULTS
 ) -> ProofReport:
-    """Prove somebody else's config and image; the report goes to the directory ``out``."""
+    """Prove somebody else's config and image; the report goes to the directory ``out``.
+
+    Raises as :func:`prove`, and HostError for files that strangers could change meanwhile.
+    """
     toolstack, *more = options.wanted.toolstacks or ("xl",)
     if more:
         raise SpecError("one config is for one toolstack", where="--toolstack")
     trials = trial_of_config(config, image, toolstack)
+    for trial in trials:
+        for file in trial.host_files():
+            require_kept_file(file, "prove a copy of it in a directory of your own")
+    os.close(make_folder(out))
+    require_private_path(out, "choose a directory with -o where nobody else may write")
     if options.under == "qemu":
         report = plain.prove_trials(trials, out / DIRECTORY, events, _rules(options))
     else:

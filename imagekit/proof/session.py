@@ -19,8 +19,8 @@ from imagekit.proof.busy import Allotment, Stopwatch
 from imagekit.proof.circling import ATTEMPTS, Circling
 from imagekit.proof.console import Follower
 from imagekit.proof.machine import Machine
-from imagekit.proof.overlay import block_node, make_overlay
-from imagekit.proof.unpack import Unpacker
+from imagekit.proof.overlay import Overlaid, make_overlay
+from imagekit.proof.unpack import Unpacker, share_directory
 
 CREATE_TIMEOUT = 240.0
 """Seconds for xl create or virsh start: pygrub reads the disk, an HVM device model starts."""
@@ -86,8 +86,8 @@ class Session:
         self._events = events
         self._shipped: dict[Path, str] = {}
         self._target = 0
-        self._jobs.mkdir(exist_ok=True)
-        self._out.mkdir(exist_ok=True)
+        for directory in (self._jobs, self._out):
+            share_directory(directory)
         self._awake = share / "awake"
         self._unpacker = Unpacker(share, files)
 
@@ -106,10 +106,8 @@ class Session:
         targets: list[int] = []
         try:
             request = self._request(trial, ident, rules, targets)
-            (self._jobs / f"{ident}.cfg").write_bytes(trial.config.data)
-            part = self._jobs / f"{ident}.part"
-            part.write_text(json.dumps(request))
-            part.rename(self._jobs / f"{ident}.json")
+            self._give(f"{ident}.cfg", trial.config.data)
+            self._give(f"{ident}.json", json.dumps(request).encode())
             return self._watch(trial, ident, rules)
         finally:
             if self._lab.alive():
@@ -129,7 +127,7 @@ class Session:
             self._target += 1
             overlay = self._overlay(self._target)
             make_overlay(disk, host, overlay)
-            self._lab.add_disk(self._target, block_node(host, overlay))
+            self._lab.add_disk(self._target, Overlaid(host, overlay))
             targets.append(self._target)
             devices.append({"path": disk.path, "target": self._target, "readonly": disk.readonly})
         files = [
@@ -162,6 +160,7 @@ class Session:
         if known is None:
             known = self._shipped[source] = f"file-{len(self._shipped)}"
             shutil.copyfile(source, self._files / known)
+            (self._files / known).chmod(0o644)
         return known
 
     def _watch(self, trial: Trial, ident: str, rules: Rules) -> Seen:
@@ -206,9 +205,14 @@ class Session:
         return Seen(trial, out, verdict, took, whole.read(), result)
 
     def _stop(self, ident: str, word: str) -> None:
-        part = self._jobs / f"{ident}.stop-part"
-        part.write_text(word)
-        part.rename(self._jobs / f"{ident}.stop")
+        self._give(f"{ident}.stop", word.encode())
+
+    def _give(self, name: str, data: bytes) -> None:
+        """Put a file into the directory of jobs, all of it at once, for dom0 to read."""
+        part = self._jobs / f"{name}.part"
+        part.write_bytes(data)
+        part.chmod(0o644)
+        part.rename(self._jobs / name)
 
 
 def bounded_command(command: str | None) -> str | None:

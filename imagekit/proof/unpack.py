@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from imagekit.errors import ImagekitError
 from imagekit.host.chroot import chroot
+from imagekit.host.sandbox.profiles import COMPILING
 from imagekit.installs.stages.trees import open_tree
 from imagekit.kernel.codecs import decompress
 from imagekit.pipeline.stage import Stage, StageRun
@@ -45,8 +46,24 @@ class LabUnpack(Stage):
     def run(self, run: StageRun) -> None:
         tree = open_tree(run, "rootfs.tar", epoch=None)
         shutil.copyfile(SOURCE, tree / "srv/unpack.c")
-        chroot(tree, COMPILE, log=run.logs / "compile.log", what="compiling unpack.c")
+        chroot(
+            tree,
+            COMPILE,
+            profile=COMPILING,
+            log=run.logs / "compile.log",
+            what="compiling unpack.c",
+        )
         shutil.copyfile(tree / "srv" / LIBRARY, run.output / LIBRARY)
+
+
+def share_directory(path: Path) -> None:
+    """Make a directory that dom0 may write to: through QEMU, which is a user of its own.
+
+    It must be below one that is closed to others. QEMU can make no links (host.confined_child), so
+    that what is written by name here is written here.
+    """
+    path.mkdir(exist_ok=True)
+    path.chmod(0o777)
 
 
 class Unpacker:
@@ -55,8 +72,9 @@ class Unpacker:
     def __init__(self, share: Path, files: Path) -> None:
         self._requests = share / DIRECTORY
         self._answers = files / DIRECTORY
-        self._requests.mkdir(exist_ok=True)
+        share_directory(self._requests)
         self._answers.mkdir(exist_ok=True)
+        self._answers.chmod(0o755)
 
     def serve(self) -> None:
         """Answer what was asked since the last call; dom0 is never believed to mean well."""
@@ -77,6 +95,7 @@ class Unpacker:
             return
         part = answer.with_name(f"{answer.name}.part")
         part.write_bytes(data)
+        part.chmod(0o644)
         part.rename(answer)
 
 

@@ -12,6 +12,7 @@ from imagekit.errors import HostError, ToolError
 from imagekit.host import tools as host_tools
 from imagekit.host.chroot import chroot
 from imagekit.host.run import run
+from imagekit.host.sandbox.profiles import LISTING
 from imagekit.pipeline.stage import digest_file
 from imagekit.proof.tools import LabTools
 
@@ -69,7 +70,7 @@ def describe_tree(tree: Path, log: Path) -> str:
     To be read by :func:`lab_versions`; made while the tree has all its files. Raises ToolError.
     """
     argv = ["dpkg-query", "-W", "-f", "${Package}\\t${Version}\\n"]
-    listing = chroot(tree, argv, log=log, what="listing the lab's packages").text
+    listing = chroot(tree, argv, profile=LISTING, log=log, what="listing the lab's packages").text
     rows = (line.split("\t") for line in listing.splitlines())
     versions = {row[0]: row[1] for row in rows if len(row) == 2}
 

@@ -22,7 +22,8 @@ from imagekit.disk.reading import probe, unpack_vhd
 from imagekit.domain.facts import BuildFacts, facts_in
 from imagekit.domain.model import DiskFormat
 from imagekit.errors import ImagekitError, SpecError
-from imagekit.pipeline.build_directory import STATE
+from imagekit.host.strangers import make_folder
+from imagekit.pipeline.build_directory import STATE, require_own_build
 from imagekit.pipeline.store import fingerprint
 from imagekit.provision.journal import Journal, guests_directory, journal, state_root
 from imagekit.spec.manifest import read_manifest
@@ -46,7 +47,8 @@ class Golden:
 
 def open_golden(build: Path, formats: tuple[DiskFormat, ...] = PREFERRED) -> Golden:
     """The golden image in the build directory ``build``, its disk in the first of ``formats`` that
-    it has; raises SpecError, ImageError."""
+    it has; raises SpecError, ImageError, and HostError for a directory that others may write to."""
+    require_own_build(build)
     manifest = read_manifest(build)
     root = build.absolute()
     facts = facts_in(root, manifest)
@@ -93,7 +95,7 @@ class Base:
 def bases_locked() -> Iterator[None]:
     """Hold all shared copies against being made and removed by two at once."""
     root = state_root()
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(make_folder(root, 0o700))
     fd = os.open(root / "bases.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

@@ -26,10 +26,12 @@ from imagekit.domain.model import Mode
 from imagekit.errors import BusyError, ExistsError, HostError, SpecError
 from imagekit.host import tools
 from imagekit.host.run import run
+from imagekit.host.strangers import make_folder, require_private_path
 from imagekit.spec.manifest import Section
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 WIPE_BYTES = 1 << 20
+HINT = "make it yours (chown, chmod go-w), or set IMAGEKIT_STATE to another directory"
 
 
 def state_root() -> Path:
@@ -46,12 +48,13 @@ def guests_directory() -> Path:
     """The directory of the journals, made if needed."""
     path = state_root() / "guests"
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(make_folder(path, 0o700))
     except OSError as error:
         raise HostError(
             f"cannot create {path}: {error.strerror}",
             hint="set IMAGEKIT_STATE to a directory you may write to",
         ) from None
+    require_private_path(path, HINT)
     return path
 
 

@@ -31,6 +31,7 @@ from imagekit.guest.appliance import MEMORY_MIB, kill_appliances
 from imagekit.guest.change_options import parse_ssh_key
 from imagekit.guest.changes import SshKey
 from imagekit.host.run import run
+from imagekit.host.strangers import make_folder, require_private_path
 from imagekit.pipeline.lanes import Queue, available_mib, lanes_for, run_lanes
 from imagekit.pipeline.workspace import Workspace
 from imagekit.provision import identity
@@ -101,8 +102,11 @@ def provision(
 ) -> list[Outcome]:
     """Make a guest for every request; what became of each, in their order.
 
-    What killed provisions left is undone first. Raises HostError when nothing can work here.
+    What killed provisions left is undone first. Raises HostError when nothing can work here, or
+    others may write to the directory of the guests.
     """
+    os.close(make_folder(options.directory))
+    require_private_path(options.directory, "choose a directory where nobody else may write")
     for name in sweep():
         workspace.events.emit("note", text=f"undid what an interrupted provision left of {name}")
     outcomes = [Outcome(request.name) for request in requests]
@@ -217,7 +221,6 @@ def _parallel(action: Callable[[_Work], None], works: Sequence[_Work]) -> None:
 
 def _clone(work: _Work, disks: Disks) -> None:
     """Give the guest its directory and its disk."""
-    disks.parent.mkdir(parents=True, exist_ok=True)
     if not work.directory.name:
         work.directory = work.journal.directory(disks.parent / work.request.name)
     work.made = disks.make(work.request, work.size, work.directory, work.journal)

@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from imagekit.errors import CapabilityError, ImageError, SpecError
+from imagekit.errors import CapabilityError, HostError, ImageError, SpecError
+from imagekit.host.confined import Confinement, Room
 from imagekit.host.run import run
 from imagekit.host.tools import find
 from imagekit.pypxeboot.handover import FreshFiles, Result
 
 PYGRUB_SECONDS = 90.0
 MAX_RESULT = 65536
+MAX_FILE = 1 << 30
+LIMITS = {"AS": 1 << 30, "CPU": 60, "NOFILE": 64}
+"""Bytes of memory, seconds of a processor, and open files (getrlimit(2))."""
+ROOMS = (Path("/mnt"), Path("/media"), Path("/srv"))
+"""Directories that hosts have (FHS 3.0): pygrub sees the disk there, and not what is there."""
 
 
 def find_pygrub(root: Path = Path("/")) -> Path:
@@ -62,12 +72,14 @@ def boot_from_disk(
     kernel: str = "",
     ramdisk: str = "",
     args: str = "",
-    runas: str = "",
+    uid: int | None = None,
+    max_file_bytes: int = MAX_FILE,
 ) -> Result:
     """Let pygrub pick the kernel from ``disk`` (a raw file or a block device).
 
-    ``kernel``, ``ramdisk``, ``args`` and ``runas`` are pygrub's own options. Raises ToolError when
-    pygrub finds nothing, ImageError when what it says makes no sense.
+    ``kernel``, ``ramdisk`` and ``args`` are pygrub's own options. pygrub runs as ``uid`` (None:
+    ours), in no network, with limits; of root's files it sees this disk, which it cannot change.
+    Raises ToolError when pygrub finds nothing, ImageError when what it says makes no sense.
     """
     if not disk or not Path(disk).exists():
         raise SpecError(
@@ -75,37 +87,82 @@ def boot_from_disk(
             + (f"{disk} does not exist" if disk else "no disk was given"),
             hint="the toolstack gives disk[0] as the last argument; the domain needs one",
         )
-    options = {"kernel": kernel, "ramdisk": ramdisk, "args": args, "runas": runas}
+    program = pygrub or find_pygrub()
+    options = {"kernel": kernel, "ramdisk": ramdisk, "args": args}
     with tempfile.TemporaryDirectory(prefix="pygrub.", dir=files.directory) as private:
+        room = _room(Path(disk), Path(private)) if uid is not None else None
+        shown = room.at / "out" if room else Path(private)
         report = Path(private) / "report"
         report.touch(0o600)
+        if uid is not None:
+            for path in (Path(private), report):
+                os.chown(path, uid, uid)
+        limits = {**LIMITS, "FSIZE": max_file_bytes} | ({"NPROC": 1} if uid is not None else {})
+        words = [
+            program,
+            "-q",
+            *(f"--{name}={value}" for name, value in options.items() if value),
+            f"--output={shown / report.name}",
+            "--output-format=simple0",
+            f"--output-directory={shown}",
+            room.at / "disk" if room else disk,
+        ]
         run(
-            [
-                pygrub or find_pygrub(),
-                "-q",
-                *(f"--{name}={value}" for name, value in options.items() if value),
-                f"--output={report}",
-                "--output-format=simple0",
-                f"--output-directory={private}",
-                disk,
-            ],
+            Confinement(uid, limits=limits, room=room).argv(words),
             timeout=PYGRUB_SECONDS,
             what="reading the boot configuration of the guest's disk with pygrub",
         )
-        with report.open("rb") as stream:
-            found = parse_simple0(stream.read(MAX_RESULT), Path(private))
+        found = parse_simple0(_said(report), shown)
         return Result(
-            _take_over(found.kernel, "boot_kernel.", files),
-            _take_over(found.ramdisk, "boot_ramdisk.", files) if found.ramdisk else None,
+            _take_over(Path(private) / found.kernel.name, "boot_kernel.", files),
+            _take_over(Path(private) / found.ramdisk.name, "boot_ramdisk.", files)
+            if found.ramdisk
+            else None,
             found.args,
         )
 
 
+def _room(disk: Path, private: Path) -> Room:
+    at = next((place for place in ROOMS if place.is_dir() and not place.is_symlink()), None)
+    if at is None:
+        raise HostError(f"none of the directories {', '.join(map(str, ROOMS))} is here")
+    return Room(at, {"disk": disk}, {"out": private})
+
+
+def _said(report: Path) -> bytes:
+    """What pygrub wrote, which by now may be anything."""
+    with _opened(report) as stream:
+        return stream.read(MAX_RESULT)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file of pygrub's, and no link to another."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        where = str(path)
+        raise ImageError(f"pygrub's file cannot be read: {error.strerror}", where=where) from None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise ImageError("pygrub reports what is no file of its own", where=str(path))
+        with os.fdopen(fd, "rb", closefd=False) as stream:
+            yield stream
+    finally:
+        os.close(fd)
+
+
 def _take_over(path: Path, prefix: str, files: FreshFiles) -> Path:
-    """Move pygrub's copy into the output directory itself, under a fresh name."""
-    descriptor, fresh = files.create(prefix)
-    os.close(descriptor)
-    path.replace(fresh)
+    """Move pygrub's copy into the output directory itself, as ours, under a fresh name."""
+    with _opened(path) as stream:
+        descriptor, fresh = files.create(prefix)
+        os.close(descriptor)
+        path.replace(fresh)
+        if not os.path.samestat(fresh.lstat(), os.fstat(stream.fileno())):
+            raise ImageError("pygrub's file was changed for another", where=str(path))
+        os.fchown(stream.fileno(), os.geteuid(), os.getegid())
+        os.fchmod(stream.fileno(), 0o600)
     return fresh
 
 
@@ -127,6 +184,6 @@ def parse_simple0(said: bytes, directory: Path) -> Result:
 
 def _inside(name: str, directory: Path) -> Path:
     path = Path(name)
-    if path.parent != directory or path.is_symlink() or not path.is_file():
+    if path.parent != directory or path.name in ("", ".", ".."):
         raise ImageError("pygrub reports a file outside its output directory", where=name)
     return path

@@ -112,12 +112,11 @@ def _netboot(invocation: arguments.Invocation, kernel_fd: int, initrd_fd: int) -
         if settings.runas and os.geteuid() not in (0, int(settings.runas)):
             raise HostError("--runas needs root")
         limit = max(settings.kernel_limit, settings.initrd_limit) * MIB
-        answer = confine.run(
-            job,
-            confine.Confinement(
-                int(settings.runas or NOBODY), keep, limit, float(settings.timeout)
-            ),
+        user = _user(invocation)
+        limits = confine.Confinement(
+            int(NOBODY) if user is None else user, keep, limit, float(settings.timeout)
         )
+        answer = confine.run(job, limits)
     return session.Outcome(
         local=answer.get("local") is True,
         why=str(answer.get("why")),
@@ -137,8 +136,17 @@ def _local(invocation: arguments.Invocation, files: FreshFiles) -> Result:
         kernel=invocation.kernel,
         ramdisk=invocation.ramdisk,
         args=invocation.args,
-        runas=settings.runas,
+        uid=_user(invocation),
+        max_file_bytes=max(settings.kernel_limit, settings.initrd_limit) * MIB,
     )
+
+
+def _user(invocation: arguments.Invocation) -> int | None:
+    """As whom the network and the disk of this guest are read."""
+    from imagekit.pypxeboot.domain_user import domain_user
+
+    settings = invocation.settings
+    return domain_user(settings.runas, invocation.output, settings.mac, invocation.disk)
 
 
 def _check_pins(invocation: arguments.Invocation, kernel: Path, initrd: Path | None) -> None:

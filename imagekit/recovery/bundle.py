@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from ruamel.yaml import YAML
 
 from imagekit import __version__
 from imagekit.errors import SpecError
@@ -21,9 +17,15 @@ from imagekit.installs.stages.answers import template_digests
 from imagekit.installs.stages.archive import collect
 from imagekit.installs.stages.lockfile import input_digests
 from imagekit.installs.stages.trees import pack
+from imagekit.pipeline.build_directory import require_own_build
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.about import About, secrets_of
 from imagekit.recovery.container import Member, write_container
+from imagekit.recovery.credentials import (
+    passwords_of,
+    require_no_passwords,
+    spec_without_credentials,
+)
 from imagekit.recovery.sealing import SUFFIXES, Seal, seal
 from imagekit.recovery.unpacked import (
     BOOT_ROLES,
@@ -57,7 +59,8 @@ def make_bundle(
     ``image`` puts the finished disk in as well, for hosts that cannot build. Secrets are left out,
     but for those that are in the finished disk; with ``how`` they are put in, sealed, and so is the
     finished disk. What an installer of its own made cannot be made again from package files: its
-    finished disk goes in always, and is what comes back.
+    finished disk goes in always, and is what comes back. Passwords of mirrors and proxies are left
+    out of the spec, and said to be; another file that holds one is not packed (SpecError).
     Raises SpecError when spec and build do not belong together, DownloadError when a package is
     gone, ExistsError.
     """
@@ -72,7 +75,7 @@ def make_bundle(
     sources += [
         ("lock.yaml", lock_file),
         (MANIFEST, file_in(build, MANIFEST)),
-        ("spec.yaml", spec_text(file)),
+        ("spec.yaml", _spec(file, workspace)),
     ]
     for config in manifest.configs():
         sources.append((f"configs/{config.path}", file_in(build, config.path)))
@@ -95,10 +98,16 @@ def make_bundle(
         trees=trees,
         sealed=[member for member, _ in sources if member.endswith(SUFFIXES)],
     )
+    called = {member: name for name, member in [*inputs.items(), *trees.items()]}
+    passwords = passwords_of(file)
+    require_no_passwords("index.json", json.dumps(about.to_json()).encode(), passwords)
+    for member, source in sources:
+        require_no_passwords(member, source, passwords, called.get(member, ""))
     return write_signed(target, about, sources, sign, workspace=workspace, overwrite=overwrite)
 
 
 def _manifest_of(build: Path, file: SpecFile) -> Manifest:
+    require_own_build(build)
     manifest = read_manifest(build)
     if manifest.spec_sha256 != file.sha256:
         raise SpecError(
@@ -197,20 +206,12 @@ def _proxy(file: SpecFile) -> dict[str, str]:
     return dict.fromkeys(("http_proxy", "https_proxy"), proxy) if proxy else {}
 
 
-def spec_text(file: SpecFile) -> bytes:
-    """The spec with its overrides, as it loads to the same again; without a proxy's password."""
-    stream = io.BytesIO()
-    YAML(typ="rt", pure=True).dump(_without_proxy(file.tree), stream)
-    return stream.getvalue()
-
-
-def _without_proxy(tree: Any) -> Any:
-    if isinstance(tree.get("os"), dict) and "proxy" in tree["os"]:
-        import copy
-
-        tree = copy.deepcopy(tree)
-        del tree["os"]["proxy"]
-    return tree
+def _spec(file: SpecFile, workspace: Workspace) -> bytes:
+    text, stripped = spec_without_credentials(file)
+    if stripped:
+        note = f"passwords were left out of the spec in the bundle: {', '.join(stripped)}"
+        workspace.events.emit("note", text=note)
+    return text
 
 
 def _secret_values(file: SpecFile) -> dict[str, str]:

@@ -25,6 +25,7 @@ from typing import IO, Any
 from imagekit.errors import ExistsError, VerificationError
 from imagekit.host.outfile import check_target, os_errors, replacing, temporary_name
 from imagekit.host.signing import SIGNATURES, SUMS
+from imagekit.host.strangers import open_folder, open_path
 
 BLOCK = 512
 END = 2 * BLOCK
@@ -131,7 +132,8 @@ def _whole(target: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
     without it get a hidden file beside the target.
     """
     check_target(target, overwrite=overwrite)
-    directory = os.open(target.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with os_errors(target):
+        directory = open_folder(target.absolute().parent)
     try:
         try:
             fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=directory)
@@ -194,10 +196,10 @@ def read_container(path: Path, unpack: Path | None = None) -> Checked:
     """Check every byte of the bundle ``path``; with ``unpack``, an empty directory, unpack it.
 
     What is unpacked is complete and right once this returns. The signature is read, not checked.
-    Raises VerificationError naming the member that is wrong.
+    Raises VerificationError naming the member that is wrong, SpecError for a link of a stranger's.
     """
     try:
-        with path.open("rb") as stream:
+        with os.fdopen(open_path(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
             return _read(stream, path, unpack)
     except OSError as error:
         raise VerificationError(f"cannot be read: {error.strerror}", where=str(path)) from None

@@ -23,6 +23,7 @@ from imagekit.domain.facts import DiskFacts, facts_of
 from imagekit.errors import SpecError, VerificationError
 from imagekit.host.outfile import replacing
 from imagekit.host.run import run
+from imagekit.host.strangers import make_folder, require_private_path
 from imagekit.installs.build import build
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.stage import digest_file
@@ -112,8 +113,8 @@ def reinstall(
     bundle: Bundle, source: Path, wish: Wish, events: Events, *, workspace: Workspace
 ) -> Report:
     """Carry it out; returns the report. Raises VerificationError when nobody vouches for the bundle
-    or the result is another disk, SpecError for missing secrets, and what :func:`check_device` and
-    builds raise.
+    or the result is another disk, SpecError for missing secrets, HostError for a directory that
+    others may write to, and what :func:`check_device` and builds raise.
     """
     began = time.monotonic()
     require_origin(bundle.origin, bundle.path)
@@ -125,9 +126,14 @@ def reinstall(
             where=str(source),
             hint="env: names are variables of the environment, file: names lie beside the bundle",
         )
+    hint = "choose a directory with -o where nobody else may write"
+    if wish.directory.exists():
+        require_private_path(wish.directory, hint)
     check_volume(bundle, wish)
     check_target(bundle, wish)
     report = _begun(bundle, source, wish, events)
+    os.close(make_folder(wish.directory))
+    require_private_path(wish.directory, hint)
     if bundle.recipe is None or wish.unpack:
         _unpack(bundle, wish, report)
     else:

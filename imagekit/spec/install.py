@@ -7,10 +7,14 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from imagekit.spec.base import Model
-from imagekit.spec.values import HostPath, PackageName, Text, Url, Word
+from imagekit.spec.values import HostPath, HostPort, PackageName, Text, Url, Word
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 Answers = Literal["preseed", "kickstart", "autoinstall"]
+REACH = (
+    'HOST:PORT that the installer may reach, "[IPV6]:PORT" too, beside the mirror, the proxy and '
+    "the answers."
+)
 
 
 class InstallMethod(Model):
@@ -78,6 +82,7 @@ class Iso(InstallMethod):
     template: HostPath | None = Field(None, description="Your own answers template.")
     release: Word | None = Field(None, description="Version of the answers, e.g. RHEL9.")
     packages: list[PackageName] = Field(default_factory=list)
+    reach: list[HostPort] = Field(default_factory=list, max_length=64, description=REACH)
     on_host: bool = Field(False, description="Emit the install for a Xen host; do not run it.")
     golden: bool = Field(True, description="Remove machine identity from the harvested image.")
     firmware: Literal["bios", "uefi"] = Field("bios", description="What the installer runs on.")
@@ -106,6 +111,7 @@ class Netboot(InstallMethod):
     template: HostPath | None = Field(None, description="Your own answers template.")
     release: Word | None = Field(None, description="Version of the answers, e.g. RHEL9.")
     packages: list[PackageName] = Field(default_factory=list)
+    reach: list[HostPort] = Field(default_factory=list, max_length=64, description=REACH)
     on_host: bool = Field(False, description="Emit the install for a Xen host; do not run it.")
     golden: bool = Field(True, description="Remove machine identity from the harvested image.")
     memory: int = Field(2048, ge=128, le=1 << 20, description="MiB while installing.")

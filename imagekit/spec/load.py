@@ -16,6 +16,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from imagekit.errors import SpecError
+from imagekit.spec.credentials import public
 from imagekit.spec.model import Spec
 from imagekit.spec.yamltext import yaml_reader
 
@@ -65,11 +66,10 @@ def check_tree(tree: Any, path: Path) -> SpecFile:
         spec = Spec.model_validate(_plain(tree))
     except ValidationError as error:
         raise SpecError(_messages(error, path, tree), hint="imagekit schema shows it all") from None
-    canonical = json.dumps(
-        spec.model_dump(mode="json", exclude={"os": {"proxy"}}, exclude_defaults=True),
-        sort_keys=True,
-        ensure_ascii=True,
-    )
+    told = spec.model_dump(mode="json", exclude={"os": {"proxy"}}, exclude_defaults=True)
+    # A password is no part of what a guest is: a bundle leaves it out, and is of the same spec.
+    told |= {part: public(told[part]) for part in ("os", "install") if part in told}
+    canonical = json.dumps(told, sort_keys=True, ensure_ascii=True)
     return SpecFile(spec, path.absolute(), hashlib.sha256(canonical.encode()).hexdigest(), tree)
 
 

@@ -6,6 +6,8 @@ installer's in a virtual machine; it is not made harmless by that: docs/threat-m
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Iterator
 
 from imagekit.errors import SpecError
@@ -17,6 +19,8 @@ Power = tuple[tuple[str | int, ...], str]
 """Where a field is in the spec, and what its writer gets by it."""
 INTO_GUEST = "puts a file of this host into the guest"
 DOM0 = "is run by dom0 as root"
+REACHES = "lets the installer reach this host or its network"
+_HOST = re.compile(r"://(?:[^/@\s]*@)?(\[[^\]\s]*\]|[^/:\s]+)")
 
 
 def check_untrusted(file: SpecFile) -> None:
@@ -60,6 +64,33 @@ def _powers(spec: Spec) -> Iterator[Power]:
         if user.password and user.password.file:
             yield ("identity", "users", index, "password", "file"), INTO_GUEST
     yield from _of_install(spec.install)
+    if isinstance(spec.install, Iso | Netboot):
+        yield from _near_hosts(spec, spec.install)
+
+
+def _near_hosts(spec: Spec, install: Iso | Netboot) -> Iterator[Power]:
+    """Addresses that the installer would be let through to, and that are no public server's.
+
+    This host has one in QEMU's network too: the guest's gateway, or a private one.
+    """
+    gateways = {
+        ipaddress.ip_address(gateway)
+        for nic in spec.nics
+        if not isinstance(nic.network, str)
+        for gateway in nic.network.gateways
+    }
+    named: list[tuple[tuple[str | int, ...], str]] = [(("install", "args"), install.args)]
+    for field in ("mirror", "security_mirror", "proxy"):
+        named.append((("os", field), getattr(spec.os, field) or ""))
+    for loc, text in named:
+        for host in _HOST.findall(text):
+            try:
+                address = ipaddress.ip_address(host.strip("[]"))
+            except ValueError:
+                continue
+            if not address.is_global or address in gateways:
+                yield loc, REACHES
+                break
 
 
 def _of_install(install: Install) -> Iterator[Power]:
@@ -77,3 +108,5 @@ def _of_install(install: Install) -> Iterator[Power]:
         yield ("install", "environment"), "tells elements, which are root, what to do"
     if isinstance(install, Iso | Netboot) and install.template:
         yield ("install", "template"), INTO_GUEST
+    if isinstance(install, Iso | Netboot) and install.reach:
+        yield ("install", "reach"), REACHES

@@ -207,6 +207,25 @@ Size = Annotated[
 MemoryMiB = Annotated[
     int, BeforeValidator(parse_memory), WithJsonSchema({"type": ["string", "integer"]})
 ]
+
+
+def _host_port(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    inner = host[1:-1] if host.startswith("[") and host.endswith("]") else ""
+    known = _is_address(inner, 6) or _is_address(host, 4) or _HOST.fullmatch(host)
+    if not known or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
+        raise ValueError("expected HOST:PORT, such as repo.example.net:443")
+    return value
+
+
+def _is_address(text: str, version: int) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == version
+    except ValueError:
+        return False
+
+
+_HOST = re.compile(r"(?!.{254})[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*\.?")
 Text = Annotated[str, AfterValidator(plain_text), Field(max_length=4096)]
 GuestName = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_guest_name)]
 HostName = Annotated[str, Field(min_length=1, max_length=63), AfterValidator(_host_name)]
@@ -233,6 +252,7 @@ FileMode = Annotated[
     str,
     _matches(re.compile(r"0?[0-7]{3,4}"), 'a quoted octal mode such as "0644"'),
 ]
+HostPort = Annotated[str, AfterValidator(_host_port)]
 Word = Annotated[
     str, _matches(re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*"), "a word of letters, digits, _ . + -")
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import IO, Protocol
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import Domain
 from imagekit.errors import ExistsError, SpecError
+from imagekit.host.outfile import os_errors, replacing
+from imagekit.host.strangers import make_folder
 
 PUBLIC = 0o644
 SECRET = 0o600
@@ -87,17 +88,12 @@ def write_files(files: dict[str, OutputFile], directory: Path, *, force: bool) -
 
 
 def _write(path: Path, file: OutputFile) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # mkstemp makes it 0600, so that a secret is never readable for a moment.
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            _fill(stream, file)
-            os.fchmod(stream.fileno(), file.mode)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with os_errors(path.parent):
+        os.close(make_folder(path.parent))
+    # A secret is never readable for a moment: it is 0600 until it is whole.
+    with replacing(path, overwrite=True) as part, part.open("wb") as stream:
+        _fill(stream, file)
+        os.fchmod(stream.fileno(), file.mode)
     return path
 
 

@@ -77,13 +77,17 @@ stubdomain_kernel stubdomain_memory stubdomain_ramdisk timer_mode tsc_mode usb
 usbctrl usbdev usbdevice usbversion vdispl vendor_device vga videoram viridian vkb vkb_device
 vmtrace_buf_kb vnuma vpmu vpt_align vsnd vtpm vuart xauthority xen_platform_pci
 """
-NEWER = frozenset(("bootloader_restrict", "bootloader_user", "hvm_pirq", "smbios", "virtio"))
+RESTRICT = "bootloader_restrict"
+NEWER = frozenset((RESTRICT, "bootloader_user", "hvm_pirq", "smbios", "virtio"))
 """Keys of Xen 4.18 to 4.20, which 4.17 ignores without a word."""
 OTHERS = frozenset(_OTHERS.split())
 
 
-def check_raw_key(key: str) -> None:
-    """Raise SpecError unless ``raw`` may set ``key`` in an xl config."""
+def check_raw_key(key: str, *, newer: bool = False) -> None:
+    """Raise SpecError unless ``raw`` may set ``key`` in an xl config.
+
+    ``newer``: the config is for Xen 4.20, and ``bootloader_restrict`` is written by us.
+    """
     where = f"raw.{key}"
     if key in OURS:
         hint = f"the spec's {OURS[key]} decides it"
@@ -92,13 +96,16 @@ def check_raw_key(key: str) -> None:
         refuse(f"xl's {key} is written by imagekit", where, hint)
     if key in IGNORED:
         refuse(f"xl would not obey {key}", where, IGNORED[key])
-    if key in NEWER:
+    if newer and key == RESTRICT:
+        refuse(f"xl's {key} is written by imagekit", where, "leave it out, or name no Xen 4.20")
+    if key in NEWER and not newer:
         refuse(
             f"xl of Xen 4.17 knows no key {key}, and would ignore it without a word",
             where,
-            "it came with Xen 4.18 to 4.20; write it into the config by hand there",
+            "it came with Xen 4.18 to 4.20: --toolstack xl --option xen=4.20, or write it into "
+            "the config by hand",
         )
-    if key not in OTHERS:
+    if key not in OTHERS and key not in NEWER:
         refuse(
             f"xl knows no key {key}, and would ignore it without a word",
             where,

@@ -15,6 +15,9 @@ from imagekit.vm.options import option
 Bus = Literal["virtio", "ide"]
 """virtio, or for guests without its drivers the disks and cards that every kernel knows."""
 
+QEMU_HOST = "10.0.2.2"
+"""The host as a guest of QEMU's network sees it, unless told otherwise (net/slirp.c)."""
+
 _CARDS: dict[Bus, str] = {"virtio": "virtio-net-pci", "ide": "e1000"}
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from imagekit.host.sandbox import SUDO  # noqa: E402
+from imagekit.host.sandbox.box import SUDO  # noqa: E402
 from imagekit.installs.mirrors import mirrors_for  # noqa: E402
 from imagekit.installs.tree_packages import wanted_packages  # noqa: E402
 from imagekit.spec.load import load_spec  # noqa: E402

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from oracles import tiny_installer
 from oracles.builds import CACHE_NAME, ROOT, Build, Run
+from oracles.ordinary_user import AsUser, as_ordinary_user
 
 KEPT_IN_STORE = "8GiB"
 
@@ -160,3 +161,9 @@ def mirror(
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield int(server.server_address[1])
         server.shutdown()
+
+
+@pytest.fixture
+def as_builder(tmp_path: Path) -> AsUser:
+    """Runs a command as a user with subordinate ids and a home that others cannot read."""
+    return as_ordinary_user(tmp_path)

@@ -16,7 +16,8 @@ from oracles.elements import make_element
 from oracles.small_tree import make_small_tree
 
 from imagekit.errors import ToolError
-from imagekit.host import sandbox
+from imagekit.host.sandbox.box import Sandbox
+from imagekit.host.sandbox.profiles import ELEMENT
 from imagekit.installs.context import BuildContext
 from imagekit.installs.elements.catalogue import load
 from imagekit.installs.elements.environment import base_environment
@@ -377,7 +378,7 @@ def test_imagekit_itself_may_lie_below_var_tmp(
         Path(prefix, "kept").touch()
         monkeypatch.setattr(sys, "prefix", prefix)
         (tmp_path / "root").mkdir()
-        box = sandbox.Sandbox(tmp_path / "root", host_programs=True)
+        box = Sandbox(tmp_path / "root", ELEMENT, host_programs=True)
         script = f"cat {prefix}/kept; touch /var/tmp/x && echo written"
         done = box.run(["sh", "-c", script], env={"PATH": "/usr/bin:/bin"}, timeout=60)
     assert done.text == "written\n"

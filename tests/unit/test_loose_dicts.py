@@ -36,8 +36,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "messages of another program's protocol: QMP, block devices of QEMU, XAPI's records": (
         "vm: Messages.feed",
         "vm: request",
-        "proof: Machine.add_disk",
-        "proof: block_node",
+        "proof: Overlaid.node",
         "toolstacks: vm_record",
         "toolstacks: Api.records",
     ),
@@ -57,6 +56,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pypxeboot: run",
         "pypxeboot: load_profile",
         "pypxeboot: merge",
+        "host: answers",
+        "host: sockets_inside",
+        "host: serve",
     ),
     "parts of a stage's key, or of a lock": (
         "installs: InstalledLock.__init__",

@@ -21,6 +21,7 @@ from imagekit.guest.scripts import command, placed
 from imagekit.host import userns
 from imagekit.host.chroot import chroot
 from imagekit.host.run import spawn
+from imagekit.host.sandbox.profiles import SCRIPT
 
 SHIPS = ("tree_child.py",)
 CHILD = Path(__file__).with_name("tree_child.py")
@@ -129,6 +130,7 @@ def run_in_tree(script: RunScript, files: TreeFiles, tree: Path, log: Path) -> N
         chroot(
             tree,
             command(script, program),
+            profile=SCRIPT,
             network=True,
             log=log,
             timeout=script.timeout,

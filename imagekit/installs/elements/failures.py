@@ -91,9 +91,9 @@ def explain(
         error.hint = hint
         return error
     place = f"{phase}/{culprit.script}" + (f" line {culprit.line}" if culprit.line else "")
-    slow = "took longer than" in error.what
+    stopped = any(x in error.what for x in ("took longer than", "reached its bound"))
     what = f"the element {culprit.element} failed in {place}"
-    if slow:
+    if stopped:
         what = f"the element {culprit.element} was stopped in {place}: {error.what}"
     elif culprit.command:
         what += f" ({culprit.command[:120]})"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imagekit.errors import ImageError, SpecError
-from imagekit.host.sandbox import SUDO
+from imagekit.host.sandbox.box import SUDO
 from imagekit.installs.elements import content
 from imagekit.installs.elements.catalogue import Element, library_path
 

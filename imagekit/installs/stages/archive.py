@@ -102,8 +102,11 @@ def _credentials(mirrors: Mirrors) -> str:
     return "".join(f"{line}\n" for line in dict.fromkeys(lines))
 
 
-def make_repository(lock: Lock, directory: Path, suite: str, arch: str) -> str:
-    """Index the packages in ``directory`` as ``suite``; returns its sources.list(5) line."""
+def make_repository(lock: Lock, directory: Path, suite: str, arch: str, shown: str) -> str:
+    """Index the packages in ``directory`` as ``suite``; returns its sources.list(5) line.
+
+    ``shown`` is where apt sees the directory.
+    """
 
     def stanza(package: LockedPackage) -> str:
         text = run(["dpkg-deb", "-f", str(directory / package.filename)], timeout=60).text
@@ -133,4 +136,4 @@ def make_repository(lock: Lock, directory: Path, suite: str, arch: str) -> str:
     # apt's methods may run as the user _apt.
     for path in (directory, *directory.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    return f"deb [trusted=yes] copy:{directory} {suite} main"
+    return f"deb [trusted=yes] copy:{shown} {suite} main"

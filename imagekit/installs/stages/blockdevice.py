@@ -13,7 +13,8 @@ from imagekit.errors import HostError, ImageError, SpecError, ToolError
 from imagekit.guest.appliance import Drive, appliance
 from imagekit.guest.inspect import survey
 from imagekit.host.run import run as run_tool
-from imagekit.host.sandbox import Sandbox
+from imagekit.host.sandbox.box import Sandbox
+from imagekit.host.sandbox.profiles import BLOCK_DEVICE
 from imagekit.host.tools import require
 from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext
@@ -96,10 +97,10 @@ class BlockDeviceImage(Image):
         (build / "params.yaml").write_text(json.dumps(parameters))
         sandbox = Sandbox(
             work / "root",
+            BLOCK_DEVICE,
             host_programs=True,
             read_only={TOOLS: INSIDE},
             writable={build: env.BUILD, run.output: env.OUTPUT, tree: f"{env.BUILD}/built"},
-            mounting=True,
         )
         variables = {
             "PATH": f"{INSIDE}/bin:{env.OUTSIDE_PATH}",

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.errors import ToolError
-from imagekit.host.sandbox import Sandbox
+from imagekit.host.sandbox.box import Sandbox
+from imagekit.host.sandbox.means import tmpfs_idmapped
+from imagekit.host.sandbox.profiles import ROOT_ELEMENT
 from imagekit.installs.context import BuildContext
 from imagekit.installs.elements import environment as env
 from imagekit.installs.elements import hooks as hook_files
@@ -60,7 +62,8 @@ class DiskImageCreate(Stage):
         work = run.workspace.temporary(self.name)
         for name in ("elements", "root", "cache", "output"):
             (work / name).mkdir()
-        build = run.workspace.temporary("build", size_bytes=BUILD_ESTIMATE)
+        size = BUILD_ESTIMATE if tmpfs_idmapped() else None
+        build = run.workspace.temporary("build", size_bytes=size)
         hook_files.stage_elements(self._plan.elements, work / "elements")
         self._create(work, build, run)
         image = work / "output/image.tar"
@@ -75,6 +78,7 @@ class DiskImageCreate(Stage):
     def _create(self, work: Path, build: Path, run: StageRun) -> None:
         sandbox = Sandbox(
             work / "root",
+            ROOT_ELEMENT,
             host_programs=True,
             read_only={
                 work / "elements": env.ELEMENTS,
@@ -86,7 +90,6 @@ class DiskImageCreate(Stage):
                 work / "output": env.OUTPUT,
             },
             network=True,
-            mounting=True,
         )
         plan = self._plan
         argv = ["bash", f"{plan.environment['_LIB']}/disk-image-create"]

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.errors import ToolError
-from imagekit.host.sandbox import Sandbox
+from imagekit.host.sandbox.box import Sandbox
+from imagekit.host.sandbox.profiles import ELEMENT, LISTING, ROOT_ELEMENT
 from imagekit.installs.context import BuildContext
 from imagekit.installs.elements import environment as env
 from imagekit.installs.elements import hooks as hook_files
@@ -49,7 +50,7 @@ find /root -xdev -name '*.log' -type f -delete
 def list_packages(tree: Path, log: Path) -> list[dict[str, str]]:
     """The installed packages of ``tree``: name, version, architecture."""
     show = "${Package}\t${Version}\t${Architecture}\t${db:Status-Abbrev}\n"
-    done = Sandbox(tree).run(
+    done = Sandbox(tree, LISTING).run(
         ["dpkg-query", "-W", "-f", show],
         env={"PATH": env.INSIDE_PATH, "LC_ALL": "C.UTF-8"},
         timeout=600,
@@ -149,7 +150,8 @@ class ElementPhase(Stage):
             argv = [f"{env.HOOKS}/dib-run-parts", f"{env.HOOKS}/{self.phase}"]
             variables, cwd = env.outside(plan.environment), env.OUTPUT
         else:
-            sandbox = Sandbox(tree, read_only={hooks: env.IN_TARGET}, network=plan.network)
+            shown = {hooks: env.IN_TARGET}
+            sandbox = Sandbox(tree, ELEMENT, read_only=shown, network=plan.network)
             argv = [f"{env.IN_TARGET}/dib-run-parts", f"{env.IN_TARGET}/{self.phase}"]
             variables, cwd = env.inside(plan.environment), "/"
         variables |= self._proxy()
@@ -187,8 +189,10 @@ class ElementPhase(Stage):
         for name in ("elements", "root", "cache", "output"):
             (work / name).mkdir()
         hook_files.stage_elements(self._plan.elements, elements)
+        makes_root = self._plan.provided and self.phase == "root.d"
         return Sandbox(
             root,
+            ROOT_ELEMENT if makes_root else ELEMENT,
             host_programs=True,
             read_only={elements: env.ELEMENTS},
             writable={
@@ -198,13 +202,12 @@ class ElementPhase(Stage):
                 work / "output": env.OUTPUT,
             },
             network=self._plan.network,
-            mounting=self._plan.provided and self.phase == "root.d",
         )
 
     def _in_tree(self, tree: Path, argv: Sequence[str], run: StageRun, **more: str) -> None:
         variables = {"PATH": env.INSIDE_PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", **more}
         log = run.logs / f"{self.name}.log"
-        Sandbox(tree, network=self._plan.network).run(
+        Sandbox(tree, ELEMENT, network=self._plan.network).run(
             argv, env=variables, timeout=600, log=log, what="preparing or tidying up the tree"
         )
 

@@ -11,6 +11,7 @@ from imagekit.host.kvm import kvm_works
 from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext
 from imagekit.installs.machine import Hardware
+from imagekit.installs.reach import reach_of
 from imagekit.installs.unattended import Limits, run_installer
 from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.derived import effective_disk, mac_of
@@ -38,6 +39,7 @@ class InstallFromIso(Stage):
             "firmware": self._install.firmware,
             "memory": self._install.memory,
             "mac": mac_of(self._spec, 0) if self._spec.nics else "",
+            "reach": [[end.host, end.port] for end in reach_of(self._spec, self._install)],
             "tools": tool_versions(["qemu-system-x86_64"]),
         }
 
@@ -59,6 +61,7 @@ class InstallFromIso(Stage):
             mac=mac_of(spec, 0) if spec.nics else "52:54:00:12:34:56",
             bus=disk_bus(spec, install),
             static=static_network(spec),
+            reach=reach_of(spec, install),
         )
         install_on(hardware, install, run)
 

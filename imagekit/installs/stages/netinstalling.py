@@ -15,12 +15,14 @@ from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext
 from imagekit.installs.machine import Hardware
 from imagekit.installs.netboot_tree import arguments, host_address, netboot_guest, serving
+from imagekit.installs.reach import reach_of
 from imagekit.installs.stages.installing import disk_bus, install_on
 from imagekit.netboot import publish, tree
 from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.derived import effective_disk, mac_of
 from imagekit.spec.install import Netboot
 from imagekit.vm.card import NetworkBoot
+from imagekit.vm.gate import Endpoint
 
 PROGRAM = "boot.ipxe"
 """QEMU's PXE ROMs are iPXE, which runs the tree's script where others would load PXELINUX."""
@@ -46,6 +48,7 @@ class InstallFromNetwork(Stage):
             "memory": self._install.memory,
             "mac": mac_of(self._spec, 0),
             "args": arguments(self._spec, self._install, CONSOLES["hvm"]),
+            "reach": [[end.host, end.port] for end in reach_of(self._spec, self._install)],
             "tools": tool_versions(["qemu-system-x86_64"]),
         }
 
@@ -65,14 +68,14 @@ class InstallFromNetwork(Stage):
         )
         with serving(root, run.logs / "http.log") as port:
             publish.publish(publish.Site(root, "", f"http://{self._host}:{port}"), [guest])
-            self._boot(run, disk, root)
+            self._boot(run, disk, root, Endpoint(self._host, port))
         by = "the installer" if mode_of(root, guest.name) == "local" else "imagekit"
         publish.flip(root, guest.name, "local")
         record = tree.load(root).guests[guest.name]
         value = {"mode": record.mode, "flipped_by": by, "kernel": record.kernel}
         (run.output / "netboot.json").write_text(json.dumps(value, indent=1))
 
-    def _boot(self, run: StageRun, disk: Path, root: Path) -> None:
+    def _boot(self, run: StageRun, disk: Path, root: Path, answers: Endpoint) -> None:
         install = self._install
         verdict = kvm_works(run.workspace.directory.parent.parent)
         if not verdict.works:
@@ -85,6 +88,7 @@ class InstallFromNetwork(Stage):
             mac=mac_of(self._spec, 0),
             bus=disk_bus(self._spec, install),
             static=static_network(self._spec),
+            reach=(answers, *reach_of(self._spec, install)),
         )
         install_on(hardware, install, run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,21 +11,32 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from imagekit.errors import DownloadError, HostError, SpecError, ToolError, VerificationError
-from imagekit.host import userns
+from imagekit.errors import (
+    DownloadError,
+    GuestError,
+    HostError,
+    SpecError,
+    ToolError,
+    VerificationError,
+)
+from imagekit.guest.backends.tree import tree_files
 from imagekit.host.chroot import chroot
-from imagekit.host.run import run
+from imagekit.host.sandbox.network import let_through, loopback_forwards
+from imagekit.host.sandbox.profiles import LISTING
 from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext
 from imagekit.installs.mirrors import Mirrors
+from imagekit.installs.stages.aptfiles import ROOT, SOURCES_LIST, fetch_lists, settle
 from imagekit.installs.stages.archive import collect, make_repository
+from imagekit.installs.stages.bootstrap import REPOSITORY, SOURCES, Bootstrap
+from imagekit.installs.stages.dpkgstate import busy_packages
 from imagekit.installs.stages.provenance import provenance
 from imagekit.installs.stages.trees import hand_over, pack
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
+from imagekit.spec.derived import VARIABLE
 from imagekit.spec.load import SpecFile
 
-SHIPS = ("../hooks",)
-HOOKS = Path(__file__).parents[1] / "hooks"
+RESOLV_CONF = "/etc/resolv.conf"
 TREE_ESTIMATE = 2 << 30
 """Bytes reserved on tmpfs for a tree: a minimal system with a kernel has 0.7 GiB."""
 
@@ -73,42 +85,47 @@ class Rootfs(Stage):
     def run(self, run: StageRun) -> None:
         space = run.workspace
         parent = space.temporary("rootfs", size_bytes=TREE_ESTIMATE)
-        tree = parent / "tree"
-        tree.mkdir(mode=0o755)
-        log = run.logs / f"{self._install.tool}.log"
-        (parent / "lists").mkdir()
-        if self._install.tool == "mmdebstrap":
-            self._mmdebstrap(tree, parent, log, run)
-        else:
-            self._debootstrap(tree, log)
+        boot = self._bootstrap(parent, run)
+        proxy = self._file.spec.os.proxy
+        with let_through(loopback_forwards([*boot.mirrors, *([proxy] if proxy else [])])):
+            if self._install.tool == "mmdebstrap":
+                self._mmdebstrap(boot, run)
+            else:
+                self._debootstrap(boot)
+        tree = boot.tree
         listing = chroot(
             tree,
             ["dpkg-query", "-W", "-f", "${Package}\t${Version}\t${Architecture}\n"],
+            profile=LISTING,
             what="listing the packages",
         ).text
         rows = [line.split("\t") for line in listing.splitlines()]
         packages = [{"name": n, "version": v, "architecture": a} for n, v, a in rows]
         (run.output / "packages.json").write_text(json.dumps(packages, indent=1))
-        self._settle_sources(tree)
-        own = (tree / "etc/apt/sources.list").read_text().splitlines()
-        sources = self._provenance(parent / "lists", packages, [x for x in own if x.strip()])
+        with tree_files(tree) as files:
+            own = settle(files, self._guest_sources(), locked=self._lock is not None)
+        lists = space.temporary("lists")
+        with tree_files(boot.work) as files:
+            fetch_lists(files, lists)
+        sources = self._provenance(lists, packages, own)
         (run.output / "sources.json").write_text(json.dumps(sources, indent=1))
-        # Every instance makes its own; a rebuild must not differ by what nobody uses.
-        for key in (tree / "etc/ssh").glob("ssh_host_*"):
-            key.unlink()
         pack(tree, run.output / "rootfs.tar", run.logs / "tar.log", epoch=self._epoch)
         hand_over(space, run.output / "rootfs.tar", tree)
 
-    def _settle_sources(self, tree: Path) -> None:
-        """The guest keeps the mirrors of the build, without the credentials they may hold."""
-        wanted = self._guest_sources()
-        if not wanted and self._lock is None:
-            return
-        for path in (tree / "etc/apt/sources.list.d").iterdir():
-            path.unlink()
-        sources = tree / "etc/apt/sources.list"
-        sources.write_text("".join(f"{line}\n" for line in wanted))
-        sources.chmod(0o644)
+    def _bootstrap(self, parent: Path, run: StageRun) -> Bootstrap:
+        """Where it is made, below ``parent``: the tree, and what the tools are given."""
+        for name in ("tree", "work", "work/lists", "sources"):
+            (parent / name).mkdir(mode=0o755)
+        keyring = parent / "sources" / self._keyring_name
+        keyring.write_bytes(self._mirrors.keyring.read_bytes())
+        return Bootstrap(
+            parent / "tree",
+            parent / "work",
+            parent / "sources",
+            run.logs / f"{self._install.tool}.log",
+            self._environment(),
+            tuple(url for url, _suite in self._mirrors.sources),
+        )
 
     def _guest_sources(self) -> list[str]:
         return self._lock.sources if self._lock else self._mirrors.public()
@@ -134,22 +151,19 @@ class Rootfs(Stage):
         include = {"packages", "releases", "sources", "keyring_sha256"}
         return self._lock.model_dump(mode="json", include=include)
 
-    def _environment(self, tmp: Path) -> dict[str, str]:
-        env = {"TMPDIR": str(tmp), "IMAGEKIT_LISTS": str(tmp / "lists")}
+    def _environment(self) -> dict[str, str]:
+        env = {} if self._epoch is None else {VARIABLE: str(self._epoch)}
         if self._file.spec.os.proxy:
             # By the environment: an option would show in the process list and stay in the guest.
             env |= dict.fromkeys(("http_proxy", "https_proxy"), self._file.spec.os.proxy)
         return env
 
-    def _mmdebstrap(self, tree: Path, tmp: Path, log: Path, stage_run: StageRun) -> None:
+    def _mmdebstrap(self, boot: Bootstrap, stage_run: StageRun) -> None:
         os_ = self._file.spec.os
-        argv = ["mmdebstrap", "--mode=root", "--format=directory"]
-        argv += [f"--variant={self._install.variant}", f"--architectures={os_.arch}"]
-        argv += [f"--include={','.join(self._packages)}"]
-        argv += [] if self._lock else [f"--keyring={self._mirrors.keyring}"]
-        argv += ["--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Retries "3"']
-        argv += [f"--essential-hook={HOOKS / 'essential.sh'}"]
-        argv += [f"--customize-hook={HOOKS / 'customize.sh'}"]
+        options = [f"--variant={self._install.variant}", f"--architectures={os_.arch}"]
+        options += [f"--include={','.join(self._packages)}"]
+        options += [] if self._lock else [f"--keyring={SOURCES}/{self._keyring_name}"]
+        options += ["--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Retries "3"']
         total = len(self._packages) + 200
         done = 0
 
@@ -159,74 +173,62 @@ class Rootfs(Stage):
                 done += 1
                 stage_run.progress(min(done, 2 * total), 2 * total)
 
-        where = [os_.suite, str(tree)]
+        where = [os_.suite]
+        repository = None
         if self._lock is not None:
-            repository = tmp / "packages"
-            repository.mkdir()
-            env = self._environment(tmp)
+            repository = stage_run.workspace.temporary("packages")
+            env = {**self._environment(), "TMPDIR": str(repository)}
             collect(self._lock, repository, self._mirrors, self._debs, env)
-            where.append(make_repository(self._lock, repository, os_.suite, os_.arch))
+            source = make_repository(self._lock, repository, os_.suite, os_.arch, REPOSITORY)
+            where.append(source)
         elif self._mirrors.sources:
             # In a file: a mirror's password would show in the process list.
-            directory = stage_run.workspace.temporary("sources")
-            keyring = directory / f"archive{self._mirrors.keyring.suffix or '.gpg'}"
-            keyring.write_bytes(self._mirrors.keyring.read_bytes())
-            sources = directory / "sources.list"
+            sources = boot.sources / "sources.list"
             sources.touch(mode=0o600)
-            sources.write_text("\n".join(self._mirrors.lines(keyring)) + "\n")
-            where.append(str(sources))
+            lines = self._mirrors.lines(Path(SOURCES, self._keyring_name))
+            sources.write_text("\n".join(lines) + "\n")
+            where.append(f"{SOURCES}/sources.list")
         try:
-            run(
-                [*userns.isolated(), *argv, *where],
-                env=self._environment(tmp),
-                log=log,
-                on_line=line,
-                timeout=7200,
-                what="mmdebstrap",
-            )
+            boot.mmdebstrap(options, where, repository=repository, on_line=line)
         except ToolError as error:
-            raise explain(error, self._file, log) from None
+            raise explain(named(error, boot.tree), self._file, boot.log) from None
 
-    def _debootstrap(self, tree: Path, log: Path) -> None:
+    @property
+    def _keyring_name(self) -> str:
+        return f"archive{self._mirrors.keyring.suffix or '.gpg'}"
+
+    def _debootstrap(self, boot: Bootstrap) -> None:
         if os.geteuid() != 0:
             raise HostError(
                 "debootstrap needs root",
                 hint="run imagekit as root, or leave install.tool at mmdebstrap",
             )
         os_ = self._file.spec.os
-        env = self._environment(tree.parent)
-        argv = ["debootstrap", "--variant=minbase", f"--arch={os_.arch}"]
-        argv += [f"--components={','.join(self._mirrors.components)}"]
-        argv += [f"--keyring={self._mirrors.keyring}", "--force-check-gpg"]
-        where = [os_.suite, str(tree), *(url for url, _suite in self._mirrors.sources[:1])]
+        options = ["--variant=minbase", f"--arch={os_.arch}"]
+        options += [f"--components={','.join(self._mirrors.components)}"]
+        options += [f"--keyring={SOURCES}/{self._keyring_name}", "--force-check-gpg"]
+        where = [os_.suite, *(url for url, _suite in self._mirrors.sources[:1])]
         try:
-            run(
-                [*userns.isolated(), *argv, *where],
-                env=env,
-                log=log,
-                timeout=7200,
-                what="debootstrap",
-            )
-            self._finish_debootstrap(tree, log, env)
+            boot.debootstrap(options, where)
+            boot.hook("essential.sh")
+            self._finish_debootstrap(boot)
+            boot.hook("customize.sh")
         except ToolError as error:
-            raise explain(error, self._file, log) from None
+            raise explain(named(error, boot.tree), self._file, boot.log) from None
 
-    def _finish_debootstrap(self, tree: Path, log: Path, env: Mapping[str, str]) -> None:
+    def _finish_debootstrap(self, boot: Bootstrap) -> None:
         """debootstrap installs one suite only: add the other sources, then the packages."""
-        run([*userns.isolated(), str(HOOKS / "essential.sh"), str(tree)], log=log)
-        list_file = tree / "etc/apt/sources.list"
-        inside = Path("/") / "etc/apt" / f"imagekit-build{self._mirrors.keyring.suffix or '.gpg'}"
-        lines = self._mirrors.lines(inside) or list_file.read_text().splitlines()
-        list_file.unlink(missing_ok=True)
-        list_file.touch(mode=0o600)
-        list_file.write_text("\n".join(lines) + "\n")
-        trusted = tree / f"etc/apt/imagekit-build{self._mirrors.keyring.suffix or '.gpg'}"
-        trusted.write_bytes(self._mirrors.keyring.read_bytes())
-        resolv = tree / "etc/resolv.conf"
-        before = resolv.read_bytes() if resolv.is_file() else None
-        resolv.unlink(missing_ok=True)
-        resolv.write_bytes(Path("/etc/resolv.conf").read_bytes())
-        proxy = {k: v for k, v in env.items() if k.endswith("_proxy")}
+        suffix = self._mirrors.keyring.suffix or ".gpg"
+        trusted = f"/etc/apt/imagekit-build{suffix}"
+        with tree_files(boot.tree) as files:
+            own = files.text(SOURCES_LIST) or ""
+            lines = self._mirrors.lines(Path(trusted)) or own.splitlines()
+            text = "".join(f"{line}\n" for line in lines)
+            files.write(SOURCES_LIST, text.encode(), mode=0o600, owner=ROOT)
+            files.write(trusted, self._mirrors.keyring.read_bytes(), mode=0o644, owner=ROOT)
+            before = files.read(RESOLV_CONF)
+            resolv = Path(RESOLV_CONF).read_bytes()
+            files.write(RESOLV_CONF, resolv, mode=0o644, owner=ROOT)
         install = ["apt-get", "-y", "-o", "Dpkg::Options::=--force-unsafe-io"]
         install += ["--no-install-recommends", "install", *self._packages]
         for argv in (
@@ -235,17 +237,28 @@ class Rootfs(Stage):
             install,
             ["apt-get", "clean"],
         ):
-            chroot(tree, argv, network=True, env=proxy, log=log, timeout=7200, what="apt-get")
-        run([*userns.isolated(), str(HOOKS / "customize.sh"), str(tree)], env=env, log=log)
-        trusted.unlink()
-        list_file.chmod(0o644)
-        resolv.unlink(missing_ok=True)
-        if before is not None:
-            resolv.write_bytes(before)
+            boot.inside(argv, what="apt-get")
+        with tree_files(boot.tree) as files:
+            files.remove(trusted)
+            files.chmod(files.resolve(SOURCES_LIST), 0o644)
+            files.remove(RESOLV_CONF)
+            if before is not None:
+                files.write(RESOLV_CONF, before, mode=0o644, owner=ROOT)
+
+
+def named(error: ToolError, tree: Path) -> ToolError:
+    """``error`` with the packages whose scripts ran then: an installer that is ended tells none."""
+    with contextlib.suppress(GuestError), tree_files(tree) as files:
+        busy = busy_packages(files)
+        if busy:
+            error.what += f"; scripts of the package {' and '.join(busy)} had not ended"
+    return error
 
 
 def explain(error: ToolError, file: SpecFile, log: Path) -> Exception:
     """Turn the failure of an installer into what the user can act on."""
+    if "took longer than" in error.what or "reached its bound" in error.what:
+        return error  # whatever the log says besides
     text = log.read_text(errors="replace") if log.exists() else error.output
     os_ = file.spec.os
     hint = f"the whole log is in {log}"

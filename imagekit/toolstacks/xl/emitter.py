@@ -8,6 +8,9 @@ is the only way to name such a path (``tools/libs/util/libxlu_disk_l.l``).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from imagekit.domain import model
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import Disk, Domain, Nic
@@ -18,13 +21,26 @@ from imagekit.toolstacks.screen import vnc_pairs
 from imagekit.toolstacks.xlkeys import check_raw_key
 
 
-def emit(domain: Domain) -> str:
+@dataclass(frozen=True)
+class Options:
+    """``xen`` is the oldest Xen that the config is for. What only newer ones know is left out."""
+
+    xen: Literal["4.17", "4.20"] = "4.17"
+
+    @property
+    def newer(self) -> bool:
+        """Whether the keys of Xen 4.18 to 4.20 are known there."""
+        return self.xen == "4.20"
+
+
+def emit(domain: Domain, options: Options | None = None) -> str:
     """The config of ``domain``; raises SpecError for what xl.cfg cannot express."""
-    return joined(config_lines(domain))
+    return joined(config_lines(domain, options))
 
 
-def config_lines(domain: Domain) -> list[Line]:
+def config_lines(domain: Domain, options: Options | None = None) -> list[Line]:
     """The config line by line, each with the field it words."""
+    options = options or Options()
     lines = [
         _setting("name", domain.name, "name"),
         _setting("uuid", domain.uuid, "uuid"),
@@ -36,7 +52,7 @@ def config_lines(domain: Domain) -> list[Line]:
     lines.append(_setting("vcpus", domain.vcpus, "vcpus"))
     if domain.maxvcpus is not None:
         lines.append(_setting("maxvcpus", domain.maxvcpus, "maxvcpus"))
-    lines += _boot_lines(domain)
+    lines += _boot_lines(domain, options)
     lines += _list("disk", [_disk(d, f"disks[{i}]") for i, d in enumerate(domain.disks)], "disks")
     lines += _list("vif", [_nic(n, f"nics[{i}]") for i, n in enumerate(domain.nics)], "nics")
     lines += _screen_lines(domain)
@@ -50,7 +66,7 @@ def config_lines(domain: Domain) -> list[Line]:
     lines.append(_setting("on_reboot", domain.on_reboot, "on_reboot"))
     lines.append(_setting("on_crash", domain.on_crash, "on_crash"))
     for key, value in domain.raw:
-        check_raw_key(key)
+        check_raw_key(key, newer=options.newer)
         lines.append(_setting(key, value, f"raw.{key}"))
     return lines
 
@@ -66,7 +82,7 @@ def _list(key: str, items: list[str], field: str) -> list[Line]:
     return [Line(f"{key} = [", field), *entries, Line("]")]
 
 
-def _boot_lines(domain: Domain) -> list[Line]:
+def _boot_lines(domain: Domain, options: Options) -> list[Line]:
     boot = domain.boot
     if isinstance(boot, model.Firmware):
         return [
@@ -87,6 +103,9 @@ def _boot_lines(domain: Domain) -> list[Line]:
     lines = [_setting("bootloader", program, "boot.program")]
     if boot.args:
         lines.append(_setting("bootloader_args", boot.args, "boot.args"))
+    if options.newer:
+        # It reads the guest's disk, which is hostile, as a user of this domain (XSA-443).
+        lines.append(_setting("bootloader_restrict", 1, "boot.program"))
     return lines
 
 
@@ -144,19 +163,21 @@ class XlEmitter:
 
     name = "xl"
 
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or Options()
+
     def lines(self, domain: Domain, facts: BuildFacts) -> list[Line]:
         """See :class:`imagekit.toolstacks.output.Emitter`."""
-        return config_lines(domain)
+        return config_lines(domain, self.options)
 
     def text(self, domain: Domain, facts: BuildFacts) -> str:
         """See :class:`imagekit.toolstacks.output.Emitter`."""
-        return emit(domain)
+        return emit(domain, self.options)
 
     def files(self, domain: Domain, facts: BuildFacts) -> dict[str, OutputFile]:
         """One file, ``NAME.MODE.xl.cfg``."""
-        return {
-            f"{domain.name}.{domain.mode}.xl.cfg": OutputFile(emit(domain), permissions(domain))
-        }
+        content = OutputFile(emit(domain, self.options), permissions(domain))
+        return {f"{domain.name}.{domain.mode}.xl.cfg": content}
 
 
 EMITTER = XlEmitter()

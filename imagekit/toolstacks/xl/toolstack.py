@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from imagekit.toolstacks.declaration import NoOptions, Toolstack
-from imagekit.toolstacks.xl.emitter import EMITTER
+from imagekit.toolstacks.declaration import Toolstack
+from imagekit.toolstacks.xl.emitter import Options, XlEmitter
 
 XL = Toolstack(
     name="xl",
     gives="xl.cfg for xl and libxl of Xen 4.17 to 4.20",
     suffix="xl.cfg",
     page="docs/toolstacks.md#xl",
-    options=NoOptions,
-    emitter=lambda _options: EMITTER,
+    options=Options,
+    emitter=XlEmitter,
     netboots="arguments",
 )

@@ -91,7 +91,7 @@ def test_a_file_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
         stream.write(b"half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(HostError, match="disk full"):
         write_files({"a": OutputFile(half)}, tmp_path, force=False)
     assert list(tmp_path.iterdir()) == []
 

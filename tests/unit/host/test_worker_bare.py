@@ -58,31 +58,33 @@ def in_a_container(user: int, file: Path) -> dict[str, object]:
     def enter() -> None:
         if libc.unshare(NEWUSER) != 0:
             os._exit(77)
-        os.write(tell, b"x")
-        os.read(mapped, 1)
+        os.write(tell, str(os.getpid()).encode())
+        if not os.read(mapped, 1):
+            os._exit(78)
         os.setresuid(0, 0, 0)
 
     child = os.fork()
     if child == 0:  # Popen waits for its child's exec, which waits for what we write here
-        parent = os.getppid()
-        os.read(ready, 1)
-        inside = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        for pid in (p for p in inside if int(p) != os.getpid()):
+        try:
+            pid = os.read(ready, 20).decode()
             for table in ("gid_map", "uid_map"):
                 Path(f"/proc/{pid}/{table}").write_text("0 0 10000\n")
-        os.write(go, b"x")
-        os._exit(0)
+            os.write(go, b"x")
+        finally:
+            os._exit(0)
+    os.close(go)
     try:
         done = subprocess.run(
             [sys.executable, "-B", "-c", INSIDE, str(user), str(file)],
             preexec_fn=enter,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
             capture_output=True,
+            timeout=120,
             check=False,
         )
     finally:
         os.waitpid(child, 0)
-        for fd in (ready, tell, mapped, go):
+        for fd in (ready, tell, mapped):
             os.close(fd)
     assert done.returncode == 0, done.stderr.decode()
     value = json.loads(done.stdout)

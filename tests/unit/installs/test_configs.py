@@ -86,7 +86,7 @@ def test_options_of_a_toolstack_are_checked() -> None:
         with pytest.raises(SpecError, match="option"):
             chosen(glance, choices(pairs))
     with pytest.raises(SpecError, match="no options"):
-        chosen(toolstack("xl"), choices(["a=b"]))
+        chosen(toolstack("libvirt"), choices(["a=b"]))
     assert chosen(toolstack("xapi"), choices(["handlers=direct_vhd,vdi_local_dev"])).handlers == (
         "direct_vhd",
         "vdi_local_dev",

@@ -14,16 +14,18 @@ from imagekit.answers.context import Static
 from imagekit.errors import SpecError
 from imagekit.installs.machine import Hardware, Machine, Running, clean, readable
 from imagekit.installs.unattended import _Watch
+from imagekit.vm.handed import Handed
 
 
 def argv(**changes: object) -> str:
     base = {"media": Path("/a,b.iso"), "disk": Path("/d"), "memory": 512, "kvm": False, **changes}
-    return " ".join(Hardware(**base).argv())  # type: ignore[arg-type]
+    return " ".join(Hardware(**base).argv(Handed()))  # type: ignore[arg-type]
 
 
-def test_disks_have_their_format_named_and_commas_doubled() -> None:
+def test_disks_have_their_format_named_and_are_given_open() -> None:
     line = argv()
-    assert "file=/a,,b.iso,format=raw," in line and "readonly=on" in line
+    assert "file=/dev/fdset/1,format=raw," in line and "readonly=on" in line
+    assert "file=/dev/fdset/2,format=raw," in line
     assert line.count("format=raw") == 2 and "-no-reboot" in line
 
 

@@ -24,6 +24,7 @@ from imagekit.pipeline.plan import Plan
 from imagekit.spec.install import Netboot
 from imagekit.spec.load import SpecFile, load_spec
 from imagekit.vm.card import NetworkBoot
+from imagekit.vm.handed import Handed
 
 STATIC = {"addresses": ["192.0.2.10/24"], "gateways": ["192.0.2.1"], "dns": ["192.0.2.53"]}
 
@@ -177,10 +178,10 @@ def test_a_guest_fetches_its_answers_once_and_says_when_it_is_done(tmp_path: Pat
 def test_the_machine_boots_by_its_pxe_rom_before_the_disk() -> None:
     static = Static("192.0.2.10", "255.255.255.0", 24, "192.0.2.1", (), 4)
     media = NetworkBoot(Path("/t,ftp"), "boot.ipxe")
-    line = " ".join(Hardware(media, Path("/d"), 512, False, static=static).argv())
+    line = " ".join(Hardware(media, Path("/d"), 512, False, static=static).argv(Handed()))
     assert (
         "-netdev user,id=net,net=192.0.2.0/24,host=192.0.2.1,dhcpstart=192.0.2.10"
-        ",tftp=/t,,ftp,bootfile=boot.ipxe " in line
+        ",tftp=/proc/self/fd/100,bootfile=boot.ipxe " in line
     )
     assert ",bootindex=1" in line.partition("virtio-net-pci")[2]
     assert "drive=disk,bootindex=2" in line and "ide-cd" not in line and "romfile" not in line

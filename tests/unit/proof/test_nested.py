@@ -92,7 +92,7 @@ def test_each_accelerator_has_its_own_state_and_its_own_check() -> None:
 
 
 def test_kvm_counts_no_instructions_and_offers_the_hosts_processor() -> None:
-    argv = Shape(accelerator="kvm").argv()
+    argv = Shape(accelerator="kvm").argv(Path("/disk"))
     pairs = list(itertools.pairwise(argv))
     assert ("-accel", "kvm") in pairs
     assert ("-cpu", "host") in pairs

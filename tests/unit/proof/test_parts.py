@@ -98,7 +98,9 @@ def test_the_device_is_as_large_as_a_raw_file_and_larger_for_growing_formats(
 def test_no_image_is_opened_for_writing_or_probed(tmp_path: Path) -> None:
     image = tmp_path / "a.raw"
     image.touch()
-    node = overlay.block_node(image, tmp_path / "o.qcow2")
+    node = overlay.Overlaid(image, tmp_path / "o.qcow2").node("/dev/fdset/0", "/dev/fdset/1")
+    assert node["file"]["filename"] == "/dev/fdset/1"
+    assert node["backing"]["file"]["filename"] == "/dev/fdset/0"
     assert node["backing"]["driver"] == "raw"
     assert node["backing"]["read-only"] is True
     assert node["backing"]["file"]["read-only"] is True
@@ -225,7 +227,7 @@ def test_a_refusal_nonsense_and_silence_of_qemu_are_errors(answer: bytes) -> Non
 
 
 def test_the_lab_reaches_no_network_and_writes_no_disk() -> None:
-    argv = Shape().argv()
+    argv = Shape().argv(Path("/disk"))
     pairs = list(itertools.pairwise(argv))
     assert ("-nic", "none") in pairs
     assert not any(word in ("-netdev", "-net", "-hda") for word in argv)

@@ -58,7 +58,7 @@ def test_labs_of_different_xens_share_nothing_in_the_store() -> None:
 
 def test_the_machine_of_a_xen_has_its_command_lines() -> None:
     assert XENS[DEFAULT_XEN].shape(4096) == Shape(memory_mib=4096)
-    argv = XENS["4.20"].shape(3072).argv()
+    argv = XENS["4.20"].shape(3072).argv(Path("/disk"))
     assert "xsave=0" in argv[argv.index("-append") + 1].split()
 
 

@@ -16,6 +16,7 @@ from imagekit.spec.untrusted import check_untrusted
 
 HEAD = "name: web1\nos: {suite: bookworm}\n"
 DIB = f"{HEAD}install: {{method: diskimage-builder, elements: [vm]"
+ISO = f"{HEAD}install: {{method: iso, iso: ./x.iso"
 DEBS = f"{HEAD}install: {{method: debootstrap}}\n"
 
 
@@ -34,6 +35,10 @@ def checked(base: Path, text: str) -> None:
         f"{HEAD}install: {{method: debootstrap, kernel: linux-image-amd64, elements: [base]}}\n",
         f"{HEAD}install: {{method: diskimage-builder, elements: [debian-minimal, vm]}}\n",
         f"{HEAD}install: {{method: iso, iso: ./x.iso, checksums: ./S, keyring: ./k.gpg}}\n",
+        f"{ISO}, args: 'quiet http://8.8.8.8/x'}}\n".replace(
+            "suite", "mirror: 'http://m.test/', suite"
+        ),
+        f"{DEBS}".replace("suite", "mirror: 'http://192.168.7.1/d', suite"),
         f"{HEAD}install: {{method: netboot, mirror: 'http://m.test/debian'}}\n",
         (ROOT / "examples/web01.yaml").read_text(),
     ],
@@ -57,6 +62,17 @@ def test_what_asks_for_nothing_of_the_host_is_taken(text: str, tmp_path: Path) -
             "identity.users[0].password.file",
         ),
         (f"{HEAD}install: {{method: debootstrap, element_path: [./e]}}\n", "install.element_path"),
+        (f"{ISO}, reach: ['x.test:80']}}\n", "install.reach"),
+        (f"{ISO}, args: 'a=http://10.0.2.2:631/x'}}\n", "install.args"),
+        (f"{ISO}, args: 'a=http://ok.test b=ftp://u:p@[::1]/x'}}\n", "install.args"),
+        (f"{ISO}}}\n".replace("suite", "mirror: 'http://127.0.0.1:9/d', suite"), "os.mirror"),
+        (f"{ISO}}}\n".replace("suite", "mirror: 'http://192.168.7.1/d', suite"), "os.mirror"),
+        (f"{ISO}}}\n".replace("suite", "proxy: 'http://169.254.169.254', suite"), "os.proxy"),
+        (
+            f"{ISO}}}\n".replace("suite", "mirror: 'http://8.8.8.8:631/d', suite")
+            + "nics: [{network: {addresses: [8.8.8.9/24], gateways: [8.8.8.8]}}]\n",
+            "os.mirror",
+        ),
         (
             f"{HEAD}install: {{method: debootstrap, element_environment: {{DIB_X: a}}}}\n",
             "install.element_environment",

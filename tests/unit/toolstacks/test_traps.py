@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from oracles import libvirt_reader, xl_cfg
+from oracles.domain_facts import facts_for
 from support.domains import NIC, hvm, machine
 
 from imagekit.domain import model
@@ -14,7 +15,7 @@ from imagekit.domain.model import Cpu, Disk, Domain, Nic, Rate, Vnc
 from imagekit.errors import CapabilityError, ImagekitError, SpecError
 from imagekit.toolstacks.libvirt import emitter as libvirt
 from imagekit.toolstacks.output import Emitter
-from imagekit.toolstacks.registry import emitter_for
+from imagekit.toolstacks.registry import emitter_for, toolstack
 from imagekit.toolstacks.xl import emitter as xl
 from imagekit.toolstacks.xm import emitter as xm
 
@@ -191,3 +192,31 @@ def test_an_unknown_toolstack_is_refused_with_those_there_are() -> None:
     with pytest.raises(ImagekitError) as caught:
         emitter_for("kvm")
     assert "xl" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("boot", [model.Pygrub(), model.Netboot("pypxeboot", ("--mac=x",))])
+def test_a_xen_that_can_runs_the_bootloader_as_another_user(boot: Any) -> None:
+    domain = machine(boot=boot)
+    assert "bootloader_restrict" not in xl_cfg.read(xl.emit(domain))
+    newer = toolstack("xl").emitter(xl.Options("4.20"))
+    text = newer.text(domain, facts_for(domain))
+    assert xl_cfg.read(text)["bootloader_restrict"] == 1
+    rest = [line for line in text.splitlines() if not line.startswith("bootloader_restrict")]
+    assert rest == xl.emit(domain).splitlines()
+
+
+def test_without_a_bootloader_there_is_nothing_to_restrict() -> None:
+    for domain in (hvm(), machine(boot=model.DirectKernel("/k", "/i"))):
+        newer = xl.emit(domain, xl.Options("4.20"))
+        assert newer == xl.emit(domain)
+
+
+def test_keys_of_newer_xens_are_for_newer_xens() -> None:
+    domain = machine(raw=(("bootloader_user", "web1-boot"),))
+    with pytest.raises(SpecError, match=r"xl of Xen 4\.17 knows no key bootloader_user"):
+        xl.emit(domain)
+    values = xl_cfg.read(xl.emit(domain, xl.Options("4.20")))
+    assert (values["bootloader_user"], values["bootloader_restrict"]) == ("web1-boot", 1)
+    twice = machine(raw=(("bootloader_restrict", 0),))
+    with pytest.raises(SpecError, match="is written by imagekit"):
+        xl.emit(twice, xl.Options("4.20"))

@@ -1,4 +1,7 @@
-"""The command lines of every QEMU we start, as a program in QEMU's place was given them."""
+"""The command lines of every QEMU we start, as a program in QEMU's place was given them.
+
+What it is given open is shown by the name of the file that is open.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.namespaces import need_a_network_of_ones_own
 
 from imagekit.answers.context import Static
 from imagekit.cli import doctor
@@ -19,8 +23,9 @@ from imagekit.host.kvm import KvmVerdict
 from imagekit.installs import machine as installer
 from imagekit.proof import machine as lab
 from imagekit.proof import plain
-from imagekit.vm import uefi
+from imagekit.vm import launch, uefi
 from imagekit.vm.card import NetworkBoot
+from imagekit.vm.handed import Handed
 from imagekit.vm.launch import QEMU, Line, file_console, start
 from imagekit.vm.options import SANDBOX, Board, Processor, option
 from imagekit.vm.uefi import find_uefi, require_uefi
@@ -39,9 +44,27 @@ DISK = (
     "werror=stop,rerror=stop"
 )
 CD = (
-    "-drive file=/isos/a,,b.iso,format=raw,if=none,id=cd,readonly=on "
+    "-drive file=/T/a,,b.iso,format=raw,if=none,id=cd,readonly=on "
     "-device ide-cd,drive=cd,bus=ide.1,bootindex=1"
 )
+FAKE = r"""
+import json, os, re, sys
+words, sets = [], {}
+def open_file(number, word):
+    name = os.readlink(f"/proc/self/fd/{number}")
+    return name if word.startswith("{") else name.replace(",", ",,")
+for word in sys.argv[1:]:
+    if words and words[-1] == "-add-fd":
+        words.pop()
+        number, group = re.fullmatch(r"fd=(\d+),set=(\d+)", word).groups()
+        first = sets.setdefault(group, number)
+        assert os.path.samestat(os.fstat(int(first)), os.fstat(int(number)))
+    else:
+        words.append(word)
+for i, word in enumerate(words):
+    word = re.sub(r"/dev/fdset/(\d+)", lambda m: open_file(sets[m[1]], word), word)
+    words[i] = re.sub(r"/proc/self/fd/(\d+)", lambda m: open_file(m[1], word), word)
+"""
 
 
 @pytest.fixture
@@ -51,10 +74,11 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Record
     fake = tmp_path / "bin" / QEMU
     fake.parent.mkdir()
     fake.write_text(
-        f"#!{sys.executable}\nimport json, sys\njson.dump(sys.argv[1:], open({str(argv)!r}, 'w'))\n"
+        f"#!{sys.executable}\n{FAKE}\nopen({str(argv)!r}, 'w').write(json.dumps(words))"
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(fake.parent), prepend=":")
+    monkeypatch.setattr(launch, "new_user", lambda: None)  # another one reads no files of ours
 
     def read() -> list[str]:
         words = json.loads(argv.read_text())
@@ -100,7 +124,10 @@ def same(found: list[str], expected: str) -> None:
 
 
 def install(tmp_path: Path, recorded: Recorded, **changes: Any) -> list[str]:
-    base = {"media": Path("/isos/a,b.iso"), "disk": Path("/d"), "memory": 512, "kvm": False}
+    need_a_network_of_ones_own()
+    base = {"media": tmp_path / "a,b.iso", "disk": tmp_path / "d", "memory": 512, "kvm": False}
+    for name in ("a,b.iso", "d"):
+        (tmp_path / name).touch()
     hardware = installer.Hardware(**{**base, **changes})
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -116,7 +143,7 @@ def test_an_installer_from_an_iso(tmp_path: Path, recorded: Recorded) -> None:
     same(
         install(tmp_path, recorded),
         f"-accel tcg,tb-size=512 -cpu max -smp 1 -m 512 {COMMON} -device VGA "
-        f"-device virtio-rng-pci {CD} -drive file=/d,{DISK} "
+        f"-device virtio-rng-pci {CD} -drive file=/T/d,{DISK} "
         "-device virtio-blk-pci,drive=disk,bootindex=2 -netdev user,id=net "
         f"-device virtio-net-pci,netdev=net,mac=52:54:00:12:34:56,romfile= {INSTALLER_LINES}",
     )
@@ -126,7 +153,7 @@ def test_an_installer_without_virtio_under_kvm(tmp_path: Path, recorded: Recorde
     same(
         install(tmp_path, recorded, kvm=True, bus="ide"),
         f"-accel kvm -cpu host -smp 1 -m 512 {COMMON} -device VGA "
-        f"-device virtio-rng-pci {CD} -drive file=/d,{DISK} "
+        f"-device virtio-rng-pci {CD} -drive file=/T/d,{DISK} "
         "-device ide-hd,bus=ide.0,drive=disk,bootindex=2 -netdev user,id=net "
         f"-device e1000,netdev=net,mac=52:54:00:12:34:56,romfile= {INSTALLER_LINES}",
     )
@@ -140,7 +167,7 @@ def test_an_installer_with_uefi_and_a_fixed_address(
     same(
         install(tmp_path, recorded, firmware="uefi", static=static),
         f"-accel tcg,tb-size=512 -cpu max -smp 1 -m 512 {COMMON} -device VGA "
-        f"-device virtio-rng-pci {CD} -drive file=/d,{DISK} "
+        f"-device virtio-rng-pci {CD} -drive file=/T/d,{DISK} "
         "-device virtio-blk-pci,drive=disk,bootindex=2 "
         "-netdev user,id=net,net=192.0.2.0/24,host=192.0.2.1,dhcpstart=192.0.2.10,dns=192.0.2.53 "
         "-device virtio-net-pci,netdev=net,mac=52:54:00:12:34:56,romfile= "
@@ -153,13 +180,14 @@ def test_an_installer_with_uefi_and_a_fixed_address(
 
 
 def test_an_installer_from_the_network(tmp_path: Path, recorded: Recorded) -> None:
-    media = NetworkBoot(Path("/t,f"), "boot.ipxe")
+    media = NetworkBoot(tmp_path / "t,f", "boot.ipxe")
+    media.tftp.mkdir()
     same(
         install(tmp_path, recorded, media=media, mac="52:54:00:00:00:01"),
         f"-accel tcg,tb-size=512 -cpu max -smp 1 -m 512 {COMMON} -device VGA "
-        f"-device virtio-rng-pci -machine pc,graphics=off -drive file=/d,{DISK} "
+        f"-device virtio-rng-pci -machine pc,graphics=off -drive file=/T/d,{DISK} "
         "-device virtio-blk-pci,drive=disk,bootindex=2 "
-        "-netdev user,id=net,tftp=/t,,f,bootfile=boot.ipxe "
+        "-netdev user,id=net,tftp=/T/t,,f,bootfile=boot.ipxe "
         "-device virtio-net-pci,netdev=net,mac=52:54:00:00:00:01,bootindex=1 "
         f"{INSTALLER_LINES}",
     )
@@ -177,12 +205,15 @@ def test_the_lab(
 ) -> None:
     program = str(tmp_path / "bin" / QEMU)
     emulator: Any = SimpleNamespace(
-        unpack=lambda _directory: SimpleNamespace(
+        unpack=lambda _directory, **_options: SimpleNamespace(
             argv=lambda: [program, "-L", "firmware"], environment=dict
         )
     )
-    x = Path("/x")
+    x = tmp_path / "x"
+    x.write_bytes(b"x")
     files = lab.LabFiles(x, x, x, x, emulator)
+    for name in ("sh,are", "ro"):
+        (tmp_path / name).mkdir()
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     shape = lab.Shape(xen_args="XEN", linux_args="LINUX", accelerator=accelerator)
@@ -204,7 +235,7 @@ def test_the_lab(
     same(
         words,
         f"-L firmware {processor} -machine pc -smp 1 -m 3072 -nic none {COMMON} -kernel xen "
-        "-append XEN -initrd INITRD -drive file=disk,format=raw,if=none,id=dom0,snapshot=on "
+        "-append XEN -initrd INITRD -drive file=/T/x,format=raw,if=none,id=dom0,snapshot=on "
         "-device virtio-blk-pci,drive=dom0 -device virtio-scsi-pci,id=disks "
         "-fsdev local,id=share,path=/T/sh,,are,security_model=mapped-file "
         "-device virtio-9p-pci,fsdev=share,mount_tag=share "
@@ -246,8 +277,10 @@ def test_an_ordinary_machine(
     image.touch()
     console = tmp_path / "cons,ole.log"
     machine = plain.Plain("web", image, "raw", kind, 768, bus, image)
-    argv = plain.command_of(machine, overlay, tmp_path, console, kvm=kvm)
-    with start(argv, scratch=tmp_path) as started:
+    overlay.touch()
+    handed = Handed()
+    argv = plain.command_of(machine, overlay, tmp_path, console, handed, kvm=kvm)
+    with start(argv, scratch=tmp_path, handed=handed) as started:
         started.process.wait(30)
     words = recorded()
     node = json.loads(words.pop(words.index("-blockdev") + 1))
@@ -271,6 +304,7 @@ def test_lines_reach_both_ways_and_the_machine_ends_with_the_block(
         "line = socket.socket(fileno=fd)\nline.sendall(b'<' + line.recv(9) + b'>')\nline.recv(9)\n"
     )
     fake.chmod(0o755)
+    monkeypatch.setattr(launch, "new_user", lambda: None)
     with start([fake], [Line("com1"), Line("qmp", "qmp")], scratch=tmp_path) as started:
         started.lines["com1"].sendall(b"hello")
         assert started.lines["com1"].recv(9) == b"<hello>"

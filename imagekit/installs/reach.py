@@ -1,0 +1,58 @@
+"""Which hosts an installer reaches while it runs here: those that its answers send it to.
+
+Sources: debian-installer's choose-mirror and apt-setup (deb.debian.org, security.debian.org where
+the answers name none), Ubuntu's installer (archive.ubuntu.com, security.ubuntu.com).
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from imagekit.errors import SpecError
+from imagekit.spec.install import Iso, Netboot
+from imagekit.spec.model import Spec
+from imagekit.vm.gate import Endpoint
+
+PORTS = {"http": 80, "https": 443, "ftp": 21}
+ARCHIVES = {
+    "debian": ("deb.debian.org", "security.debian.org"),
+    "ubuntu": ("archive.ubuntu.com", "security.ubuntu.com"),
+}
+"""The archive that an installer takes by itself, and the one of security updates."""
+_URL = re.compile(r"\b(?:https?|ftp)://[^\s,\"']+")
+
+
+def reach_of(spec: Spec, install: Iso | Netboot) -> tuple[Endpoint, ...]:
+    """The mirrors and the proxy of ``spec``, URLs among the arguments, and ``install.reach``.
+
+    A mirror that is not named is the installer's own choice. Raises SpecError for a URL without a
+    host or with a wrong port.
+    """
+    found = []
+    for name, url in (
+        ("os.mirror", spec.os.mirror),
+        ("os.security_mirror", spec.os.security_mirror),
+        ("os.proxy", spec.os.proxy),
+        *(("install.args", url) for url in _URL.findall(install.args)),
+    ):
+        if url and url.partition(":")[0] in PORTS:
+            found.append(_endpoint(url, name))
+    if install.answers != "kickstart":
+        archive, security = ARCHIVES[spec.os.distribution]
+        found += [Endpoint(security, 80), *([] if spec.os.mirror else [Endpoint(archive, 80)])]
+    for item in install.reach:
+        host, _, port = item.rpartition(":")
+        found.append(Endpoint(host.strip("[]"), int(port)))
+    return tuple(sorted(set(found)))
+
+
+def _endpoint(url: str, where: str) -> Endpoint:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or PORTS[parts.scheme]
+    except ValueError as error:
+        raise SpecError(f"{url} is no URL: {error}", where=where) from None
+    if not parts.hostname:
+        raise SpecError(f"{url} names no host that an installer can reach", where=where)
+    return Endpoint(parts.hostname, port)
