@@ -28,7 +28,7 @@ from imagekit.errors import SpecError
 from imagekit.netboot import sources
 from imagekit.netboot.netguest import NetbootGuest
 from imagekit.spec.base import Model
-from imagekit.spec.values import Mac
+from imagekit.spec.values import Mac, NamedPath
 from imagekit.spec.yamltext import yaml_reader
 
 MAX_REQUEST = 1 << 20
@@ -43,14 +43,14 @@ class Package(Model):
 class Deb(Model):
     """A package file."""
 
-    deb: Path
+    deb: NamedPath
     sha256: str
 
 
 class Iso(Model):
     """Two files in an ISO image."""
 
-    iso: Path
+    iso: NamedPath
     sha256: str
     kernel: str = "/install.amd/vmlinuz"
     initrd: str = "/install.amd/initrd.gz"
@@ -62,14 +62,14 @@ class Mirror(Model):
     mirror: str
     suite: str
     arch: str = "amd64"
-    keyring: Path = sources.DEBIAN_KEYRING
+    keyring: NamedPath = sources.DEBIAN_KEYRING
 
 
 class Files(Model):
     """Two files on this host."""
 
-    kernel: Path
-    initrd: Path | None = None
+    kernel: NamedPath
+    initrd: NamedPath | None = None
     kernel_sha256: str = ""
     initrd_sha256: str = ""
 
@@ -82,7 +82,7 @@ class Request(Model):
     installer: Package | Deb | Iso | Mirror | Files
     ip: Address = ""
     args: str = ""
-    answers: Path | None = None
+    answers: NamedPath | None = None
     answers_name: str = "preseed.cfg"
     secret: bool = True
     mode: Literal["install", "local"] | None = None

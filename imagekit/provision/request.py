@@ -12,7 +12,7 @@ from ruamel.yaml.error import YAMLError
 from imagekit.disk.volume import check_group
 from imagekit.errors import SpecError
 from imagekit.spec.derived import CLONED
-from imagekit.spec.values import Address, Bridge, Cidr, Mac, Size
+from imagekit.spec.values import Address, Bridge, Cidr, Mac, NamedPath, Size
 from imagekit.spec.yamltext import yaml_reader
 
 MAX_FILE_BYTES = 4 << 20
@@ -38,7 +38,7 @@ class GuestRequest(BaseModel):
     gateway: list[Address] = Field(default_factory=list, max_length=4)
     dns: list[Address] = Field(default_factory=list, max_length=8)
     ssh_keys: list[str] = Field(default_factory=list, max_length=64)
-    device: Path | None = None
+    device: NamedPath | None = None
     vg: Annotated[str, AfterValidator(check_group)] | None = None
 
     @model_validator(mode="before")

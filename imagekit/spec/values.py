@@ -7,8 +7,10 @@ path characters, and RFC 1123 host names.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import unicodedata
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
@@ -161,6 +163,15 @@ def _host_path(value: str) -> str:
     return value
 
 
+def _named_path(value: Path) -> Path:
+    plain_text(str(value))
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        raise ValueError("half a character is in it") from None
+    return value
+
+
 def _cidr(value: str) -> str:
     try:
         return str(ipaddress.ip_interface(value)) if "/" in value else _cidr_needs_length(value)
@@ -231,6 +242,9 @@ PackageName = Annotated[str, _matches(_PACKAGE, "a package name, optionally with
 Rate = Annotated[str, _matches(_RATE, "a rate such as 10MB/s or 1Gb/s@20ms")]
 GuestPath = Annotated[str, AfterValidator(_guest_path)]
 HostPath = Annotated[str, AfterValidator(_host_path)]
+NamedPath = Annotated[Path, AfterValidator(_named_path)]
+"""A file of this host that no disk specification names. What the kernel takes for no name, a NUL
+in it or half a character, makes Python raise ValueError wherever it is used."""
 Cidr = Annotated[str, AfterValidator(_cidr)]
 Address = Annotated[str, AfterValidator(_address)]
 Url = Annotated[str, AfterValidator(_url)]

@@ -11,8 +11,10 @@ from support.domains import machine
 
 from imagekit.domain import guestdb
 from imagekit.domain.facts import BuildFacts, facts_of
+from imagekit.netboot import request
 from imagekit.proof.libvirtxml import parse_xml
 from imagekit.proof.xlcfg import parse_config
+from imagekit.provision.request import read_guests
 from imagekit.spec.load import load_spec
 from imagekit.spec.lock import parse_lock
 from imagekit.spec.manifest import Manifest, Section, manifest_text, parse_manifest
@@ -215,6 +217,40 @@ def _guests(data: bytes) -> bool:
 
 _JSON_ONLY = ("the manifest: Invalid JSON", "not JSON")
 
+_REQUEST = f"""name: web01.example.org
+mac: "00:16:3e:00:00:01"
+ip: 192.0.2.5
+installer: {{iso: debian.iso, sha256: {DIGEST}}}
+args: auto=true
+answers: preseed.cfg
+secret: true
+mode: install
+"""
+
+
+def _request(data: bytes) -> bool:
+    with file_of(data) as path:
+        request.load(path)
+    return True
+
+
+_CLONES = """defaults: {memory: 512, gateway: 192.0.2.1}
+guests:
+  - {name: web01, ip: 192.0.2.5/24, mac: "00:16:3e:00:00:01"}
+  - name: db01
+    size: 8GiB
+    hostname: db01.example.org
+    device: /dev/vg0/db01
+    ssh_keys: [ssh-ed25519 AAAA x]
+"""
+
+
+def _clones(data: bytes) -> bool:
+    with file_of(data) as path:
+        read_guests(path)
+    return True
+
+
 TARGETS = (
     Target("spec", texts(_SPEC), changing(*_SPEC_WORDS), _spec, ("not YAML", "is a mapping")),
     Target("lock", texts(_LOCK), changing(*YAML), _lock, ("is no lock: while", "Input should be")),
@@ -228,4 +264,6 @@ TARGETS = (
     Target("xl-config", texts(_XL), changing(*_XL_WORDS), _xl, ("not UTF-8",)),
     Target("libvirt-xml", texts(_XML), changing(*_XML_WORDS), _libvirt, ("not XML", "not the XML")),
     Target("guest-database", texts(_GUESTS), changing(*YAML), _guests, ("not YAML",)),
+    Target("netboot-request", texts(_REQUEST), changing(*YAML), _request, ("not YAML",)),
+    Target("clones", texts(_CLONES), changing(*YAML), _clones, ("not YAML",)),
 )

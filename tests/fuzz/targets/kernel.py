@@ -14,7 +14,7 @@ import lz4.block
 import zstandard
 from oracles import kernel_maker as maker
 
-from imagekit.errors import ImageError, ImagekitError
+from imagekit.errors import ImagekitError
 from imagekit.kernel import codecs
 from imagekit.kernel.capability import judge
 from imagekit.kernel.cpio import CpioEntry, CpioError, CpioReader
@@ -202,24 +202,18 @@ def _parse_stream(data: bytes) -> bool:
 
 
 def _lzop() -> list[bytes]:
-    head = b"\x89LZO\0\r\n\x1a\n" + struct.pack(
-        ">HHHBBIIII", 0x1030, 0x20A0, 0x0940, 1, 5, 1, 0, 0, 0
-    )
-    name = b"\3abc" + struct.pack(">I", 7)
-    blocks = b"".join(struct.pack(">III", 9, size, 1) + bytes(size) for size in (9, 5, 7))
-    return [head + name + blocks + bytes(4)]
+    content = b"".join(b"%d is a number\n" % n for n in range(300)) + bytes(2000)
+    return [maker.lzop(content), maker.lzop(random.Random(1).randbytes(50))]
 
 
 _LZOP = mutate.fields(">", (9, 2), (16, 4), (17, 4), (34, 1), (38, 4), (42, 4), (46, 4), (59, 4))
 
 
 def _parse_lzop(data: bytes) -> bool:
-    def error(what: str) -> ImageError:
-        return ImageError(what, where="fuzz")
-
     if codecs.detect(data) != "lzo":
         return False
-    codecs._walk_lzop(memoryview(data), 0, error, [])
+    for _ in codecs.Stream(data, "lzo", where="fuzz", limit=UNPACKED):
+        pass
     return True
 
 

@@ -187,3 +187,31 @@ def test_whole_database_becomes_a_netboot_tree(tmp_path: Path) -> None:
     (tmp_path / "debian.yaml").write_text("installer: {kernel: linux}\nmac: 00:16:3e:00:00:01\n")
     with pytest.raises(SpecError, match="in the guest database"):
         request.of_database(database)
+
+
+@pytest.mark.parametrize(
+    "installer",
+    [
+        '{deb: "a\\0b", sha256: x}',
+        '{iso: "\\x1b.iso", sha256: x}',
+        '{mirror: "http://h/", suite: s, keyring: "/a\\0"}',
+        '{kernel: "a\\0"}',
+        '{kernel: a, initrd: "a\\nb"}',
+        '{kernel: "\\ud83d"}',
+    ],
+)
+def test_names_that_are_no_files_are_refused(tmp_path: Path, installer: str) -> None:
+    path = tmp_path / "request.yaml"
+    path.write_text(f'name: a\nmac: "00:16:3e:00:00:01"\ninstaller: {installer}\n')
+    with pytest.raises(SpecError, match="installer"):
+        request.load(path)
+
+
+def test_answers_are_a_file_too(tmp_path: Path) -> None:
+    path = tmp_path / "request.yaml"
+    head = 'name: a\nmac: "00:16:3e:00:00:01"\ninstaller: {kernel: k}\n'
+    path.write_text(head + "answers: sub dir/preseed.cfg\n")
+    assert request.load(path).answers == Path("sub dir/preseed.cfg")
+    path.write_text(head + 'answers: "pre\\0seed.cfg"\n')
+    with pytest.raises(SpecError, match=r"answers.*control character"):
+        request.load(path)

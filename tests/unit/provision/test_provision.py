@@ -300,3 +300,13 @@ def test_the_journal_is_nobody_elses_business(state: Path) -> None:
         found.directory(state / "web01")
     assert found.path.stat().st_mode & 0o077 == 0
     assert (state / "web01").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("device", [r"/dev/\0", r"/dev/vg0/a\x01", r"/dev/a\nb", r"\ud800"])
+def test_a_device_that_no_kernel_can_open_is_refused(tmp_path: Path, device: str) -> None:
+    path = tmp_path / "guests.yaml"
+    path.write_text(f'guests:\n- {{name: a}}\n- {{name: b, device: "{device}"}}\n')
+    with pytest.raises(SpecError) as caught:
+        read_guests(path)
+    assert "device" in str(caught.value)
+    assert str(caught.value).replace("\n", "").isprintable()
