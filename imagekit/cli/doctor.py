@@ -12,13 +12,14 @@ import typer
 
 from imagekit.host import tools
 from imagekit.host.kvm import kvm_works
-from imagekit.host.sandbox import bounds, means
+from imagekit.host.sandbox import bounds, means, network
 from imagekit.pipeline.workspace import cache_root
 from imagekit.vm import uefi
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "debootstrap": (
         *("mmdebstrap", "gpgv", "tar", "unshare", "setpriv", "mke2fs", "sfdisk"),
+        "slirp4netns",
         *("grub-mkimage", "qemu-img", "mkfs.vfat", "mcopy"),
     ),
     "iso": ("xorriso", "qemu-system-x86_64", "qemu-img", "cpio", "gpgv"),
@@ -103,13 +104,16 @@ def _guestfs() -> Check:
 
 
 def _sandbox() -> list[Check]:
-    """What a sandbox is made of; without the first two nothing is built."""
+    """What a sandbox is made of; without the first three nothing is built."""
     lacking = means.missing()
     found = []
     for name in (means.USER_NAMESPACE, means.FILTER):
         problem = lacking.get(name)
         detail = f"{problem[0]}: {problem[1]}" if problem else "usable"
         found.append(Check("debootstrap", name, problem is None, detail))
+    problem = network.no_tunnel()
+    detail = f"{problem[0]}: {problem[1]}" if problem else "usable"
+    found.append(Check("debootstrap", means.NETWORK, problem is None, detail))
     mapped = means.tmpfs_idmapped()
     detail = "also in memory" if mapped else "not in memory before Linux 6.3: ids stay root's there"
     found.append(Check("debootstrap", "idmapped mounts", mapped, detail, required=False))

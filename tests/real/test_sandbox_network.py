@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -24,6 +25,8 @@ pytestmark = [
     pytest.mark.skipif(not TUN.exists(), reason="missing: /dev/net/tun"),
 ]
 
+MARK = f"IMAGEKIT_RUN=network-test-{os.getpid()}"
+"""In the environment of everything that imagekit starts."""
 # Takes the job as JSON; tells of each place what came back, or the error. "device" sends by that
 # interface, whatever the routes say (SO_BINDTODEVICE, socket(7)), which needs no capability.
 INSIDE = """
@@ -61,6 +64,11 @@ found = {"tcp": [tcp(*place) for place in job["tcp"]]}
 found["abstract"] = abstract(job["abstract"])
 for place in job["udp"]:
     udp(*place)
+if "ask" in job:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.settimeout(60)
+        s.sendto(b"question", tuple(job["ask"]))
+        found["answer"] = s.recv(16).decode()
 udp(*job["last"], "", b"last")  # by the same way out, after the others
 found["interfaces"] = sorted(name for _index, name in socket.if_nameindex())
 print(json.dumps(found))
@@ -153,7 +161,17 @@ def run_inside(request: pytest.FixtureRequest) -> Callable[[Host, dict[str, Any]
     def run(host: Host, job: dict[str, Any], forwards: str) -> Any:
         job = {"abstract": host.abstract, "udp": [], **job}
         job["last"] = host.outside_datagrams.getsockname()
-        argv = [sys.executable, "-c", AROUND, str(ROOT), json.dumps(job), forwards, INSIDE]
+        argv = [
+            "env",
+            MARK,
+            sys.executable,
+            "-c",
+            AROUND,
+            str(ROOT),
+            json.dumps(job),
+            forwards,
+            INSIDE,
+        ]
         if user is None:
             done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
         else:
@@ -198,25 +216,28 @@ def test_what_is_let_through_is_one_port(
 def test_datagrams_are_let_through_too(
     host: Host, run_inside: Callable[[Host, dict[str, Any], str], Any]
 ) -> None:
+    def answer() -> None:
+        data, client = host.datagrams.recvfrom(16)
+        host.datagrams.sendto(data.upper(), client)
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
     port = host.datagrams.getsockname()[1]
-    run_inside(host, {"tcp": [], "udp": [["127.0.0.1", port, ""]]}, f"udp/127.0.0.1/{port}")
-    assert host.datagrams.recv(16) == b"evil"
+    found = run_inside(host, {"tcp": [], "ask": ["127.0.0.1", port]}, f"udp/127.0.0.1/{port}")
+    assert found["answer"] == "QUESTION"
+    thread.join()
 
 
 def test_nothing_is_left_when_the_block_ends(
     host: Host, run_inside: Callable[[Host, dict[str, Any], str], Any]
 ) -> None:
-    def programs() -> set[str]:
-        found = set()
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                line = path.read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if any(word.endswith((b"slirp4netns", b"gate_child.py")) for word in line):
-                found.add(path.parent.name)
+    def programs() -> list[bytes]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if MARK.encode() in path.read_bytes().split(b"\0"):
+                    found.append((path.parent / "cmdline").read_bytes())
         return found
 
-    before = programs()
     run_inside(host, {"tcp": []}, f"tcp/127.0.0.1/{host.shown}")
-    assert programs() <= before
+    assert programs() == []

@@ -1,10 +1,10 @@
 """The gate between a sandbox's network and single ports of the host's loopback.
 
 Run by imagekit.host.sandbox.network as a program of its own, in the host's network. Standard input
-holds the job as JSON: ``pid`` of a process in the network namespace, and ``forwards``, each with
-``protocol`` ("tcp" or "udp"), ``address`` and ``port``. The same address and port listen inside
-and lead to the host's. It prints "ready" when they do, and ends when standard input is closed.
-Exit status 125: the gate could not be made. It uses nothing but the standard library.
+holds the job as JSON: the id of a process in the network namespace, and the fields of each
+:class:`Door`. The same address and port listen inside and lead to the host's. It prints "ready"
+when they do, and ends when standard input is closed. Exit status 125: the gate could not be made.
+It uses nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import os
 import socket
 import struct
 import sys
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # linux/sched.h
 PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE = 38, 4  # linux/prctl.h
@@ -33,6 +33,14 @@ SILENT_SECONDS = 20
 """After which an answer to a datagram is not waited for any more: resolv.conf(5) waits 5 s."""
 
 LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Door(NamedTuple):
+    """A port of the host: the protocol ("tcp" or "udp"), its address, its number."""
+
+    protocol: str
+    address: str
+    port: int
 
 
 def join(pid: int) -> None:
@@ -81,8 +89,22 @@ def listener(protocol: str, address: str, port: int) -> socket.socket:
     return waiting
 
 
-def sockets_inside(pid: int, forwards: list[dict[str, Any]]) -> list[socket.socket]:
-    """The listeners of ``forwards``, made in the network of ``pid``; raises OSError.
+def answers(door: Door) -> bool:
+    """Whether something listens there: where nothing does, nothing shall inside either.
+
+    Of the two addresses of localhost a program then takes the one that works.
+    """
+    if door.protocol != "tcp":
+        return True
+    try:
+        socket.create_connection((door.address, door.port), SILENT_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def sockets_inside(pid: int, doors: list[Door]) -> list[socket.socket]:
+    """The listeners of ``doors``, made in the network of ``pid``; raises OSError.
 
     A socket stays in the network that it was made in, so a child makes them and hands them over.
     """
@@ -94,14 +116,14 @@ def sockets_inside(pid: int, forwards: list[dict[str, Any]]) -> list[socket.sock
             try:
                 join(pid)
                 close_loopback()
-                made = [listener(f["protocol"], f["address"], f["port"]) for f in forwards]
+                made = [listener(*door) for door in doors]
                 socket.send_fds(theirs, [b"ok"], [s.fileno() for s in made])
                 status = 0
             except OSError as error:
                 theirs.send(str(error).encode())
         os._exit(status)
     theirs.close()
-    said, descriptors, _flags, _address = socket.recv_fds(ours, 4096, len(forwards))
+    said, descriptors, _flags, _address = socket.recv_fds(ours, 4096, len(doors) or 1)
     ours.close()
     if os.waitpid(child, 0)[1] != 0:
         raise OSError(said.decode("utf-8", "replace") or "a process in the network ended")
@@ -191,13 +213,13 @@ class Datagrams(asyncio.DatagramProtocol):
             there.close()
 
 
-async def serve(made: list[socket.socket], forwards: list[dict[str, Any]]) -> None:
+async def serve(made: list[socket.socket], doors: list[Door]) -> None:
     """Forward until standard input is closed."""
     loop = asyncio.get_running_loop()
-    for waiting, forward in zip(made, forwards, strict=True):
-        where = (forward["address"], forward["port"])
+    for waiting, door in zip(made, doors, strict=True):
+        where = (door.address, door.port)
         waiting.settimeout(0)  # as asyncio wants it
-        if forward["protocol"] == "tcp":
+        if door.protocol == "tcp":
             await asyncio.start_server(Streams(*where).connected, sock=waiting)
         else:
             await loop.create_datagram_endpoint(
@@ -212,14 +234,15 @@ async def serve(made: list[socket.socket], forwards: list[dict[str, Any]]) -> No
 
 def main() -> int:
     """Read the job, make the gate, forward."""
-    job: dict[str, Any] = json.loads(sys.stdin.readline())
+    pid, *rest = json.loads(sys.stdin.readline())
+    doors = [door for door in (Door(*fields) for fields in rest) if answers(door)]
     try:
-        made = sockets_inside(job["pid"], job["forwards"])
+        made = sockets_inside(pid, doors)
     except OSError as error:
         print(error.strerror or error, file=sys.stderr)
         return 125
     give_up_rights()
-    asyncio.run(serve(made, job["forwards"]))
+    asyncio.run(serve(made, doors))
     return 0
 
 

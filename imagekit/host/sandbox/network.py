@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import IO, Literal
@@ -149,12 +149,18 @@ def connected() -> Iterator[Connection | None]:
         yield made
 
 
+def no_tunnel() -> tuple[str, str] | None:
+    """Why this user cannot have a network interface for a sandbox, and what to do; or None."""
+    if os.access(TUN, os.R_OK | os.W_OK):
+        return None
+    why = f"a sandbox with a network needs {TUN}, and this user cannot open it"
+    return why, f"as root: modprobe tun; chmod 666 {TUN}"
+
+
 def _made(stack: contextlib.ExitStack) -> Connection:
-    if not os.access(TUN, os.R_OK | os.W_OK):
-        raise HostError(
-            f"a sandbox with a network needs {TUN}, and this user cannot open it",
-            hint=f"as root: modprobe tun; chmod 666 {TUN}",
-        )
+    problem = no_tunnel()
+    if problem is not None:
+        raise HostError(problem[0], hint=problem[1])
     pid = stack.enter_context(_holder())
     stack.enter_context(_slirp(pid))
     stack.enter_context(_gate(pid, (*_LET_THROUGH.get(), *resolver_forwards())))
@@ -220,7 +226,7 @@ def _last(log: IO[bytes]) -> str:
 
 @contextlib.contextmanager
 def _gate(pid: int, forwards: Sequence[Forward]) -> Iterator[None]:
-    job = {"pid": pid, "forwards": [asdict(f) for f in dict.fromkeys(forwards)]}
+    job = [pid, *(astuple(f) for f in dict.fromkeys(forwards))]
     with spawn([sys.executable, "-I", CHILD], stdin=True) as child:
         _start_gate(child, job)
         yield

@@ -14,11 +14,14 @@ PARTIAL = ("/var/lib/apt/lists/partial", "/var/cache/apt/archives/partial")
 """Where apt downloads as the user _apt, by this host's number for it."""
 
 
-def settle(files: GuestFiles, wanted: list[str], *, locked: bool) -> list[str]:
+def settle(
+    files: GuestFiles, wanted: list[str], *, locked: bool, downloaded_outside: bool
+) -> list[str]:
     """Leave the tree as guests share it; returns the lines of its sources.list(5).
 
     It keeps the sources ``wanted``, which hold no credentials; none, and not ``locked``, keeps
-    those it has. Directories that apt gave to this host's user _apt are root's, as in a new system.
+    those it has. ``downloaded_outside``: this host's apt gave directories to its user _apt, whose
+    number may be somebody else's in the guest; they become root's.
     Host keys go: every instance makes its own, and a rebuild must not differ by what nobody uses.
     """
     if wanted or locked:
@@ -26,7 +29,7 @@ def settle(files: GuestFiles, wanted: list[str], *, locked: bool) -> list[str]:
             files.remove(f"{SOURCES_PARTS}/{name}")
         text = "".join(f"{line}\n" for line in wanted)
         files.write(SOURCES_LIST, text.encode(), mode=0o644, owner=ROOT)
-    for name in PARTIAL:
+    for name in PARTIAL if downloaded_outside else ():
         status = files.lstat(name)
         if status is not None and status.is_directory:
             files.chown(name, ROOT)

@@ -94,7 +94,12 @@ class Rootfs(Stage):
         packages = [{"name": n, "version": v, "architecture": a} for n, v, a in rows]
         (run.output / "packages.json").write_text(json.dumps(packages, indent=1))
         with tree_files(tree) as files:
-            own = settle(files, self._guest_sources(), locked=self._lock is not None)
+            own = settle(
+                files,
+                self._guest_sources(),
+                locked=self._lock is not None,
+                downloaded_outside=self._install.tool == "mmdebstrap",
+            )
         lists = space.temporary("lists")
         with tree_files(boot.work) as files:
             fetch_lists(files, lists)

@@ -15,6 +15,7 @@ import pytest
 from imagekit.errors import HostError
 from imagekit.host import tools
 from imagekit.host.sandbox import gate_child, means, network
+from imagekit.host.sandbox.gate_child import Door
 from imagekit.host.sandbox.network import Forward, loopback_forwards, resolver_forwards
 
 HOSTS = """
@@ -158,8 +159,8 @@ def through_the_gate(protocol: str, client: Client) -> None:
         kept_input = os.dup(0)
         os.dup2(ours, 0)
         try:
-            forward = {"protocol": protocol, "address": "127.0.0.1", "port": target}
-            serving = asyncio.create_task(gate_child.serve([gate], [forward]))
+            door = Door(protocol, "127.0.0.1", target)
+            serving = asyncio.create_task(gate_child.serve([gate], [door]))
             await asyncio.wait_for(client(port, target), 60)
             os.close(theirs)
             await asyncio.wait_for(serving, 60)
@@ -224,6 +225,14 @@ def test_the_gate_holds_a_limited_number_of_connections(monkeypatch: pytest.Monk
             one.close()
 
     through_the_gate("tcp", client)
+
+
+def test_only_what_listens_on_the_host_listens_inside() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        port = there.getsockname()[1]
+        assert gate_child.answers(Door("tcp", "127.0.0.1", port))
+    assert not gate_child.answers(Door("tcp", "127.0.0.1", port))
+    assert gate_child.answers(Door("udp", "127.0.0.1", port))
 
 
 class Asks(asyncio.DatagramProtocol):
