@@ -193,7 +193,7 @@ def test_an_initramfs_hook_that_is_a_bomb_is_named(
     text = f"printf '#!/bin/sh\\n[ $1 = prereqs ] || {ATTACK} x fork-bomb\\n' > {hook}"
     done = refused(scripts=[script(site, f"{text}\nchmod 755 {hook}")])
     assert "making the initrd was stopped: it reached its bound of 64 processes" in done.stderr
-    assert "hooks/bomb" in done.stderr
+    assert "its hook bomb was the last to run" in done.stderr
 
 
 def test_an_element_that_is_a_bomb_is_named(
@@ -209,8 +209,8 @@ def test_a_package_that_is_a_bomb_is_named(
     refused: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     done = refused(install={"packages": ["hostile", "hostile-bomb"]})
-    assert "64 processes" in done.stderr
-    assert "hostile-bomb" in done.stderr
+    assert "mmdebstrap was stopped: it reached its bound of 64 processes" in done.stderr
+    assert "scripts of the package hostile-bomb had not ended" in done.stderr
 
 
 def test_what_a_script_prints_does_not_act_on_the_terminal(

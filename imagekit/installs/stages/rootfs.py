@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,7 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from imagekit.errors import DownloadError, HostError, SpecError, ToolError, VerificationError
+from imagekit.errors import (
+    DownloadError,
+    GuestError,
+    HostError,
+    SpecError,
+    ToolError,
+    VerificationError,
+)
 from imagekit.guest.backends.tree import tree_files
 from imagekit.host.chroot import chroot
 from imagekit.host.sandbox.network import let_through, loopback_forwards
@@ -21,6 +29,7 @@ from imagekit.installs.mirrors import Mirrors
 from imagekit.installs.stages.aptfiles import ROOT, SOURCES_LIST, fetch_lists, settle
 from imagekit.installs.stages.archive import collect, make_repository
 from imagekit.installs.stages.bootstrap import REPOSITORY, SOURCES, Bootstrap
+from imagekit.installs.stages.dpkgstate import busy_packages
 from imagekit.installs.stages.provenance import provenance
 from imagekit.installs.stages.trees import hand_over, pack
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
@@ -187,7 +196,7 @@ class Rootfs(Stage):
         try:
             boot.mmdebstrap(options, where, repository=repository, on_line=line)
         except ToolError as error:
-            raise explain(error, self._file, boot.log) from None
+            raise explain(named(error, boot.tree), self._file, boot.log) from None
 
     @property
     def _keyring_name(self) -> str:
@@ -210,7 +219,7 @@ class Rootfs(Stage):
             self._finish_debootstrap(boot)
             boot.hook("customize.sh")
         except ToolError as error:
-            raise explain(error, self._file, boot.log) from None
+            raise explain(named(error, boot.tree), self._file, boot.log) from None
 
     def _finish_debootstrap(self, boot: Bootstrap) -> None:
         """debootstrap installs one suite only: add the other sources, then the packages."""
@@ -242,8 +251,19 @@ class Rootfs(Stage):
                 files.write(RESOLV_CONF, before, mode=0o644, owner=ROOT)
 
 
+def named(error: ToolError, tree: Path) -> ToolError:
+    """``error`` with the packages whose scripts ran then: an installer that is ended tells none."""
+    with contextlib.suppress(GuestError), tree_files(tree) as files:
+        busy = busy_packages(files)
+        if busy:
+            error.what += f"; scripts of the package {' and '.join(busy)} had not ended"
+    return error
+
+
 def explain(error: ToolError, file: SpecFile, log: Path) -> Exception:
     """Turn the failure of an installer into what the user can act on."""
+    if "took longer than" in error.what or "reached its bound" in error.what:
+        return error  # whatever the log says besides
     text = log.read_text(errors="replace") if log.exists() else error.output
     os_ = file.spec.os
     hint = f"the whole log is in {log}"

@@ -34,6 +34,8 @@ OTHER_DRIVERS = (
     "sr_mod",
 )
 MAX_KERNEL_BYTES = 512 << 20
+LOG_TAIL = 1 << 20
+"""Bytes of a log in which a failure is looked for."""
 VERSIONED = re.compile(r"vmlinuz-(.+)")
 
 
@@ -183,13 +185,24 @@ class System(Stage):
         )
         if self._initrd_file is not None:
             return
-        chroot(
-            tree,
-            ["mkinitramfs", "-o", f"/boot/initrd.img-{release}", release],
-            profile=INITRD,
-            log=log,
-            what="making the initrd",
-        )
+        # Verbose, so that the log says which hook it is at.
+        argv = ["mkinitramfs", "-v", "-o", f"/boot/initrd.img-{release}", release]
+        try:
+            chroot(tree, argv, profile=INITRD, log=log, what="making the initrd")
+        except ToolError as error:
+            hook = last_hook(log)
+            if hook is not None:
+                error.what += f"; its hook {hook} was the last to run"
+            raise
+
+
+def last_hook(log: Path) -> str | None:
+    """The hook that mkinitramfs -v (call_scripts in hook-functions) started last, by its log."""
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - LOG_TAIL))
+        text = stream.read().decode("utf-8", "replace")
+    found = re.findall(r"(?m)^Calling hook ([\w.+-]{1,80})$", text)
+    return str(found[-1]) if found else None
 
 
 def place_modules(files: GuestFiles, tree: Path, modules: Path, release: str) -> None:

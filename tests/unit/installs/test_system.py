@@ -12,7 +12,7 @@ from imagekit.errors import ImageError, ImagekitError
 from imagekit.guest.backends.tree import TreeFiles, tree_files
 from imagekit.installs.context import BuildContext
 from imagekit.installs.stages import system
-from imagekit.installs.stages.system import System, copy_out, place_modules
+from imagekit.installs.stages.system import LOG_TAIL, System, copy_out, last_hook, place_modules
 from imagekit.spec.load import load_spec
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="changing owners needs root")
@@ -159,3 +159,17 @@ def test_the_newest_kernel_of_the_tree_is_taken(
     (tree / "boot/vmlinuz-5.0").write_text("old")
     (tree / "boot/vmlinuz-10.0").write_text("new")
     assert stage._place_kernel(files, tree) == "10.0"
+
+
+def test_the_hook_that_ran_last_is_found_in_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("nothing yet\n")
+    assert last_hook(log) is None
+    log.write_bytes(
+        b"Calling hook udev\nCopying x\nCalling hook zz-mine.sh\n\xff\n"
+        b"Calling hook \x1b[2J\nNot Calling hook other\nAdding binary y\n"
+    )
+    assert last_hook(log) == "zz-mine.sh"
+    with log.open("ab") as stream:
+        stream.truncate(4 * LOG_TAIL)
+    assert last_hook(log) is None
