@@ -439,3 +439,37 @@ def test_only_the_usual_descriptors_are_open(beside: Run) -> None:
     script = "import os; print(sorted(int(x) for x in os.listdir('/proc/self/fd')))"
     # The last is that of the directory itself.
     assert beside(["python3", "-I", "-c", script]).text == "[0, 1, 2, 3, 9]\n"
+
+
+def test_what_makes_a_root_has_the_devices_that_it_asks_for(beside: Run, tmp_path: Path) -> None:
+    script = """
+        cd /imagekit/w
+        for numbers in '1 3' '1 5' '1 7' '1 8' '1 9' '5 0'; do
+            mknod -m 666 "c $numbers" c $numbers
+            stat -c '%t %T' "c $numbers"
+        done
+        echo > 'c 1 3'
+        mknod pipe p
+        mknod disk b 7 0 || echo refused
+        mknod console c 5 1 || echo refused
+        mknod 'c 1 3' c 1 3 || echo exists
+        . /usr/share/debootstrap/functions
+        TARGET=/imagekit/w/target CONTAINER=lxc HOST_OS=linux
+        mkdir -p $TARGET/dev
+        setup_devices 2> /dev/null
+        echo > $TARGET/dev/null
+        test -c $TARGET/dev/urandom
+    """
+    environment = {**ENV, "PATH": f"/imagekit/bin:{ENV['PATH']}"}
+    box = Sandbox(
+        tmp_path / "root",
+        profiles.ROOT_ELEMENT,
+        host_programs=True,
+        writable={tmp_path / "w": "/imagekit/w"},
+    )
+    done = box.run(["sh", "-ec", script], env=environment, timeout=60)
+    assert done.text.splitlines() == [
+        *("1 3", "1 5", "1 7", "1 8", "1 9", "5 0", "refused", "refused", "exists")
+    ]
+    assert all(p.is_file() for p in (tmp_path / "w").glob("c *"))
+    assert (tmp_path / "w/pipe").is_fifo()

@@ -124,6 +124,11 @@ def for_disk_image_create(base: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PATH": OUTSIDE_PATH, "TMP_DIR": BUILD, "DIB_NO_TIMESTAMP": "1"}
 
 
+def making_root(base: Mapping[str, str]) -> dict[str, str]:
+    """``base`` with what tells debootstrap that it cannot make device nodes, and goes on."""
+    return {**base, "container": "lxc"}
+
+
 def outside(base: Mapping[str, str]) -> dict[str, str]:
     """The environment of scripts that run beside the tree."""
     return {**base, "PATH": OUTSIDE_PATH, "BASH_ENV": f"{HOOKS}/{TRACE}"}

@@ -97,7 +97,7 @@ class DiskImageCreate(Stage):
         argv += ["--no-tmpfs", *([] if "base" in self._install.elements else [SKIP_BASE])]
         names = [*self._install.elements, *plan.added]
         log = run.logs / "disk-image-create.log"
-        variables = env.for_disk_image_create(plan.environment)
+        variables = env.making_root(env.for_disk_image_create(plan.environment))
         proxy = self._file.spec.os.proxy
         if proxy:
             variables |= dict.fromkeys(("http_proxy", "https_proxy"), proxy)

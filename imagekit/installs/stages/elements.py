@@ -154,6 +154,8 @@ class ElementPhase(Stage):
             sandbox = Sandbox(tree, ELEMENT, read_only=shown, network=plan.network)
             argv = [f"{env.IN_TARGET}/dib-run-parts", f"{env.IN_TARGET}/{self.phase}"]
             variables, cwd = env.inside(plan.environment), "/"
+        if self._makes_root:
+            variables = env.making_root(variables)
         variables |= self._proxy()
         log = run.logs / f"{self.phase}.log"
         count = sum(len(e.scripts(self.phase)) for e in plan.elements)
@@ -184,15 +186,18 @@ class ElementPhase(Stage):
         proxy = self._file.spec.os.proxy if self._plan.network else None
         return dict.fromkeys(("http_proxy", "https_proxy"), proxy) if proxy else {}
 
+    @property
+    def _makes_root(self) -> bool:
+        return self._plan.provided and self.phase == "root.d"
+
     def _beside(self, tree: Path, work: Path, hooks: Path) -> Sandbox:
         elements, root = work / "elements", work / "root"
         for name in ("elements", "root", "cache", "output"):
             (work / name).mkdir()
         hook_files.stage_elements(self._plan.elements, elements)
-        makes_root = self._plan.provided and self.phase == "root.d"
         return Sandbox(
             root,
-            ROOT_ELEMENT if makes_root else ELEMENT,
+            ROOT_ELEMENT if self._makes_root else ELEMENT,
             host_programs=True,
             read_only={elements: env.ELEMENTS},
             writable={

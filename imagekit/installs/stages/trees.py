@@ -30,6 +30,8 @@ def unpack(source: Path, tree: Path, log: Path | None = None) -> None:
     """Extract a tar file made by :func:`pack` into the empty directory ``tree``."""
     argv = ["tar", "--extract", "--numeric-owner", "--same-owner", "--preserve-permissions"]
     argv += ["--xattrs", "--xattrs-include=security.capability", "--delay-directory-restore"]
+    # Device nodes, of whoever packed it: an ordinary user makes none.
+    argv += ["--exclude=./dev/*"]
     run([*userns.prefix(), *argv, "-C", str(tree), "-f", str(source)], log=log)
 
 

@@ -28,15 +28,15 @@ from imagekit.host.sandbox.child.job import Job, from_json
 
 
 class _Made(NamedTuple):
-    """What was made outside: the user namespace, its root's id outside, mounts, the sudo."""
+    """What was made outside: the user namespace, its root's id outside, mounts, programs."""
 
     user: int | None
     owner: int
     mounts: list[filesystem.Detached]
-    sudo: bytes
+    programs: dict[str, bytes]
 
 
-SUDO = Path(__file__).parent.parent / "sudo.sh"
+SCRIPTS = Path(__file__).parent.parent
 LOOK = 100
 """Milliseconds between two looks at bounds."""
 SHARE = 20
@@ -86,13 +86,13 @@ def _run(job: Job) -> int:
 
 def _namespace_and_mounts(job: Job) -> _Made:
     """Make both; says so to the parent where nothing can be idmapped."""
-    sudo = SUDO.read_bytes() if job.empty else b""
+    programs = _programs(job)
     if not job.user_namespace:
-        return _Made(None, 0, filesystem.detached(job, None), sudo)
+        return _Made(None, 0, filesystem.detached(job, None), programs)
     if job.base:
         user = confine.user_namespace(job.base, job.limits.processes)
         try:
-            return _Made(user, job.base, filesystem.detached(job, user), sudo)
+            return _Made(user, job.base, filesystem.detached(job, user), programs)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM):
                 raise
@@ -105,7 +105,14 @@ def _namespace_and_mounts(job: Job) -> _Made:
                 ) from None
             os.write(job.report, b"identity\n")
     user = confine.user_namespace(0, job.limits.processes)
-    return _Made(user, 0, filesystem.detached(job, None), sudo)
+    return _Made(user, 0, filesystem.detached(job, None), programs)
+
+
+def _programs(job: Job) -> dict[str, bytes]:
+    """Programs that stand for others in an empty root, by name."""
+    names = ["sudo"] if job.empty else []
+    names += ["mknod"] if job.empty and job.mounting and job.user_namespace else []
+    return {name: (SCRIPTS / f"{name}.sh").read_bytes() for name in names}
 
 
 def _start_and_wait(job: Job, start: Callable[[int], None], written: list[int]) -> int:
@@ -145,7 +152,7 @@ def _become(job: Job, made: _Made, alive: int) -> None:
     if job.net is not None:
         kernel.setns(job.net, kernel.NEWNET)
     kernel.mount("none", "/", "", kernel.REC | kernel.PRIVATE)
-    filesystem.new_root(job, made.mounts, made.owner, made.sudo)
+    filesystem.new_root(job, made.mounts, made.owner, made.programs)
     if made.user is not None:
         confine.become_root(made.user)
     _die_with(alive)

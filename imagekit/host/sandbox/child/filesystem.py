@@ -179,17 +179,18 @@ def kernel_file_systems(root: str, job: Job, owner: int) -> None:
             kernel.mount(f"{root}/dev/null", path, "", kernel.BIND)
 
 
-def empty_root(job: Job, owner: int, sudo: bytes) -> None:
-    """A root in memory at :data:`BASE`, with links, the usual directories and a sudo of none."""
+def empty_root(job: Job, owner: int, programs: dict[str, bytes]) -> None:
+    """A root in memory at :data:`BASE`: links, the usual directories, ``programs`` by name."""
     memory = f"mode=755,uid={owner},gid={owner},size={job.limits.shared_memory}"
     kernel.mount("root", BASE, "tmpfs", kernel.NOSUID | kernel.NODEV, memory)
     for path, target in job.links:
         Path(f"{BASE}{path}").symlink_to(target)
     for name in (*FIXED, "imagekit/bin"):
         real_directory(BASE, name)
-    program = Path(BASE, "imagekit/bin/sudo")
-    program.write_bytes(sudo)
-    program.chmod(0o755)
+    for name, content in programs.items():
+        program = Path(BASE, "imagekit/bin", name)
+        program.write_bytes(content)
+        program.chmod(0o755)
 
 
 def _usual_directories(owner: int) -> None:
@@ -206,12 +207,12 @@ def _usual_directories(owner: int) -> None:
         temporary.symlink_to("/tmp")  # noqa: S108 - of the new root
 
 
-def new_root(job: Job, mounts: list[Detached], owner: int, sudo: bytes) -> None:
+def new_root(job: Job, mounts: list[Detached], owner: int, programs: dict[str, bytes]) -> None:
     """Make the whole root and have it as the root of this process."""
     os.umask(0o022)
     rest = mounts
     if job.empty:
-        empty_root(job, owner, sudo)
+        empty_root(job, owner, programs)
     else:
         kernel.move_mount(mounts[0].descriptor, BASE)
         rest = mounts[1:]
