@@ -18,7 +18,7 @@ from uuid import UUID
 
 import pycdlib
 
-from imagekit.disk import iso9660, qcow2
+from imagekit.disk import iso_child, qcow2
 from imagekit.disk import vhd_format as form
 from imagekit.disk.vhd_reader import VhdReader
 from imagekit.errors import ImagekitError
@@ -238,7 +238,7 @@ def _iso(data: bytes) -> bool:
     fd = os.memfd_create("fuzz")
     os.write(fd, data)
     # Closes the descriptor.
-    iso9660.content((fd,), "fuzz", ())
+    iso_child.content((fd,), "fuzz", ())
     return True
 
 
