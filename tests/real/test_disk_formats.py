@@ -393,7 +393,7 @@ def test_qemu_img_missing_is_said_with_its_package(
 ) -> None:
     raw_file(tmp_path / "raw", 4 * MIB, [])
     real = shutil.which
-    monkeypatch.setattr("shutil.which", lambda n, **k: None if n == "prlimit" else real(n, **k))
-    with pytest.raises(HostError, match="util-linux"):
+    monkeypatch.setattr("shutil.which", lambda n, **k: None if n == "qemu-img" else real(n, **k))
+    with pytest.raises(HostError, match="qemu-utils"):
         write_qcow2(tmp_path / "raw", tmp_path / "q")
     assert [p.name for p in tmp_path.iterdir()] == ["raw"]
