@@ -225,8 +225,9 @@ static int abstract_socket(void)
 							    : failed("%s", strerror(errno));
 }
 
-/* A descriptor that leads to something of the host: anything but a pipe, the null device, and what
- * has the same name here. A log that is a pipe cannot be cut or overwritten. */
+/* A descriptor that leads to something of the host: anything but a pipe, the null device, what has
+ * the same name here, and a program that everybody may read and nobody here write. A log that is a
+ * pipe cannot be cut or overwritten. */
 static int bad_descriptor(const char *directory, int fd)
 {
 	char path[400], link[200] = "";
@@ -238,6 +239,12 @@ static int bad_descriptor(const char *directory, int fd)
 		return 0;
 	if (stat(link, &named) == 0 && named.st_dev == status.st_dev && named.st_ino == status.st_ino)
 		return 0;
+	if (S_ISREG(status.st_mode) && (status.st_mode & S_IROTH)) {
+		int again = open(path, O_RDWR | O_CLOEXEC);
+		if (again < 0)
+			return 0;
+		close(again);
+	}
 	return succeeded("%s is %s", path, link);
 }
 
