@@ -26,7 +26,7 @@ from imagekit.guest.from_spec import require_sources
 from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext
 from imagekit.installs.stages import overlay
-from imagekit.installs.stages.lvm import assemble_lvm
+from imagekit.installs.stages.lvm import assemble_lvm, plan_lvm
 from imagekit.installs.stages.trees import open_tree
 from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.derived import disk_seed, effective_disk
@@ -81,7 +81,7 @@ class Image(Stage):
         if layout.table != "none":
             bootloader.install_bios(layout, image, scratch, log)
             bootloader.install_efi(layout, image, scratch, epoch=epoch, log=log)
-        self._fill(layout, tree, image, epoch, run)
+        self._fill(layout, ids, tree, image, run)
         write_assembled(Assembled(layout, cmdline), run.output / "layout.json")
 
     def _apply(
@@ -114,9 +114,8 @@ class Image(Stage):
         if epoch is not None:
             _clamp_times(tree, epoch)
 
-    def _fill(
-        self, layout: Layout, tree: Path, image: Path, epoch: int | None, stage_run: StageRun
-    ) -> None:
+    def _fill(self, layout: Layout, ids: Ids, tree: Path, image: Path, stage_run: StageRun) -> None:
+        epoch = self._context.epoch
         log = stage_run.logs / "filesystems.log"
         # Inner mount points leave the tree first, so that each file system holds its own part.
         apart = sorted((p for p in layout.parts if p.mount), key=lambda p: -len(p.mount))
@@ -132,7 +131,8 @@ class Image(Stage):
                     make("swap", None, _region(part, image), uuid=part.fs_uuid, log=log)
             root = layout.parts[-1]
             if root.role == "lvm":
-                assemble_lvm(self._disk, root, tree, image, epoch=epoch, run=stage_run)
+                planned = plan_lvm(self._disk, root, ids, epoch=epoch)
+                assemble_lvm(planned, tree, image, epoch=epoch, log=log)
             else:
                 self._make(root, tree, image, epoch, log)
         except SpecError as error:
