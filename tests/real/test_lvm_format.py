@@ -174,5 +174,11 @@ def test_device_mapper_maps_the_volumes_to_where_the_file_systems_are(tmp_path: 
         assert guest.call("cat", "/etc/hostname") == "db01\n"
         guest.call("fill_pattern", "abc", 5 << 20, "/more")
         guest.call("umount_all")
-        assert guest.call("e2fsck", "/dev/vg0/root") is None
         guest.finish()
+    target = f"{part}?offset={planned.group.start('root')}"
+    done = subprocess.run(["/sbin/e2fsck", "-fn", target], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    more = subprocess.run(
+        ["/sbin/debugfs", "-R", "cat /more", target], capture_output=True, check=True
+    )
+    assert more.stdout == (b"abc" * (5 << 20))[: 5 << 20]
