@@ -124,7 +124,8 @@ class Image(Stage):
             for part in apart:
                 if part.mount == "/":
                     continue
-                source = _set_aside(tree, part, tree.parent / f"{aside.name}-{part.number}")
+                apart_from = tree.parent / f"{aside.name}-{part.number}"
+                source = _set_aside(tree, part, apart_from, epoch)
                 self._make(part, source, image, epoch, log)
             for part in layout.parts:
                 if part.role == "swap":
@@ -168,13 +169,16 @@ def _region(part: Part, image: Path) -> Region:
     return Region(image, part.start, part.size)
 
 
-def _set_aside(tree: Path, part: Part, aside: Path) -> Path:
+def _set_aside(tree: Path, part: Part, aside: Path, epoch: int | None) -> Path:
     inside = tree / part.mount.lstrip("/")
     if inside.is_symlink() or any(p.is_symlink() for p in inside.parents if tree in p.parents):
         raise SpecError(f"{part.mount} is a symbolic link in the guest", where="disk.partitions")
     inside.rename(aside)
     inside.mkdir()
     inside.chmod(0o755)
+    if epoch is not None:
+        for changed in (inside, inside.parent):
+            os.utime(changed, (epoch, epoch))
     return aside
 
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles.lvm_tools import LvmTools
 
-from imagekit.disk.layout import Ids, plan_layout
+from imagekit.disk.layout import Ids, Part, plan_layout
 from imagekit.errors import SpecError
-from imagekit.installs.stages.image import Image
+from imagekit.installs.stages.image import Image, _set_aside
 from imagekit.installs.stages.lvm import RootOnLvm, assemble_lvm, plan_lvm
 from imagekit.pipeline.source import code_modules
 from imagekit.spec.model import Disk
@@ -158,6 +158,21 @@ def test_a_tree_too_large_for_its_volume_is_refused(tree: Path, tmp_path: Path) 
         stream.write(os.urandom(1 << 20) * 90)
     with pytest.raises(SpecError, match="does not fit"):
         assembled(planned(disk_of(size="620MiB")), tree, tmp_path / "disk.raw")
+
+
+@pytest.mark.parametrize("epoch", [EPOCH, 1 << 32])
+def test_mount_points_have_the_time_of_the_build_not_of_the_clock(
+    tree: Path, tmp_path: Path, epoch: int
+) -> None:
+    for mount in ("/boot", "/srv/data"):
+        (tree / mount[1:]).mkdir(parents=True)
+        (tree / mount[1:] / "inner").write_text("x")
+        part = Part(3, "data", MIB, MIB, "", "", "ext4", mount)
+        aside = _set_aside(tree, part, tmp_path / f"aside-{Path(mount).name}", epoch)
+        assert (aside / "inner").read_text() == "x"
+        assert list((tree / mount[1:]).iterdir()) == []
+    for place in ("boot", "srv", "srv/data"):
+        assert (tree / place).stat().st_mtime == epoch
 
 
 def test_no_image_of_a_tree_needs_the_appliance() -> None:
