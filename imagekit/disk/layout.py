@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from imagekit.disk.lvm import IDENTIFIER_BITS, identifier
 from imagekit.errors import SpecError
 from imagekit.host.run import run
 from imagekit.spec.model import Disk
@@ -117,6 +118,10 @@ class Ids:
     def hex32(self) -> str:
         """32 bits as eight hex digits."""
         return f"{self._random.getrandbits(32) | 1:08x}"
+
+    def lvm(self) -> str:
+        """An identifier of LVM, 32 characters."""
+        return identifier(self._random.getrandbits(IDENTIFIER_BITS))
 
 
 def plan_layout(disk: Disk, ids: Ids) -> Layout:

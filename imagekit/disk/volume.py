@@ -30,17 +30,25 @@ def check_group(vg: str) -> str:
     return vg
 
 
+def check_volume(name: str) -> str:
+    """``name`` if it can be the name of a logical volume; raises ValueError."""
+    reserved = name.startswith(_RESERVED_STARTS) or any(p in name for p in _RESERVED_PARTS)
+    if reserved or not _NAME.fullmatch(name) or name in (".", ".."):
+        raise ValueError(f"{name!r} is no name of a logical volume")
+    return name
+
+
 def volume_name(guest: str) -> str:
     """The volume of ``guest``, as xen-tools calls it; raises SpecError for a name LVM refuses."""
     name = f"{guest}-disk"
-    reserved = name.startswith(_RESERVED_STARTS) or any(p in name for p in _RESERVED_PARTS)
-    if reserved or not _NAME.fullmatch(name):
+    try:
+        return check_volume(name)
+    except ValueError:
         raise SpecError(
             f"LVM has no logical volume named {name!r}",
             where="NAME",
             hint="name the guest otherwise: LVM keeps some names for itself (lvm(8))",
-        )
-    return name
+        ) from None
 
 
 def check_room(vg: str, guest: str, size: int) -> None:

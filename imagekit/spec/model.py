@@ -97,6 +97,17 @@ class Disk(Model):
             raise ValueError("a disk must be a whole number of MiB")
         return value
 
+    @field_validator("volume_group")
+    @classmethod
+    def _group_name(cls, value: str) -> str:
+        # LVM2, vg_validate(): group and volume have 124 characters together; the volume is root or
+        # swap. device-mapper's name of both has up to 127, and each hyphen twice.
+        if len(value.replace("-", "--")) > 120:
+            raise ValueError(
+                "a volume group's name has up to 120 characters, a hyphen counts twice"
+            )
+        return value
+
     @field_validator("formats")
     @classmethod
     def _once(cls, value: list[str]) -> list[str]:

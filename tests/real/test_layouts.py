@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from oracles import kernel_maker
 from oracles.builds import ROOT, Build, Run
+from oracles.lvm_tools import LvmTools
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -78,6 +80,41 @@ def test_other_root_file_systems_are_sound_and_leave_boot_to_ext4(
     ).stdout
     assert "\tlinux /vmlinuz-" in listing
     assert made.manifest["facts"]["pygrub"]["ok"] is True
+
+
+@pytest.mark.parametrize(
+    ("filesystem", "checker"),
+    [
+        ("ext4", ["/sbin/e2fsck", "-fn"]),
+        ("xfs", ["/sbin/xfs_repair", "-n", "-f"]),
+        ("btrfs", ["/usr/bin/btrfs", "check"]),
+    ],
+)
+def test_volumes_lie_where_the_metadata_says_and_all_formats_hold_them(
+    layout: Any, tmp_path: Path, filesystem: str, checker: list[str]
+) -> None:
+    formats = "disk.formats=[raw, qcow2, vhd]"
+    made = layout("disk.lvm=true", f"disk.filesystem={filesystem}", formats)
+    image = made.disk("raw")
+    group = extract(image, partitions(image)[-1], tmp_path / "group")
+    text = LvmTools(tmp_path / "lvm", group).metadata()
+    pattern = r'(?s)\n(\w+) \{[^{}]*segment1 \{[^}]*extent_count = (\d+).*?"pv0", (\d+)'
+    found = {name: (int(first), int(count)) for name, count, first in re.findall(pattern, text)}
+    assert set(found) == {"swap", "root"}
+    volumes = {}
+    for name, (first, count) in found.items():
+        # In sectors: a physical volume's first extent is at 1 MiB, and each has 4 MiB.
+        where = {"start": 2048 + 8192 * first, "size": 8192 * count}
+        volumes[name] = extract(group, where, tmp_path / name)
+    check(*checker, volumes["root"])
+    kind = subprocess.run(
+        ["/sbin/blkid", "-p", "-o", "value", "-s", "TYPE", volumes["swap"]],
+        capture_output=True,
+        check=True,
+    )
+    assert kind.stdout == b"swap\n"
+    for name, other in (("qcow2", "qcow2"), ("vhd", "vpc")):
+        check("qemu-img", "compare", "-f", "raw", "-F", other, image, made.disk(name))
 
 
 def test_a_tree_that_btrfs_would_enlarge_the_disk_for_is_refused(

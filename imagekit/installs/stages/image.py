@@ -26,7 +26,7 @@ from imagekit.guest.from_spec import require_sources
 from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext
 from imagekit.installs.stages import overlay
-from imagekit.installs.stages.lvm import assemble_lvm
+from imagekit.installs.stages.lvm import assemble_lvm, plan_lvm
 from imagekit.installs.stages.trees import open_tree
 from imagekit.pipeline.stage import Stage, StageRun
 from imagekit.spec.derived import disk_seed, effective_disk
@@ -81,7 +81,7 @@ class Image(Stage):
         if layout.table != "none":
             bootloader.install_bios(layout, image, scratch, log)
             bootloader.install_efi(layout, image, scratch, epoch=epoch, log=log)
-        self._fill(layout, tree, image, epoch, run)
+        self._fill(layout, ids, tree, image, run)
         write_assembled(Assembled(layout, cmdline), run.output / "layout.json")
 
     def _apply(
@@ -114,9 +114,8 @@ class Image(Stage):
         if epoch is not None:
             _clamp_times(tree, epoch)
 
-    def _fill(
-        self, layout: Layout, tree: Path, image: Path, epoch: int | None, stage_run: StageRun
-    ) -> None:
+    def _fill(self, layout: Layout, ids: Ids, tree: Path, image: Path, stage_run: StageRun) -> None:
+        epoch = self._context.epoch
         log = stage_run.logs / "filesystems.log"
         # Inner mount points leave the tree first, so that each file system holds its own part.
         apart = sorted((p for p in layout.parts if p.mount), key=lambda p: -len(p.mount))
@@ -125,14 +124,16 @@ class Image(Stage):
             for part in apart:
                 if part.mount == "/":
                     continue
-                source = _set_aside(tree, part, tree.parent / f"{aside.name}-{part.number}")
+                apart_from = tree.parent / f"{aside.name}-{part.number}"
+                source = _set_aside(tree, part, apart_from, epoch)
                 self._make(part, source, image, epoch, log)
             for part in layout.parts:
                 if part.role == "swap":
                     make("swap", None, _region(part, image), uuid=part.fs_uuid, log=log)
             root = layout.parts[-1]
             if root.role == "lvm":
-                assemble_lvm(self._disk, root, tree, image, epoch=epoch, run=stage_run)
+                planned = plan_lvm(self._disk, root, ids, epoch=epoch)
+                assemble_lvm(planned, tree, image, epoch=epoch, log=log)
             else:
                 self._make(root, tree, image, epoch, log)
         except SpecError as error:
@@ -168,13 +169,16 @@ def _region(part: Part, image: Path) -> Region:
     return Region(image, part.start, part.size)
 
 
-def _set_aside(tree: Path, part: Part, aside: Path) -> Path:
+def _set_aside(tree: Path, part: Part, aside: Path, epoch: int | None) -> Path:
     inside = tree / part.mount.lstrip("/")
     if inside.is_symlink() or any(p.is_symlink() for p in inside.parents if tree in p.parents):
         raise SpecError(f"{part.mount} is a symbolic link in the guest", where="disk.partitions")
     inside.rename(aside)
     inside.mkdir()
     inside.chmod(0o755)
+    if epoch is not None:
+        for changed in (inside, inside.parent):
+            os.utime(changed, (epoch, epoch))
     return aside
 
 

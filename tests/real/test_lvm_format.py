@@ -1,0 +1,184 @@
+"""LVM2 reads and changes the groups that imagekit writes, and would have written the same."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from oracles.loops import loop_device
+from oracles.lvm_tools import LvmTools
+
+from imagekit.disk.layout import Ids, plan_layout
+from imagekit.disk.lvm import EXTENT, LogicalVolume, VolumeGroup, dashed, write_group
+from imagekit.guest.appliance import Drive, appliance
+from imagekit.installs.stages.lvm import assemble_lvm, plan_lvm
+from imagekit.pipeline.events import Events
+from imagekit.pipeline.workspace import workspace
+from imagekit.spec.model import Disk
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(os.geteuid() != 0, reason="missing: root, for loop devices"),
+]
+MIB = 1 << 20
+EPOCH = 1700000000
+
+
+def group(name: str, size: int, **volumes: int) -> VolumeGroup:
+    ids = Ids(name)
+    made = tuple(LogicalVolume(n, ids.lvm(), extents) for n, extents in volumes.items())
+    return VolumeGroup(name, ids.lvm(), ids.lvm(), "/dev/xvda4", size, EPOCH, made)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "volumes"),
+    [
+        ("vg0", 301 * MIB, {"swap": 16, "root": 59}),
+        ("0", 64 * MIB + 512, {"root": 1}),
+        ("a-b.c+d_e", 900 * MIB, {"root": 200, "x-y": 7, "0": 1, "var.log": 3}),
+        ("v" * 120, 13 * MIB, {"root": 3}),
+        ("-".join("v" * 40), 13 * MIB, {"root": 3}),
+        ("empty", 5 * MIB, {}),
+        ("large", 3 << 40, {"root": 700000, "swap": 4096}),
+    ],
+)
+def test_lvm_reports_what_was_written(
+    tmp_path: Path, name: str, size: int, volumes: dict[str, int]
+) -> None:
+    wanted = group(name, size, **volumes)
+    with loop_device(tmp_path / "pv.img", size) as device:
+        write_group(wanted, device, 0)
+        lvm = LvmTools(tmp_path / "lvm", device)
+        lvm.run("vgck", name)
+        total, used = (size - MIB) // EXTENT, sum(volumes.values())
+        assert lvm.report("pvs", "pv_uuid,pv_pe_count,pv_pe_alloc_count,pe_start,dev_size") == [
+            {
+                "pv_uuid": dashed(wanted.physical_uuid),
+                "pv_pe_count": str(total),
+                "pv_pe_alloc_count": str(used),
+                "pe_start": str(MIB),
+                "dev_size": str(size),
+            }
+        ]
+        assert lvm.report("vgs", "vg_name,vg_uuid,vg_free,vg_extent_size,vg_attr") == [
+            {
+                "vg_name": name,
+                "vg_uuid": dashed(wanted.uuid),
+                "vg_free": str((total - used) * EXTENT),
+                "vg_extent_size": str(EXTENT),
+                "vg_attr": "wz--n-",
+            }
+        ]
+        found = {
+            row["lv_name"]: row for row in lvm.report("lvs", "lv_name,lv_uuid,lv_size,devices")
+        }
+        first = 0
+        for each in wanted.volumes:
+            assert found.pop(each.name) == {
+                "lv_name": each.name,
+                "lv_uuid": dashed(each.uuid),
+                "lv_size": str(each.size),
+                "devices": f"{device}({first})",
+            }
+            first += each.extents
+        assert found == {}
+
+
+def test_lvm_would_have_written_the_same(tmp_path: Path) -> None:
+    """Byte for byte but for identifiers that lvm2 chooses, times, and what it counts."""
+    size = 301 * MIB
+    wanted = group("vg0", size, swap=16, root=59)
+    with loop_device(tmp_path / "a", size) as ours, loop_device(tmp_path / "b", size) as theirs:
+        write_group(wanted, ours, 0)
+        written, made = LvmTools(tmp_path / "l1", ours), LvmTools(tmp_path / "l2", theirs)
+        made.run(
+            *("pvcreate", "--quiet", "--uuid", dashed(wanted.physical_uuid), "--norestorefile"),
+            str(theirs),
+        )
+        made.run("vgcreate", "vg0", str(theirs))
+        for volume in wanted.volumes:
+            size_of = ("-l", str(volume.extents), "-n", volume.name)
+            made.run("lvcreate", "-an", "-Zn", "-Wn", *size_of, "vg0")
+        one, two = written.headers(), made.headers()
+        own = re.compile(r"label_header.crc|mda_header_1.checksum|raw_locn\[0\]\.(off|size|check)")
+        different = {key for key in one.keys() | two.keys() if one.get(key) != two.get(key)}
+        assert [key for key in different if not own.search(key)] == []
+        # Identifier and size of the volume are the same, so the whole label is.
+        assert _read(ours, 4096) == _read(theirs, 4096)
+        assert _plain(written.metadata()) == _plain(made.metadata())
+
+
+def _read(device: Path, length: int) -> bytes:
+    with device.open("rb") as stream:
+        return stream.read(length)
+
+
+def _plain(text: str) -> list[str]:
+    text = re.sub(r"\w{6}(-\w{4}){5}-\w{6}", "ID", text)
+    text = re.sub(r"(?m)^(creation_time|seqno) = .*$", r"\1", text)
+    text = re.sub(r'(?m)^(description|creation_host|device) = ".*$', r"\1", text)
+    return re.sub(r"(?m)^# Generated by .*$", "# Generated", text).splitlines()
+
+
+def test_lvm_changes_and_grows_what_was_written(tmp_path: Path) -> None:
+    wanted = group("vg0", 101 * MIB, swap=4, root=21)
+    with loop_device(tmp_path / "pv.img", 101 * MIB) as device:
+        write_group(wanted, device, 0)
+        lvm = LvmTools(tmp_path / "lvm", device)
+        lvm.run("vgchange", "--quiet", "--addtag", "seen", "vg0")
+        lvm.run("lvrename", "vg0", "swap", "paging")
+        os.truncate(tmp_path / "pv.img", 201 * MIB)
+        subprocess.run(["/sbin/losetup", "--set-capacity", device], check=True)
+        lvm.run("pvresize", str(device))
+        lvm.run("lvextend", "-l", "+100%FREE", "vg0/root")
+        lvm.run("vgck", "vg0")
+        rows = {x["lv_name"]: int(x["lv_size"]) for x in lvm.report("lvs", "lv_name,lv_size")}
+        assert rows == {"paging": 4 * EXTENT, "root": 46 * EXTENT}
+        (shown,) = lvm.report("vgs", "vg_tags,vg_seqno,vg_uuid")
+        assert shown["vg_tags"] == "seen"
+        assert shown["vg_uuid"] == dashed(wanted.uuid)
+        assert int(shown["vg_seqno"]) > 3
+
+
+def test_device_mapper_maps_the_volumes_to_where_the_file_systems_are(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "etc").mkdir(parents=True)
+    (tree / "etc/hostname").write_text("db01\n")
+    disk = Disk.model_validate({"lvm": True, "size": "1GiB", "swap": "30MiB"})
+    ids = Ids("seed")
+    layout = plan_layout(disk, ids)
+    planned = plan_lvm(disk, layout.parts[-1], ids, epoch=EPOCH)
+    image = tmp_path / "part.raw"
+    with image.open("xb") as stream:
+        stream.truncate(layout.size)
+    assemble_lvm(planned, tree, image, epoch=EPOCH, log=tmp_path / "log")
+    part = tmp_path / "pv.raw"
+    dd = ["dd", "bs=1M", "conv=sparse", f"skip={planned.part.start >> 20}", "status=none"]
+    subprocess.run(
+        [*dd, f"count={planned.part.size >> 20}", f"if={image}", f"of={part}"], check=True
+    )
+    os.truncate(part, planned.part.size)
+    with (
+        workspace(Events(), tmp_path / "work") as work,
+        appliance([Drive(part, "raw", readonly=False)], workspace=work) as guest,
+    ):
+        assert sorted(guest.call("lvs")) == ["/dev/vg0/root", "/dev/vg0/swap"]
+        assert guest.call("vfs_uuid", "/dev/vg0/root") == planned.part.fs_uuid
+        assert guest.call("vfs_uuid", "/dev/vg0/swap") == planned.swap_uuid
+        guest.call("swapon_device", "/dev/vg0/swap")
+        guest.call("swapoff_device", "/dev/vg0/swap")
+        guest.call("mount", "/dev/vg0/root", "/")
+        assert guest.call("cat", "/etc/hostname") == "db01\n"
+        guest.call("fill_pattern", "abc", 5 << 20, "/more")
+        guest.call("umount_all")
+        guest.finish()
+    target = f"{part}?offset={planned.group.start('root')}"
+    done = subprocess.run(["/sbin/e2fsck", "-fn", target], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    more = subprocess.run(
+        ["/sbin/debugfs", "-R", "cat /more", target], capture_output=True, check=True
+    )
+    assert more.stdout == (b"abc" * (5 << 20))[: 5 << 20]
