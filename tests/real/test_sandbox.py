@@ -1,4 +1,7 @@
-"""Hostile programs in the sandbox of each purpose: the host stays as it was."""
+"""Hostile programs in the sandbox of each purpose: the host stays as it was.
+
+Over 400 lines, because all of it needs the same sandboxes, one of each purpose.
+"""
 
 from __future__ import annotations
 
