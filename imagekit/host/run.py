@@ -119,32 +119,31 @@ def run(  # noqa: PLR0913 - each is one of subprocess's, by its own name
             returncode = child.wait(timeout)
         except subprocess.TimeoutExpired:
             kill(child)
-            raise ToolError(
-                f"{what or Path(argv[0]).name} took longer than {timeout:.0f} s and was stopped",
-                output=reader.tail(),
-                hint=f"the whole log is in {log}" if log else None,
-            ) from None
+            text = f"{what or Path(argv[0]).name} took longer than {timeout:.0f} s and was stopped"
+            raise _failure(text, reader, log) from None
         finally:
             if child.poll() is None:
                 kill(child)
             reader.finish()
     if reader.flooded and output_limit is not None:
-        raise ToolError(
-            f"{what or Path(argv[0]).name} printed more than {output_limit >> 20} MiB "
-            "and was stopped",
-            output=reader.tail(),
-            hint=f"the log up to there is in {log}" if log else None,
-        )
+        most = f"{output_limit >> 20} MiB"
+        text = f"{what or Path(argv[0]).name} printed more than {most} and was stopped"
+        raise _failure(text, reader, log)
     out, err = reader.output()
     if check and returncode != 0:
-        raise ToolError(
-            f"{what or 'running ' + Path(argv[0]).name} failed"
-            + (f" (exit {returncode})" if returncode > 0 else f" (signal {-returncode})"),
-            output=reader.tail(),
-            returncode=returncode,
-            hint=f"the whole log is in {log}" if log else None,
-        )
+        text = f"{what or 'running ' + Path(argv[0]).name} failed"
+        text += f" (exit {returncode})" if returncode > 0 else f" (signal {-returncode})"
+        raise _failure(text, reader, log, returncode)
     return Completed(tuple(str(a) for a in argv), returncode, out, err, time.monotonic() - started)
+
+
+def _failure(
+    text: str, reader: _Reader, log: Path | None, returncode: int | None = None
+) -> ToolError:
+    """The error ``text``, with the end of what the child printed."""
+    part = "the log up to there" if reader.flooded else "the whole log"
+    hint = f"{part} is in {log}" if log else None
+    return ToolError(text, output=reader.tail(), returncode=returncode, hint=hint)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from pathlib import Path
 from imagekit.disk.device import check_device
 from imagekit.disk.volume import check_room
 from imagekit.domain.bootpath import domain_for
-from imagekit.domain.model import DiskFormat, Mode
+from imagekit.domain.model import DiskFormat, Domain, Mode
 from imagekit.errors import (
     CapabilityError,
     ExistsError,
@@ -283,10 +283,7 @@ def _finish(work: _Work, golden: Golden, options: ProvisionOptions) -> None:
     image_format: DiskFormat = "vhd" if made.sealed else made.format
     files = {"disk": str(disk)}
     if options.seed:
-        work.seed = work.directory / f"{request.name}-seed.iso"
-        work.seed.touch(mode=0o600)
-        write_seed(request, work.keys, _nics(golden, work), work.seed)
-        files["seed"] = str(work.seed)
+        files["seed"] = str(_seeded(work, golden))
     facts = guest_facts(
         golden.facts,
         request,
@@ -298,10 +295,7 @@ def _finish(work: _Work, golden: Golden, options: ProvisionOptions) -> None:
         seed=str(work.seed) if work.seed else None,
     )
     mode = options.mode or (facts.modes[0] if facts.modes else "pv")
-    domain = domain_for(facts, mode=mode, toolstack=options.toolstack)
-    if made.sealed is not None:
-        chain = replace(domain.disks[0], backend="tap")
-        domain = replace(domain, disks=(chain, *domain.disks[1:]))
+    domain = _on_its_chain(domain_for(facts, mode=mode, toolstack=options.toolstack), made)
     config = work.directory / f"{request.name}.{_suffix(options.toolstack)}"
     config.touch(mode=0o600)
     config.write_text(emitter_for(options.toolstack).text(domain, facts))
@@ -328,6 +322,22 @@ def _finish(work: _Work, golden: Golden, options: ProvisionOptions) -> None:
             toolstack=options.toolstack,
         )
     )
+
+
+def _on_its_chain(domain: Domain, made: Made) -> Domain:
+    """``domain`` with the tapdisk back end, which alone follows a chain of VHDs."""
+    if made.sealed is None:
+        return domain
+    chain = replace(domain.disks[0], backend="tap")
+    return replace(domain, disks=(chain, *domain.disks[1:]))
+
+
+def _seeded(work: _Work, golden: Golden) -> Path:
+    """Write the guest's seed disk."""
+    work.seed = work.directory / f"{work.request.name}-seed.iso"
+    work.seed.touch(mode=0o600)
+    write_seed(work.request, work.keys, _nics(golden, work), work.seed)
+    return work.seed
 
 
 def _suffix(toolstack: str) -> str:

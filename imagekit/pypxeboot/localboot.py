@@ -81,12 +81,7 @@ def boot_from_disk(
     ours), in no network, with limits; of root's files it sees this disk, which it cannot change.
     Raises ToolError when pygrub finds nothing, ImageError when what it says makes no sense.
     """
-    if not disk or not Path(disk).exists():
-        raise SpecError(
-            "the boot server says to boot the guest's own disk, and "
-            + (f"{disk} does not exist" if disk else "no disk was given"),
-            hint="the toolstack gives disk[0] as the last argument; the domain needs one",
-        )
+    _require_disk(disk)
     program = pygrub or find_pygrub()
     options = {"kernel": kernel, "ramdisk": ramdisk, "args": args}
     with tempfile.TemporaryDirectory(prefix="pygrub.", dir=files.directory) as private:
@@ -113,12 +108,19 @@ def boot_from_disk(
             what="reading the boot configuration of the guest's disk with pygrub",
         )
         found = parse_simple0(_said(report), shown)
-        return Result(
-            _take_over(Path(private) / found.kernel.name, "boot_kernel.", files),
-            _take_over(Path(private) / found.ramdisk.name, "boot_ramdisk.", files)
-            if found.ramdisk
-            else None,
-            found.args,
+        taken = _take_over(Path(private) / found.kernel.name, "boot_kernel.", files)
+        initrd = None
+        if found.ramdisk:
+            initrd = _take_over(Path(private) / found.ramdisk.name, "boot_ramdisk.", files)
+        return Result(taken, initrd, found.args)
+
+
+def _require_disk(disk: str) -> None:
+    if not disk or not Path(disk).exists():
+        raise SpecError(
+            "the boot server says to boot the guest's own disk, and "
+            + (f"{disk} does not exist" if disk else "no disk was given"),
+            hint="the toolstack gives disk[0] as the last argument; the domain needs one",
         )
 
 

@@ -61,31 +61,27 @@ def make_bundle(
     finished disk. What an installer of its own made cannot be made again from package files: its
     finished disk goes in always, and is what comes back. Passwords of mirrors and proxies are left
     out of the spec, and said to be; another file that holds one is not packed (SpecError).
-    Raises SpecError when spec and build do not belong together, DownloadError when a package is
-    gone, ExistsError.
+    Raises SpecError when both do not belong together, DownloadError for a lost package,
+    ExistsError.
     """
     manifest = _manifest_of(build, file)
     lock_file = file_in(build, f"{file.spec.name}.lock")
     lock = read_lock(lock_file)
     inputs, sources = _inputs(file, lock)
     trees, tars = _trees(file, workspace)
-    sources += tars
-    if lock.packages:
-        sources += _packages(file, lock, workspace)
+    packages = _packages(file, lock, workspace) if lock.packages else []
     sources += [
+        *tars,
+        *packages,
         ("lock.yaml", lock_file),
         (MANIFEST, file_in(build, MANIFEST)),
         ("spec.yaml", _spec(file, workspace)),
     ]
-    for config in manifest.configs():
-        sources.append((f"configs/{config.path}", file_in(build, config.path)))
+    sources += [(f"configs/{c.path}", file_in(build, c.path)) for c in manifest.configs()]
     if image or not lock.packages:
         sources += _finished(build, file, manifest, how, workspace)
     if how is not None and secrets_of(file.spec):
-        values = workspace.temporary("secrets") / SECRETS
-        values.touch(mode=0o600)
-        values.write_text(json.dumps(_secret_values(file)))
-        sources.append(maybe_sealed(SECRETS, values, how, workspace))
+        sources.append(_sealed_secrets(file, how, workspace))
     about = About(
         kind="build" if lock.packages else "image",
         name=file.spec.name,
@@ -98,12 +94,23 @@ def make_bundle(
         trees=trees,
         sealed=[member for member, _ in sources if member.endswith(SUFFIXES)],
     )
-    called = {member: name for name, member in [*inputs.items(), *trees.items()]}
+    _refuse_passwords(file, about, sources)
+    return write_signed(target, about, sources, sign, workspace=workspace, overwrite=overwrite)
+
+
+def _sealed_secrets(file: SpecFile, how: Seal, workspace: Workspace) -> tuple[str, Path]:
+    values = workspace.temporary("secrets") / SECRETS
+    values.touch(mode=0o600)
+    values.write_text(json.dumps(_secret_values(file)))
+    return maybe_sealed(SECRETS, values, how, workspace)
+
+
+def _refuse_passwords(file: SpecFile, about: About, sources: Sequence[Source]) -> None:
+    called = {member: name for name, member in [*about.inputs.items(), *about.trees.items()]}
     passwords = passwords_of(file)
     require_no_passwords("index.json", json.dumps(about.to_json()).encode(), passwords)
     for member, source in sources:
         require_no_passwords(member, source, passwords, called.get(member, ""))
-    return write_signed(target, about, sources, sign, workspace=workspace, overwrite=overwrite)
 
 
 def _manifest_of(build: Path, file: SpecFile) -> Manifest:

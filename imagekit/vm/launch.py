@@ -82,17 +82,8 @@ def start(
     uid = new_user()
     confinement = Confinement(uid, _groups(argv, uid), "none" if reach is None else "gate")
     with contextlib.ExitStack() as stack:
-        ours: dict[str, socket.socket] = {}
-        theirs: list[socket.socket] = []
-        words: list[str | Path] = []
-        for number, line in enumerate(lines, FIRST_LINE):
-            our, their = roomy_pair()
-            stack.callback(our.close)
-            stack.callback(their.close)
-            ours[line.name] = our
-            theirs.append(their)
-            log = handed.log(line.log) if line.log is not None else None
-            words += replace(line, log=log).argv(number)
+        ours, theirs = _pairs(lines, stack)
+        words = _words(lines, handed)
         temporary = _temporary(scratch, uid)
         variables = {"TMPDIR": str(handed.directory(temporary)), **(env or {})}
         numbers = {end.fileno(): number for number, end in enumerate(theirs, FIRST_LINE)}
@@ -103,15 +94,10 @@ def start(
         stack.callback(reply.close)
         tcp, udp = (reach.ports, [DNS]) if reach is not None else ([], [])
         command = confinement.argv(full, numbers=numbers, reply=reply.fileno(), tcp=tcp, udp=udp)
+        fds = [*numbers, *([reply.fileno()] if tcp else [])]
+        quiet = subprocess.DEVNULL
         child = stack.enter_context(
-            spawn(
-                command,
-                env=variables,
-                cwd=cwd,
-                pass_fds=[*numbers, *([reply.fileno()] if tcp else [])],
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-            )
+            spawn(command, env=variables, cwd=cwd, pass_fds=fds, stdout=quiet, stderr=stderr)
         )
         for end in (*theirs, reply):
             end.close()
@@ -119,6 +105,30 @@ def start(
             sockets = _sockets(answer, child, len(tcp) + len(udp))
             stack.enter_context(Gate(reach).serving(sockets))
         yield Started(child, ours)
+
+
+def _pairs(
+    lines: Sequence[Line], stack: contextlib.ExitStack
+) -> tuple[dict[str, socket.socket], list[socket.socket]]:
+    """Our ends of ``lines`` by name, and QEMU's in their order; ``stack`` closes both."""
+    ours: dict[str, socket.socket] = {}
+    theirs: list[socket.socket] = []
+    for line in lines:
+        our, their = roomy_pair()
+        stack.callback(our.close)
+        stack.callback(their.close)
+        ours[line.name] = our
+        theirs.append(their)
+    return ours, theirs
+
+
+def _words(lines: Sequence[Line], handed: Handed) -> list[str | Path]:
+    """QEMU's arguments for ``lines``, whose ends have the numbers from FIRST_LINE on."""
+    words: list[str | Path] = []
+    for number, line in enumerate(lines, FIRST_LINE):
+        log = handed.log(line.log) if line.log is not None else None
+        words += replace(line, log=log).argv(number)
+    return words
 
 
 def _groups(argv: Sequence[str | Path], uid: int | None) -> tuple[int, ...]:

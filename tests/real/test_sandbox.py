@@ -462,6 +462,15 @@ def test_what_makes_a_root_has_the_devices_that_it_asks_for(beside: Run, tmp_pat
         setup_devices 2> /dev/null
         echo > $TARGET/dev/null
         test -c $TARGET/dev/urandom
+        mkdir sys proc dev-of-mine
+        mount -o ro -t sysfs none /imagekit/w/sys
+        mount -t proc none proc
+        touch sys/mine 2> /dev/null || echo refused
+        umount -fl sys
+        umount -f proc
+        mount --bind /dev dev-of-mine
+        test -c dev-of-mine/null
+        umount -fl --force dev-of-mine
     """
     environment = {**ENV, "PATH": f"/imagekit/bin:{ENV['PATH']}"}
     box = Sandbox(
@@ -472,7 +481,7 @@ def test_what_makes_a_root_has_the_devices_that_it_asks_for(beside: Run, tmp_pat
     )
     done = box.run(["sh", "-ec", script], env=environment, timeout=60)
     assert done.text.splitlines() == [
-        *("1 3", "1 5", "1 7", "1 8", "1 9", "5 0", "refused", "refused", "exists")
+        *("1 3", "1 5", "1 7", "1 8", "1 9", "5 0", "refused", "refused", "exists", "refused")
     ]
     assert all(p.is_file() for p in (tmp_path / "w").glob("c *"))
     assert (tmp_path / "w/pipe").is_fifo()

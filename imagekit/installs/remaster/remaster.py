@@ -16,7 +16,8 @@ from pathlib import Path
 from imagekit.answers.render import Kind
 from imagekit.disk.extents import opened
 from imagekit.disk.isoread import UEFI, Iso, read_iso
-from imagekit.errors import ExistsError, ImageError, SpecError
+from imagekit.errors import ImageError, SpecError
+from imagekit.host.outfile import check_target, replacing
 from imagekit.host.program import SHOWN, confined, given
 from imagekit.host.run import run
 from imagekit.installs.remaster import cpio, esp, menus
@@ -63,8 +64,7 @@ def remaster(
     """
     if target.exists() and source.exists() and target.samefile(source):
         raise SpecError("the source ISO is never written to", where=str(target))
-    if target.exists() and not overwrite:
-        raise ExistsError("the target exists", where=str(target), hint="--force overwrites it")
+    check_target(target, overwrite=overwrite)
     iso = read_iso(source)
     found = family_of(iso)
     if kind is not None and kind != found:
@@ -80,15 +80,9 @@ def remaster(
     for path, text in plan.iso.items():
         change.write(path, text.encode())
     change.checksums()
-    part = target.with_name(f".{target.name}.part")
-    part.unlink(missing_ok=True)
-    try:
+    with replacing(target, overwrite=overwrite) as part:
         write_iso(iso, part, change.files, scratch / "xorriso.log")
         _same_boot(iso, read_iso(part))
-        part.chmod(0o600)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
     first = next(iter(entries.values()))
     return Remastered(
         target,
@@ -102,13 +96,14 @@ def remaster(
 
 
 def write_iso(iso: Iso, target: Path, files: Mapping[str, Path], log: Path) -> None:
-    """Write ``iso`` with ``files`` (path inside to file of ours, all of one directory) changed or
-    added.
+    """Write ``iso`` to the empty file ``target``, with ``files`` changed or added.
+
+    They map paths inside to files of ours, all of one directory.
 
     xorriso reads the whole of a stranger's ISO: it can reach nothing but these files.
     """
     (folder,) = {file.parent for file in files.values()}
-    with opened(iso.path) as source, target.open("x+b") as stream:
+    with opened(iso.path) as source, target.open("r+b") as stream:
         out = stream.fileno()
         argv = ["xorriso", "-no_rc", "-abort_on", "FAILURE", "-overwrite", "on"]
         argv += ["-indev", f"stdio:{given(source)}", "-outdev", f"stdio:{given(out)}"]

@@ -111,7 +111,8 @@ def _namespace_and_mounts(job: Job) -> _Made:
 def _programs(job: Job) -> dict[str, bytes]:
     """Programs that stand for others in an empty root, by name."""
     names = ["sudo"] if job.empty else []
-    names += ["mknod"] if job.empty and job.mounting and job.user_namespace else []
+    if job.empty and job.mounting and job.user_namespace:
+        names += ["mknod", "mount", "umount"]
     return {name: (SCRIPTS / f"{name}.sh").read_bytes() for name in names}
 
 
