@@ -36,11 +36,12 @@ def machines(cache: Path) -> list[str]:
         if entry.name.isdigit():
             try:
                 argv = (entry / "cmdline").read_bytes()
+                at = (entry / "cwd").readlink()  # it names its files from there
             except OSError:
                 continue
             # The lab's is started by its own dynamic linker: LINKER --library-path LIBRARIES QEMU.
             words = argv.split(b"\0")
             qemu = any(word.endswith((b"/qemu", b"qemu-system-x86_64")) for word in words[:4])
-            if qemu and str(cache).encode() in argv:
+            if qemu and (str(cache).encode() in argv or at.is_relative_to(cache)):
                 found.append(entry.name)
     return found

@@ -239,7 +239,10 @@ static int bad_descriptor(const char *directory, int fd)
 		return 0;
 	if (stat(link, &named) == 0 && named.st_dev == status.st_dev && named.st_ino == status.st_ino)
 		return 0;
-	if (S_ISREG(status.st_mode) && (status.st_mode & S_IROTH)) {
+	/* Another's socket cannot be had by its name (proc_pid_fd(5)): ENXIO. mmdebstrap has one for
+	 * its hooks. */
+	int others_socket = S_ISSOCK(status.st_mode) && strcmp(directory, "/proc/self/fd") != 0;
+	if (others_socket || (S_ISREG(status.st_mode) && (status.st_mode & S_IROTH))) {
 		int again = open(path, O_RDWR | O_CLOEXEC);
 		if (again < 0)
 			return 0;
