@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from imagekit.host.run import Completed
+from imagekit.host.run import Completed, environment
 from imagekit.host.sandbox.box import Sandbox
 from imagekit.host.sandbox.profiles import PACKAGES, Profile
 
+VARIABLE = "SOURCE_DATE_EPOCH"
 CHROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -27,14 +28,17 @@ def chroot(  # noqa: PLR0913 - they are those of run(), handed on
 ) -> Completed:
     """Run ``argv`` as root of ``tree`` in a sandbox; raises ToolError, and HostError without one.
 
-    The environment is fixed but for ``env``. ``timeout`` is in seconds.
+    The environment is fixed but for ``env`` and the build's SOURCE_DATE_EPOCH, by which mkinitramfs
+    and others give the same bytes each time. ``timeout`` is in seconds.
     """
+    seen = environment()
     inside = {
         "PATH": CHROOT_PATH,
         "HOME": "/root",
         "LC_ALL": "C.UTF-8",
         "DEBIAN_FRONTEND": "noninteractive",
         "TZ": "UTC",
+        **({VARIABLE: seen[VARIABLE]} if VARIABLE in seen else {}),
         **(env or {}),
     }
     sandbox = Sandbox(tree, profile, network=network)

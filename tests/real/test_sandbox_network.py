@@ -18,7 +18,7 @@ import pytest
 from oracles.builds import ROOT
 from oracles.ordinary_user import AsUser
 
-from imagekit.host.sandbox.network import TUN
+from imagekit.host.sandbox.network import TUN, connected
 
 pytestmark = [
     pytest.mark.real,
@@ -241,3 +241,17 @@ def test_nothing_is_left_when_the_block_ends(
 
     run_inside(host, {"tcp": []}, f"tcp/127.0.0.1/{host.shown}")
     assert programs() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="missing: root, who alone names networks")
+def test_the_networks_that_the_host_has_named_stay() -> None:
+    name = f"ik{os.getpid()}"
+    inside = ["ip", "netns", "exec", name, "true"]
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        with connected() as found:
+            assert found is not None
+            assert subprocess.run(inside, check=False).returncode == 0
+        assert subprocess.run(inside, check=False).returncode == 0
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=False)

@@ -200,6 +200,11 @@ def _slirp(pid: int) -> Iterator[None]:
     argv += ["--disable-host-loopback", "--disable-dns", "--enable-sandbox", "--enable-seccomp"]
     # By its id, 1.2.0 enters the user namespace for its own sandbox too, by a path it does not.
     where = ["--netns-type=path", f"/proc/{pid}/ns/net"] if os.geteuid() == 0 else [str(pid)]
+    if os.geteuid() == 0:
+        # For its sandbox it unmounts all it had, in a mount namespace of its own of which it makes
+        # / alone private (sandbox.c, 1.2.0): what lies below the host's shared mounts, such as the
+        # named networks of ip-netns(8) in /run/netns, would be unmounted on the host.
+        argv = ["unshare", "--mount", "--propagation=private", "--", *argv]
     ready, says = os.pipe()
     with tempfile.TemporaryFile() as log, os.fdopen(ready, "rb") as stream:
         argv += [f"--ready-fd={says}", *where, "tap0"]
