@@ -258,32 +258,43 @@ def _ask(
     module: str, request: dict[str, Any], arguments: bytes, files: Sequence[int], limits: Limits
 ) -> tuple[bytes, int]:
     """The answer and how the worker ended: 0, an exit status, or minus a signal."""
+    text = json.dumps(request).encode()
     with contextlib.ExitStack() as stack:
         given = os.memfd_create("arguments", os.MFD_CLOEXEC)
         stack.callback(os.close, given)
         os.pwrite(given, arguments, 0)
+        for _attempt in range(2):
+            zygote = _zygote(module)
+            answer = _asked(zygote, text, [given, *files], limits)
+            if answer is not None:
+                return answer
+            # Somebody ended it, perhaps long ago: a new one is asked.
+            _lost(module, zygote)
+    raise HostError("the process that reads files of strangers was ended, twice")
+
+
+def _asked(
+    zygote: _Zygote, request: bytes, files: list[int], limits: Limits
+) -> tuple[bytes, int] | None:
+    """As :func:`_ask`; None when the process was ended before it had the answer."""
+    with contextlib.ExitStack() as stack:
         reading, writing = os.pipe2(os.O_CLOEXEC)
         status, their_status = os.pipe2(os.O_CLOEXEC)
         stack.callback(os.close, reading)
         stack.callback(os.close, status)
         try:
-            for _attempt in range(2):
-                zygote = _zygote(module)
-                text = json.dumps(request).encode()
-                if zygote.send(text, [given, writing, their_status, *files]):
-                    break
-                _lost(module, zygote)
-            else:
-                raise HostError("the process that reads files of strangers does not stay")
+            sent = zygote.send(request, [files[0], writing, their_status, *files[1:]])
         finally:
             os.close(writing)
             os.close(their_status)
+        if not sent:
+            return None
         raw = _read(reading, limits.answer)
         if len(raw) > limits.answer:
             return raw, 0
         said = os.read(status, STATUS.size)
     if len(said) != STATUS.size:
-        raise HostError("the process that reads files of strangers was ended")
+        return None
     return raw, int(STATUS.unpack(said)[0])
 
 

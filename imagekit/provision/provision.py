@@ -93,6 +93,10 @@ class _Work:
         return self.outcome.error is not None
 
 
+def _require_own(directory: Path) -> None:
+    require_private_path(directory, "choose a directory where nobody else may write")
+
+
 def provision(
     requests: Sequence[GuestRequest],
     golden: Golden,
@@ -105,8 +109,8 @@ def provision(
     What killed provisions left is undone first. Raises HostError when nothing can work here, or
     others may write to the directory of the guests.
     """
-    os.close(make_folder(options.directory))
-    require_private_path(options.directory, "choose a directory where nobody else may write")
+    if options.directory.exists():
+        _require_own(options.directory)
     for name in sweep():
         workspace.events.emit("note", text=f"undid what an interrupted provision left of {name}")
     outcomes = [Outcome(request.name) for request in requests]
@@ -116,6 +120,9 @@ def provision(
             with _caught(outcome):
                 works.append(_admit(request, golden, outcome, options, stack))
         try:
+            if works:
+                os.close(make_folder(options.directory))
+                _require_own(options.directory)
             _make(works, golden, options, workspace)
         finally:
             for work in works:

@@ -19,10 +19,12 @@ from oracles import isos
 from imagekit.disk import raw
 from imagekit.host.kvm import kvm_works
 from imagekit.installs.machine import Hardware, machine
+from imagekit.installs.reach import ARCHIVES
 from imagekit.installs.remaster.remaster import remaster
 from imagekit.installs.stages.answers import render_answers
 from imagekit.spec.install import Iso
 from imagekit.spec.load import load_spec
+from imagekit.vm.gate import Endpoint
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 PACKAGE = "debian-installer-12-netboot-amd64"
@@ -68,7 +70,13 @@ def test_debians_installer_takes_our_answers_up_to_its_missing_components(
 ) -> None:
     raw.create(tmp_path / "disk", 4 << 30)
     hardware = Hardware(
-        remastered, tmp_path / "disk", 1024, kvm_works().works, firmware, mac="00:16:3e:00:00:07"
+        remastered,
+        tmp_path / "disk",
+        1024,
+        kvm_works().works,
+        firmware,
+        mac="00:16:3e:00:00:07",
+        reach=tuple(Endpoint(host, 80) for host in ARCHIVES["debian"]),
     )
     wanted = {
         "answers": r"successfully loaded preseed file from file:///preseed\.cfg",

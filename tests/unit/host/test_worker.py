@@ -206,11 +206,15 @@ def test_many_threads_ask_at_once(given: int) -> None:
     assert sorted(found) == sorted([("a", b"content", n) for n in range(8)] * 5)
 
 
-def test_when_the_process_is_gone_another_takes_its_place(given: int) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_when_the_process_is_gone_another_takes_its_place(given: int, number: int) -> None:
     assert works(given)
     zygote = worker._zygotes[misbehaving.__name__]
-    os.killpg(zygote._child.pid, signal.SIGKILL)
-    zygote._child.wait()
+    os.killpg(zygote._child.pid, number)
+    if number == signal.SIGKILL:
+        zygote._child.wait()
+    else:  # it takes the request, and ends before it reads it
+        threading.Timer(0.5, os.killpg, (zygote._child.pid, signal.SIGKILL)).start()
     assert works(given)
 
 
