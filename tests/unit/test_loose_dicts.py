@@ -56,9 +56,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pypxeboot: run",
         "pypxeboot: load_profile",
         "pypxeboot: merge",
-        "host: answers",
-        "host: sockets_inside",
-        "host: serve",
     ),
     "parts of a stage's key, or of a lock": (
         "installs: InstalledLock.__init__",

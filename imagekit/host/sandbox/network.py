@@ -24,7 +24,7 @@ from typing import IO, Literal
 from urllib.parse import urlsplit
 
 from imagekit.errors import HostError
-from imagekit.host import userns
+from imagekit.host import tools, userns
 from imagekit.host.run import spawn
 from imagekit.host.sandbox import means
 
@@ -195,7 +195,7 @@ def _said(child: Popen[bytes]) -> str:
 
 @contextlib.contextmanager
 def _slirp(pid: int) -> Iterator[None]:
-    argv = ["slirp4netns", "--configure", f"--mtu={MTU}", f"--cidr={NETWORK}"]
+    argv = [str(tools.require("slirp4netns")), "--configure", f"--mtu={MTU}", f"--cidr={NETWORK}"]
     # Its name server is the host's, at every port: with one on the loopback, all of the loopback.
     argv += ["--disable-host-loopback", "--disable-dns", "--enable-sandbox", "--enable-seccomp"]
     # By its id, 1.2.0 enters the user namespace for its own sandbox too, by a path it does not.
