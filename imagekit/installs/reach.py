@@ -1,7 +1,7 @@
 """Which hosts an installer reaches while it runs here: those that its answers send it to.
 
-Sources: debian-installer's choose-mirror and apt-setup (deb.debian.org, security.debian.org where
-the answers name none), Ubuntu's installer (archive.ubuntu.com, security.ubuntu.com).
+Sources: debian-installer's choose-mirror and apt-setup, and Ubuntu's installer, for the hosts they
+take where the answers name none.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from imagekit.spec.model import Spec
 from imagekit.vm.gate import Endpoint
 
 PORTS = {"http": 80, "https": 443, "ftp": 21}
+_NAMES = {"debian": ("debian.org", "deb"), "ubuntu": ("ubuntu.com", "archive")}
 ARCHIVES = {
-    "debian": ("deb.debian.org", "security.debian.org"),
-    "ubuntu": ("archive.ubuntu.com", "security.ubuntu.com"),
+    distribution: (f"{archive}.{domain}", f"security.{domain}")
+    for distribution, (domain, archive) in _NAMES.items()
 }
 """The archive that an installer takes by itself, and the one of security updates."""
 _URL = re.compile(r"\b(?:https?|ftp)://[^\s,\"']+")

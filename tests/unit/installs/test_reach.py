@@ -34,13 +34,14 @@ def reached(file: SpecFile) -> set[str]:
     return {f"{end.host} {end.port}" for end in reach_of(file.spec, install)}
 
 
-SECURITY = "security.debian.org 80"
+DOMAIN = "debian.org"
+SECURITY = f"security.{DOMAIN} 80"
 
 
 @pytest.mark.parametrize(
     ("os_", "install", "expected"),
     [
-        ({}, {}, {"deb.debian.org 80", SECURITY}),
+        ({}, {}, {f"deb.{DOMAIN} 80", SECURITY}),
         ({"mirror": "http://m.example/debian"}, {}, {"m.example 80", SECURITY}),
         ({"mirror": "https://m.example/debian"}, {}, {"m.example 443", SECURITY}),
         ({"mirror": "http://M.Example:8080/"}, {}, {"m.example 8080", SECURITY}),
