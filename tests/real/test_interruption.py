@@ -138,7 +138,12 @@ def test_the_build_after_all_that_succeeds_and_sweeps(own_cache: Path, tmp_path:
     assert process.wait(600) == 0
     assert (out / "manifest.json").exists()
     assert leftovers(own_cache, out) == []
-    assert shared_memory() <= memory
+    # A build of another test may have come meanwhile; it goes again, what is left over stays.
+    others = shared_memory() - memory
+    deadline = time.monotonic() + 600
+    while others & shared_memory() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not others & shared_memory()
 
 
 def test_two_builds_of_one_spec_at_once_both_succeed(
