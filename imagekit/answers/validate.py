@@ -21,13 +21,14 @@ from ruamel.yaml.error import YAMLError
 
 from imagekit.answers.context import InstallerRelease
 from imagekit.answers.render import Kind
-from imagekit.errors import HostError, SpecError
+from imagekit.errors import HostError, SpecError, ToolError
 from imagekit.host import tools
 from imagekit.host.run import run
 from imagekit.spec.yamltext import yaml_reader
 
-SHIPS = ("questions.txt",)
+SHIPS = ("questions.txt", "debconf.conf")
 QUESTIONS = Path(__file__).parent / "questions.txt"
+DEBCONF = Path(__file__).parent / "debconf.conf"
 AUTOINSTALL_KEYS = frozenset(
     {
         *("version", "interactive-sections", "early-commands", "locale", "refresh-installer"),
@@ -191,12 +192,16 @@ def _debconf(text: str, place: Place) -> None:
     done = run(
         ["debconf-set-selections", "--checkonly"],
         input=text.encode(),
+        env={"DEBCONF_SYSTEMRC": str(DEBCONF)},
         check=False,
         timeout=SECONDS,
     )
     said = done.stderr.decode("utf-8", "replace").strip()
-    if done.returncode != 0 or "error:" in said:
+    if "error:" in said:
         raise SpecError(f"debconf refuses the answers: {said[:300]}", where=place.named_in(said))
+    if done.returncode != 0:
+        # It says "error:" about every line it refuses; anything else is about debconf itself.
+        raise ToolError("debconf cannot check the answers", output=said)
 
 
 def _kickstart(text: str, target: InstallerRelease, place: Place) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import shlex
 import subprocess
 from dataclasses import replace
@@ -194,6 +196,23 @@ def test_a_wrong_answer_is_refused_with_its_line(line: str, message: str) -> Non
     with pytest.raises(SpecError) as caught:
         validate("preseed", f"# one\n{line}\n", target=target, where="mine")
     assert message in str(caught.value) and "mine, line 2" in str(caught.value)
+
+
+def test_a_locked_debconf_does_not_keep_answers_from_being_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    databases = [tmp_path / name for name in ("config.dat", "templates.dat")]
+    stanzas = [f"Name: {d.stem}\nDriver: File\nFilename: {d}\n" for d in databases]
+    config = tmp_path / "debconf.conf"
+    config.write_text("\n".join(["Config: config\nTemplates: templates\n", *stanzas]))
+    monkeypatch.setenv("DEBCONF_SYSTEMRC", str(config))
+    check = ["debconf-set-selections", "--checkonly"]
+    with contextlib.ExitStack() as stack:
+        for database in databases:
+            fcntl.flock(stack.enter_context(database.open("wb")), fcntl.LOCK_EX)
+        assert subprocess.run(check, input=b"", check=False).returncode == 1
+        target = target_of("preseed", None, "bookworm", "debian")
+        validate("preseed", "d-i mirror/country string manual\n", target=target, where="mine")
 
 
 def test_an_unknown_question_of_the_installer_is_a_warning() -> None:
