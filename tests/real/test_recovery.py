@@ -248,7 +248,6 @@ def test_the_finished_disk_goes_to_a_device_and_the_config_names_it(
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (out / ".imagekit-reinstall.json").exists() and process.poll() is None:
         time.sleep(0.01)
-    time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     imagekit(*args)
