@@ -6,7 +6,6 @@ limit of the kernel.
 
 from __future__ import annotations
 
-import codecs
 import os
 import struct
 import time
@@ -19,10 +18,8 @@ from imagekit.disk.isocontent import MAX_EXTRACT, BootEntry, Content, IsoFile, K
 from imagekit.errors import ImageError
 
 MAX_ENTRIES = 300_000
-# A worker loads nothing: what these fetch when they are first used has to be there before. Names of
-# Joliet are in UTF-16, dates of volumes go through strptime().
-for _name in ("utf-16", "utf-16_be", "utf-16_le"):
-    codecs.lookup(_name)
+# A worker loads nothing: what strptime(), which reads dates of volumes, fetches when it is first
+# used has to be there before.
 time.strptime("2000", "%Y")
 
 

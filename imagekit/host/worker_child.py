@@ -9,6 +9,7 @@ never looks at a stranger's bytes. It ends when its socket is closed.
 
 from __future__ import annotations
 
+import codecs
 import importlib
 import json
 import os
@@ -35,6 +36,9 @@ MAX_ARGUMENTS = 64 << 20
 TOO_LONG = 1 << 16
 """Stands for the exit status of a worker that was killed because its time was over."""
 STATUS = struct.Struct("<i")
+# A worker loads nothing, and these are looked for when they are first used: names in GPT, VHD and
+# Joliet are UTF-16.
+CODECS = ("utf-16", "utf-16-be", "utf-16-le")
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,8 @@ def main() -> int:
     job = json.loads(sys.argv[1])
     control = socket.socket(fileno=job["socket"])
     zygote = Zygote(control, importlib.import_module(job["module"]))
+    for name in CODECS:
+        codecs.lookup(name)
     control.send(json.dumps(zygote.confine()).encode())
     zygote.serve()
     return 0

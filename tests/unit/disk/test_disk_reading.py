@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from imagekit.disk import image_info, reading, vhd
+from imagekit.disk import image_info, reading, vhd, vhd_chain
 from imagekit.disk.qcow2 import write_qcow2
 from imagekit.errors import ExistsError, HostError, ImageError, SpecError
 
@@ -45,6 +45,20 @@ def test_the_answer_is_that_of_the_readers(image: tuple[Path, str]) -> None:
             reading.detect(path)
     else:
         assert reading.detect(path) == image_format
+
+
+def test_a_disk_that_names_its_parent_in_utf_16_is_refused_as_what_it_is(
+    raw: Path, tmp_path: Path
+) -> None:
+    vhd.write_vhd(raw, tmp_path / "base.vhd")
+    child = tmp_path / "child.vhd"
+    vhd_chain.write_child(child, tmp_path / "base.vhd", [], raw)
+    with pytest.raises(ImageError) as direct:
+        image_info.probe(child, "vhd")
+    with pytest.raises(ImageError) as confined:
+        reading.probe(child, "vhd")
+    assert str(confined.value) == str(direct.value)
+    assert "hostile" not in str(direct.value)
 
 
 def test_errors_are_those_of_the_readers_and_name_the_file(tmp_path: Path) -> None:
