@@ -12,6 +12,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.errors import HostError, SpecError
@@ -31,6 +32,16 @@ FICLONE = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 _ZEROS = bytes(BLOCK)
 _ZERO_GRANULE = bytes(GRANULE)
 _NO_SEEK_DATA = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A stretch of a disk that differs from the disk it stands on: whole sectors, in bytes.
+    ``source`` is where its content begins in the file it is taken from; None means zeros."""
+
+    offset: int
+    length: int
+    source: int | None
 
 
 @contextlib.contextmanager

@@ -1,13 +1,12 @@
 """Calling qemu-img on images that may be hostile, where it can reach nothing but them.
 
-Where it has to open files of ours by name, these are absolute: QEMU takes a relative name with a
-colon for a protocol ("nbd:", "json:").
+Only an overlay's own new file is opened by name, which is absolute: QEMU takes a relative name with
+a colon for a protocol ("nbd:", "json:").
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from imagekit.disk.extents import Progress, opened, writable
+from imagekit.disk.extents import Change, Progress, opened, writable
 from imagekit.errors import HostError, ImageError, ToolError
 from imagekit.host.outfile import no_space, os_errors
 from imagekit.host.program import Bounds, confined, given
@@ -29,11 +28,13 @@ _BOUNDS = Bounds(memory=2 << 30)
 """A hostile image cannot make qemu-img take more; OpenStack's limit of memory is 1 GiB."""
 _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
 DRIVERS = {"raw": "raw", "qcow2": "qcow2", "vhd": "vpc"}
-"""QEMU's names of our formats."""
+"""QEMU's names of our formats: VHD is vpc (block/vpc.c)."""
 
 _SECTOR = 512
 _SAYS = 1 << 20
 """Bytes that are taken of what it says: it has a line for each cluster that it does not like."""
+_MAP = 64 << 20
+"""Bytes of a map: about 150 for each stretch, of which a disk of 64 KiB clusters may have many."""
 _CHECK_LEAKED = 3
 """qemu-img(1): check exits 3 for clusters that are counted but unused, which harms nobody."""
 
@@ -47,32 +48,35 @@ def convert(
     options: Sequence[str] = (),
     size_bytes: int = 0,
     progress: Progress | None = None,
-    with_backing: bool = False,
+    base: tuple[Path, str] | None = None,
 ) -> None:
     """``qemu-img convert`` with both formats named; ``dst`` is overwritten.
 
-    No file that ``src`` may name as its backing is opened, unless ``with_backing``: then the whole
-    chain has to be trusted. ``size_bytes`` is what ``progress`` is told as the total. Raises
+    No file that ``src`` may name as its backing is opened: a qcow2 stands on ``base``, an image and
+    its format, or on nothing. ``size_bytes`` is what ``progress`` is told as the total. Raises
     HostError when the disk is full, ImageError when the source cannot be read, ToolError.
     """
-    convert = functools.partial(
-        _convert,
-        target_format=target_format,
-        options=options,
-        what=f"writing {dst.name} as {target_format}",
-        progress=progress,
-        size_bytes=size_bytes,
-    )
+    follow = [] if progress is None else ["-p"]
+    argv = ["qemu-img", "convert", *follow, "-O", target_format, *options]
     try:
-        if with_backing:
-            convert(_by_name(str(src.absolute()), source_format), str(dst.absolute()))
-            return
-        with opened(src) as source, _target(dst) as target:
+        with contextlib.ExitStack() as stack:
+            source = stack.enter_context(opened(src))
+            image, files = _alone(source, source_format), [source]
+            if base is not None:
+                files.append(stack.enter_context(opened(base[0])))
+                backing = _node(files[-1], base[1])
+                image = [_json({**_node(source, source_format), "backing": backing})]
+            target = stack.enter_context(_target(dst))
             bounds = _BOUNDS
             if target_format == "raw" and size_bytes:
                 bounds = replace(bounds, file_bytes=-(-size_bytes // _SECTOR) * _SECTOR)
-            confine = _Confine((source,), (target,), bounds)
-            convert(_alone(source, source_format), given(target), confine=confine)
+            confine = _Confine(tuple(files), (target,), bounds)
+            command = confine.command([*argv, *image, given(target)])
+            if progress is None:
+                what = f"writing {dst.name} as {target_format}"
+                run(command, what=what, pass_fds=confine.files, output_limit=_SAYS)
+            else:
+                _run_with_progress(command, confine.files, size_bytes, progress)
     except ToolError as error:
         raise _explained(error, src, dst, source_format) from error
 
@@ -100,28 +104,6 @@ class _Confine:
 
     def command(self, argv: list[str]) -> list[str]:
         return confined(argv, readable=self.readable, writable=self.writable, bounds=self.bounds)
-
-
-def _convert(
-    source: list[str],
-    target: str,
-    *,
-    target_format: str,
-    options: Sequence[str],
-    what: str,
-    progress: Progress | None,
-    size_bytes: int,
-    confine: _Confine | None = None,
-) -> None:
-    """A chain of our own opens files by name, and is not confined."""
-    follow = [] if progress is None else ["-p"]
-    argv = ["qemu-img", "convert", *follow, "-O", target_format, *options, *source, target]
-    command = confine.command(argv) if confine else argv
-    files = confine.files if confine else ()
-    if progress is None:
-        run(command, what=what, pass_fds=files, output_limit=_SAYS)
-    else:
-        _run_with_progress(command, files, size_bytes, progress)
 
 
 def check(path: Path, image_format: str) -> None:
@@ -210,6 +192,52 @@ def commit(overlay: Path, base: Path, base_format: str) -> None:
         run(command, what=what, pass_fds=confine.files, output_limit=_SAYS)
 
 
+def write(overlay: Path, base: Path, base_format: str, pieces: Sequence[tuple[int, bytes]]) -> None:
+    """Write pieces (offset in bytes, content) into the qcow2 ``overlay`` of ``base`` by qemu-io(1),
+    which takes contents from a file. Raises ToolError."""
+    with (
+        writable(overlay) as top,
+        opened(base) as below,
+        tempfile.TemporaryFile() as content,
+    ):
+        name = given(content.fileno())
+        for offset, data in pieces:
+            content.seek(0)
+            content.truncate()
+            content.write(data)
+            content.flush()
+            node = {**_node(top, "qcow2"), "backing": _node(below, base_format)}
+            confine = _Confine((below, content.fileno()), (top,))
+            argv = ["qemu-io", "-c", f"write -q -s {name} {offset} {len(data)}", _json(node)]
+            what = f"writing into {overlay.name}"
+            command = confine.command(argv)
+            run(command, what=what, timeout=120, pass_fds=confine.files, output_limit=_SAYS)
+
+
+def changes(overlay: Path, base: Path, base_format: str) -> list[Change]:
+    """What the uncompressed qcow2 ``overlay`` holds itself, not its ``base`` (qemu-img(1), map).
+
+    Raises ImageError, ToolError.
+    """
+    with opened(overlay) as top, opened(base) as below:
+        node = {**_node(top, "qcow2"), "backing": _node(below, base_format)}
+        command = _Confine((top, below)).command(["qemu-img", "map", "--output=json", _json(node)])
+        what = "reading the map of the overlay"
+        told = run(command, timeout=300, what=what, pass_fds=(top, below), output_limit=_MAP)
+    try:
+        return [
+            Change(
+                int(entry["start"]),
+                int(entry["length"]),
+                None if entry["zero"] else int(entry["offset"]),
+            )
+            for entry in json.loads(told.stdout)
+            if entry["depth"] == 0 and (entry["data"] or entry["zero"])
+        ]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ImageError("has a map that cannot be read", where=str(overlay)) from error
+
+
 def _by_name(name: str, image_format: str) -> list[str]:
     return ["-f", image_format, name]
 
@@ -224,7 +252,7 @@ def _alone(fd: int, image_format: str) -> list[str]:
 def _node(fd: int, image_format: str) -> dict[str, Any]:
     """The open image by itself, as a node of QEMU's block layer (BlockdevOptions in its QMP)."""
     alone = {"backing": None} if image_format == "qcow2" else {}
-    return {"driver": image_format, **alone, "file": _file(fd, given(fd))}
+    return {"driver": DRIVERS[image_format], **alone, "file": _file(fd, given(fd))}
 
 
 def _file(fd: int, name: str) -> dict[str, Any]:

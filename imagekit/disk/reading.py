@@ -11,12 +11,14 @@ import functools
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from imagekit.disk.extents import Progress, opened, refuse_same, writable
 from imagekit.disk.image_info import ImageInfo, check_format, detect_open, probe_open
+from imagekit.disk.vhd_chain import MAX_LINKS, copy_chain, open_chain
 from imagekit.disk.vhd_reader import VhdReader
+from imagekit.errors import SpecError
 from imagekit.host.outfile import os_errors, replacing
 from imagekit.host.worker import MIB, Confined, Limits
 
@@ -63,6 +65,25 @@ def unpack_vhd(
             unpack(str(src), [fd, out, told], src, dst_raw)
 
 
+def unpack_chain(chain: Sequence[Path], dst_raw: Path, *, overwrite: bool = False) -> None:
+    """Write the content of a chain of VHDs, the leaf first and its base last, as a raw image.
+
+    Only the files that the caller lists are read; see ``vhd_chain.open_chain``. Raises ImageError,
+    SpecError, ExistsError, HostError; leaves nothing half written.
+    """
+    if not 1 <= len(chain) <= MAX_LINKS:
+        raise SpecError(f"a chain has 1 to {MAX_LINKS} disks, not {len(chain)}")
+    where, paths = str(chain[0]), tuple(chain)
+    with contextlib.ExitStack() as stack:
+        fds = [stack.enter_context(opened(path)) for path in paths]
+        size = _CHAIN(where, fds, paths)
+        seconds = 120 + len(paths) * size // _SLOWEST
+        unpack = _COPY_CHAIN.within(cpu_seconds=seconds, seconds=10.0 * seconds, file_bytes=size)
+        part = stack.enter_context(replacing(dst_raw, overwrite=overwrite))
+        out = stack.enter_context(writable(part))
+        unpack(where, [*fds, out], paths, dst_raw)
+
+
 def _probed(files: tuple[int, ...], path: Path, format: str) -> ImageInfo:
     return probe_open(files[0], path, format)
 
@@ -77,6 +98,15 @@ def _unpacked(files: tuple[int, ...], src: Path, dst: Path) -> None:
     with os_errors(dst):
         os.ftruncate(target, disk.footer.current_size)
         disk.copy_to(target, functools.partial(_tell, told))
+
+
+def _chain_size(files: tuple[int, ...], chain: tuple[Path, ...]) -> int:
+    return open_chain(files, chain)[0].footer.current_size
+
+
+def _chain_copied(files: tuple[int, ...], chain: tuple[Path, ...], dst: Path) -> None:
+    with os_errors(dst):
+        copy_chain(files[:-1], chain, files[-1])
 
 
 def _tell(told: int, done: int, total: int) -> None:
@@ -107,3 +137,5 @@ def _follow(reading: int, progress: Progress | None) -> None:
 _PROBE = Confined(_probed, "the image", _HEADERS)
 _DETECT = Confined(_detected, "the image", _HEADERS)
 _UNPACK = Confined(_unpacked, "the VHD", _HEADERS)
+_CHAIN = Confined(_chain_size, "the chain of VHDs", _HEADERS)
+_COPY_CHAIN = Confined(_chain_copied, "the chain of VHDs", _HEADERS)

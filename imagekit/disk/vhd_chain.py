@@ -7,39 +7,34 @@ it writes: MacX, W2ku, W2ru, and the parent's modification time).
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import sys
 import urllib.parse
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
+from imagekit.disk import qemu_img
 from imagekit.disk import vhd_format as form
-from imagekit.disk.extents import BLOCK, opened, read_exactly, writable, write_exactly, write_sparse
+from imagekit.disk.extents import (
+    BLOCK,
+    Change,
+    opened,
+    read_exactly,
+    writable,
+    write_exactly,
+    write_sparse,
+)
 from imagekit.disk.vhd_reader import VhdReader
 from imagekit.errors import ImageError, SpecError
 from imagekit.host.outfile import replacing
-from imagekit.host.run import run
 
 MAX_LINKS = 30
 """Disks of a chain; vhd-util and XenServer end at 30."""
 
 _ALIGN = 4096
 _TABLE_OFFSET = form.FOOTER_SIZE + form.HEADER_SIZE
-
-
-@dataclass(frozen=True)
-class Change:
-    """A stretch of the disk that differs from the parent: whole sectors, in bytes. ``source`` is
-    where its content begins in the file it is taken from; None means zeros."""
-
-    offset: int
-    length: int
-    source: int | None
 
 
 def write_child(
@@ -153,52 +148,40 @@ def from_overlay(overlay: Path, parent: Path, child: Path) -> None:
 
     ``overlay`` must be our own and uncompressed. Raises ImageError, ToolError.
     """
-    told = run(
-        ["qemu-img", "map", "--output=json", "-f", "qcow2", str(overlay)],
-        timeout=300,
-        what="reading the map of the overlay",
-    )
-    changes = []
-    try:
-        for entry in json.loads(told.stdout):
-            if entry["depth"] == 0 and (entry["data"] or entry["zero"]):
-                source = None if entry["zero"] else int(entry["offset"])
-                changes.append(Change(int(entry["start"]), int(entry["length"]), source))
-    except (ValueError, TypeError, KeyError) as error:
-        raise ImageError("has a map that cannot be read", where=str(overlay)) from error
-    write_child(child, parent, changes, overlay)
+    write_child(child, parent, qemu_img.changes(overlay, parent, "vhd"), overlay)
 
 
-def read_chain(chain: Sequence[Path], raw: Path, *, overwrite: bool = False) -> None:
-    """Write the content of a chain, the leaf first and its base last, as a sparse raw image.
+def open_chain(fds: Sequence[int], chain: Sequence[Path]) -> list[VhdReader]:
+    """The disks of a chain, the leaf first and its base last, as open files ``fds``.
 
-    Names inside the files are not followed: what is read is what the caller lists, and each must be
-    the parent that the one before names by its identity. Raises ImageError, SpecError, ExistsError,
-    HostError.
+    Names inside the files are not followed: each must be the parent that the one before names by
+    its identity. Raises ImageError.
     """
-    if not 1 <= len(chain) <= MAX_LINKS:
-        raise SpecError(f"a chain has 1 to {MAX_LINKS} disks, not {len(chain)}")
-    with contextlib.ExitStack() as stack:
-        fds = [stack.enter_context(opened(path)) for path in chain]
-        disks = [
-            VhdReader(fd, str(path), link=path is not chain[-1])
-            for fd, path in zip(fds, chain, strict=True)
-        ]
-        for child, parent, path in zip(disks, disks[1:], chain, strict=False):
-            claim = child.header.parent if child.header else None
-            if child.footer.disk_type != form.DIFFERENCING or claim is None:
-                raise ImageError("is no differencing VHD", where=str(path))
-            if claim.unique_id != parent.footer.unique_id:
-                raise ImageError("has another disk as its parent", where=str(path))
-        size = disks[0].footer.current_size
-        if any(d.footer.current_size > size for d in disks):
-            raise ImageError("is smaller than its parent", where=str(chain[0]))
-        out = stack.enter_context(replacing(raw, overwrite=overwrite))
-        dst = stack.enter_context(writable(out))
-        os.ftruncate(dst, size)
-        disks[-1].copy_to(dst)
-        for fd, disk in zip(reversed(fds[:-1]), reversed(disks[:-1]), strict=True):
-            _apply(fd, disk, dst)
+    disks = [
+        VhdReader(fd, str(path), link=path is not chain[-1])
+        for fd, path in zip(fds, chain, strict=True)
+    ]
+    for child, parent, path in zip(disks, disks[1:], chain, strict=False):
+        claim = child.header.parent if child.header else None
+        if child.footer.disk_type != form.DIFFERENCING or claim is None:
+            raise ImageError("is no differencing VHD", where=str(path))
+        if claim.unique_id != parent.footer.unique_id:
+            raise ImageError("has another disk as its parent", where=str(path))
+    if any(d.footer.current_size > disks[0].footer.current_size for d in disks):
+        raise ImageError("is smaller than its parent", where=str(chain[0]))
+    return disks
+
+
+def copy_chain(fds: Sequence[int], chain: Sequence[Path], target: int) -> None:
+    """Write what a guest sees of a chain (:func:`open_chain`) into the empty open file ``target``.
+
+    Raises ImageError, HostError.
+    """
+    disks = open_chain(fds, chain)
+    os.ftruncate(target, disks[0].footer.current_size)
+    disks[-1].copy_to(target)
+    for fd, disk in zip(reversed(fds[:-1]), reversed(disks[:-1]), strict=True):
+        _apply(fd, disk, target)
 
 
 def _apply(fd: int, disk: VhdReader, dst: int) -> None:

@@ -17,12 +17,15 @@ from typing import IO
 from imagekit.disk.extents import BLOCK, data_extents, opened, read_exactly, size_of
 from imagekit.disk.layout import Part
 from imagekit.errors import ImageError
+from imagekit.host.program import confined, given
 from imagekit.host.run import run
 
 CHUNK = 1 << 20
 SHOWN = 4096
 """Bytes of a block in which a difference is looked for; our ext4 has blocks of that size."""
 MAX_BLOCKS = 200
+_SAYS = 64 << 20
+"""Bytes that are taken of what debugfs says: it has a line for each group of blocks."""
 
 
 @dataclass(frozen=True)
@@ -184,11 +187,16 @@ def _in_ext4(first: Path, second: Path, start: int, blocks: Sequence[int], role:
 
 
 def _debugfs(image: Path, start: int, command: str) -> str:
-    return run(
-        ["debugfs", "-R", command, f"{image}?offset={start}"],
-        timeout=120,
-        what="reading the file system",
-    ).text
+    # The image may have been made elsewhere, by whom the lock comes from.
+    with opened(image) as fd:
+        argv = ["debugfs", "-R", command, f"{given(fd)}?offset={start}"]
+        return run(
+            confined(argv, readable=(fd,)),
+            timeout=120,
+            what="reading the file system",
+            pass_fds=(fd,),
+            output_limit=_SAYS,
+        ).text
 
 
 def _inode_of(

@@ -26,9 +26,6 @@ from imagekit.provision.growth import HEAD_BYTES, Grown, grown_table, last_parti
 from imagekit.provision.journal import Journal
 from imagekit.provision.request import Clone, GuestRequest
 
-QEMU_NAMES = {"raw": "raw", "qcow2": "qcow2", "vhd": "vpc"}
-"""What QEMU calls our formats: VHD is vpc (block/vpc.c)."""
-
 
 @dataclass(frozen=True)
 class Made:
@@ -135,10 +132,11 @@ class Disks:
                 return self._overlays[size]
             scratch = self.workspace.temporary("overlay")
             overlay = scratch / "overlay.qcow2"
-            backing = QEMU_NAMES[base.format]
+            backing = qemu_img.DRIVERS[base.format]
+            # -u: the size is known, and the base is not opened here.
             run(
                 [
-                    *("qemu-img", "create", "-q", "-f", "qcow2", "-F", backing),
+                    *("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", backing),
                     *("-b", str(base.disk), str(overlay), str(size)),
                 ],
                 timeout=120,
@@ -146,7 +144,7 @@ class Disks:
             )
             table = self._table_locked(size)
             if table is not None:
-                _write_overlay(overlay, table, scratch)
+                qemu_img.write(overlay, base.disk, base.format, table.writes)
             self._overlays[size] = overlay
             return overlay
 
@@ -186,16 +184,7 @@ class Disks:
         if self.golden.format == "raw":
             with self.golden.disk.open("rb") as stream:
                 return stream.read(HEAD_BYTES)
-        head = self.workspace.temporary("head") / "head"
-        run(
-            [
-                *("qemu-img", "dd", "-f", QEMU_NAMES[self.golden.format], "-O", "raw"),
-                *(f"bs={HEAD_BYTES}", "count=1", f"if={self.golden.disk}", f"of={head}"),
-            ],
-            timeout=120,
-            what="reading the golden disk's partition table",
-        )
-        return head.read_bytes()
+        return qemu_img.read(self.golden.disk, self.golden.format, 0, HEAD_BYTES)
 
 
 def _volume(request: GuestRequest, size: int, found: Journal) -> Path:
@@ -222,16 +211,6 @@ def _write(fd: int, table: Grown) -> None:
     for offset, data in table.writes:
         if os.pwrite(fd, data, offset) != len(data):
             raise SpecError("the partition table could not be written")
-
-
-def _write_overlay(overlay: Path, table: Grown, scratch: Path) -> None:
-    """Write into a qcow2 overlay by qemu-io(1), from files: it takes no data as arguments."""
-    argv: list[str | Path] = ["qemu-io", "-f", "qcow2"]
-    for index, (offset, data) in enumerate(table.writes):
-        piece = scratch / f"piece{index}"
-        piece.write_bytes(data)
-        argv += ["-c", f"write -q -s {piece} {offset} {len(data)}"]
-    run([*argv, overlay], timeout=120, what="growing the partition table")
 
 
 def _raw_copy(golden: Golden, target: Path) -> None:

@@ -25,10 +25,15 @@ from imagekit.errors import ImagekitError, SpecError
 from imagekit.host.strangers import make_folder
 from imagekit.pipeline.build_directory import STATE, require_own_build
 from imagekit.pipeline.store import fingerprint
-from imagekit.provision.journal import Journal, guests_directory, journal, state_root
+from imagekit.provision.journal import (
+    PREFERRED,
+    Journal,
+    disk_of_base,
+    guests_directory,
+    journal,
+    state_root,
+)
 from imagekit.spec.manifest import read_manifest
-
-PREFERRED: tuple[DiskFormat, ...] = ("raw", "qcow2", "vhd")
 
 
 @dataclass(frozen=True)
@@ -130,10 +135,10 @@ def make_base(golden: Golden, final: Path, *, chain: bool = False) -> Base:
             if source is not None:
                 shutil.copyfile(source, part / name)
         part.rename(final)
-    image_format = next((f for f in PREFERRED if (final / f"disk.{f}").exists()), golden.format)
+    disk, image_format = disk_of_base(final)
     return Base(
         final,
-        final / f"disk.{image_format}",
+        disk,
         image_format,
         final / "vmlinuz" if golden.kernel else None,
         final / "initrd.img" if golden.initrd else None,

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagekit.disk.volume import remove_volume
 from imagekit.domain.facts import BuildFacts
-from imagekit.domain.model import Mode
+from imagekit.domain.model import DiskFormat, Mode
 from imagekit.errors import BusyError, ExistsError, HostError, SpecError
 from imagekit.host import tools
 from imagekit.host.run import run
@@ -31,6 +31,8 @@ from imagekit.spec.manifest import Section
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 WIPE_BYTES = 1 << 20
+PREFERRED: tuple[DiskFormat, ...] = ("raw", "qcow2", "vhd")
+"""Formats of golden disks, the one to take first."""
 HINT = "make it yours (chown, chmod go-w), or set IMAGEKIT_STATE to another directory"
 
 
@@ -56,6 +58,15 @@ def guests_directory() -> Path:
         ) from None
     require_private_path(path, HINT)
     return path
+
+
+def disk_of_base(directory: Path) -> tuple[Path, DiskFormat]:
+    """The disk of the shared copy in ``directory``, and its format; raises SpecError without it."""
+    for image_format in PREFERRED:
+        disk = directory / f"disk.{image_format}"
+        if disk.exists():
+            return disk, image_format
+    raise SpecError("a guest's shared golden disk is missing", where=str(directory))
 
 
 class GuestRecord(BaseModel):
@@ -110,7 +121,7 @@ class Journal:
         return found
 
     def bases(self) -> list[Path]:
-        """The directories of the shared copies that the guest stands on."""
+        """The directories of the shared copies that the guest stands on; :func:`disk_of_base`."""
         return [Path(str(e.get("path"))) for e in self.entries() if e.get("op") == "base"]
 
     @property

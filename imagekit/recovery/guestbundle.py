@@ -13,7 +13,7 @@ from imagekit import __version__
 from imagekit.disk import qemu_img
 from imagekit.disk.device import exclusive
 from imagekit.disk.extents import copy_sparse, sha256_sparse
-from imagekit.disk.vhd_chain import read_chain
+from imagekit.disk.reading import unpack_chain
 from imagekit.domain.facts import BuildFacts, DiskFacts
 from imagekit.errors import BusyError, GuestError, SpecError
 from imagekit.guest.appliance import Appliance, Drive, appliance
@@ -24,7 +24,7 @@ from imagekit.host import tools
 from imagekit.host.run import run
 from imagekit.host.signing import Sign
 from imagekit.pipeline.workspace import Workspace
-from imagekit.provision.journal import GuestRecord, journal
+from imagekit.provision.journal import GuestRecord, disk_of_base, journal
 from imagekit.recovery.about import About
 from imagekit.recovery.bundle import Source, maybe_sealed, packed_disk, write_signed
 from imagekit.recovery.container import Member
@@ -100,11 +100,10 @@ def _flatten(disk: DiskFacts, bases: Sequence[Path], size: int, target: Path) ->
     image_format, text = next(iter(disk.paths.items()))
     source = Path(text)
     if image_format == "qcow2":
-        qemu_img.convert(
-            source, target, source_format="qcow2", target_format="raw", with_backing=True
-        )
+        base = disk_of_base(bases[-1]) if bases else None
+        qemu_img.convert(source, target, source_format="qcow2", target_format="raw", base=base)
     elif image_format == "vhd":
-        read_chain([source, *(base / "disk.vhd" for base in bases)], target)
+        unpack_chain([source, *(disk_of_base(base)[0] for base in bases)], target)
     elif source.is_block_device():
         with exclusive(source):
             copy_sparse(source, target)

@@ -14,7 +14,7 @@ import pytest
 from oracles import libvhdi
 from oracles.small_build import SIZE, small_build
 
-from imagekit.disk import vhd_chain, volume
+from imagekit.disk import reading, volume
 from imagekit.errors import CapabilityError, ExistsError, HostError, SpecError, ToolError
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.workspace import workspace
@@ -72,7 +72,7 @@ def test_a_chain_is_a_small_vhd_that_blktap_is_told_to_open(make: Make, tmp_path
         "linked.cfg",
         "linked.vhd",
     ]
-    vhd_chain.read_chain([child, parent], tmp_path / "read.raw")
+    reading.unpack_chain([child, parent], tmp_path / "read.raw")
     content = (tmp_path / "build/small.raw").read_bytes()
     assert (tmp_path / "read.raw").read_bytes() == content
     if libvhdi.available():

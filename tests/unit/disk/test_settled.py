@@ -142,15 +142,20 @@ def test_a_qcow2_that_gets_a_backing_file_after_it_was_checked_reads_no_file_of_
 
 
 @needs_qemu
-def test_qemu_img_opens_no_backing_file_unless_it_is_asked_to(
+def test_qemu_img_opens_only_the_backing_file_that_it_is_given(
     tmp_path: Path, hostile: Path
 ) -> None:
-    for asked in (False, True):
-        made = tmp_path / f"made-{asked}"
-        qemu_img.convert(
-            hostile, made, source_format="qcow2", target_format="raw", with_backing=asked
-        )
-        assert (SECRET[:512] in made.read_bytes()) == asked
+    (tmp_path / "other").write_bytes(b"other" * MIB)
+    bases = {
+        "none": None,
+        "other": (tmp_path / "other", "raw"),
+        "secret": (tmp_path / "secret", "raw"),
+    }
+    for name, base in bases.items():
+        made = tmp_path / f"made-{name}"
+        qemu_img.convert(hostile, made, source_format="qcow2", target_format="raw", base=base)
+        assert (SECRET[:512] in made.read_bytes()) == (name == "secret")
+        assert (b"otherother" in made.read_bytes()) == (name == "other")
     qemu_img.check(hostile, "qcow2")
     qemu_img.measure(hostile, "qcow2")
     (tmp_path / "secret").unlink()
@@ -167,3 +172,31 @@ def test_a_name_that_means_something_to_qemu_is_a_name(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
         qemu_img.check(tmp_path / "cut", "qcow2")
     assert "json:" not in str(caught.value)
+
+
+@needs_qemu
+@pytest.mark.parametrize("base_format", ["raw", "qcow2"])
+def test_pieces_are_written_into_an_overlay_and_its_base_stays(
+    tmp_path: Path, base_format: str
+) -> None:
+    base = tmp_path / "base"
+    if base_format == "raw":
+        base.write_bytes(b"b" * MIB)
+    else:
+        qcow2(base)
+    before = base.read_bytes()
+    overlay, made = tmp_path / "overlay", tmp_path / "made"
+    argv: list[str | Path] = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", base_format]
+    subprocess.run([*argv, "-b", base, overlay, str(2 * MIB)], check=True)
+    pieces = [(512, b"1" * 512), (2 * MIB - 1024, b"2" * 1024)]
+    qemu_img.write(overlay, base, base_format, pieces)
+    qemu_img.convert(
+        overlay, made, source_format="qcow2", target_format="raw", base=(base, base_format)
+    )
+    expected = bytearray(b"b" * MIB if base_format == "raw" else bytes(MIB)) + bytes(MIB)
+    for offset, data in pieces:
+        expected[offset : offset + len(data)] = data
+    assert made.read_bytes() == expected
+    assert base.read_bytes() == before
+    found = qemu_img.changes(overlay, base, base_format)
+    assert {c.offset // (64 << 10) for c in found if c.source is not None} == {0, 31}

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import libvhdi
 
-from imagekit.disk import vhd, vhd_chain, vhd_format
-from imagekit.disk.vhd_chain import Change
+from imagekit.disk import reading, vhd, vhd_chain, vhd_format
+from imagekit.disk.extents import Change
 from imagekit.disk.vhd_reader import VhdReader
 from imagekit.errors import ExistsError, ImageError, SpecError
 
@@ -68,7 +68,7 @@ def test_a_chain_reads_as_its_parent_with_the_changes_on_top(
             child = place / f"child{number}.vhd"
             vhd_chain.write_child(child, chain[0], made, content)
             chain.insert(0, child)
-        vhd_chain.read_chain(chain, place / "got.raw")
+        reading.unpack_chain(chain, place / "got.raw")
         same = (place / "got.raw").read_bytes() == want
         assert same
         # libvhdi takes a bitmap by its bytes, eight sectors, where blktap takes it by its bits.
@@ -143,7 +143,7 @@ def test_an_overlay_becomes_a_child(tmp_path: Path) -> None:
     want[1 << 20 : (1 << 20) + 102400] = b"\x07" * 102400
     want[3 << 20 : 7 << 19] = bytes(1 << 19)
     want[2044 << 10 : 2052 << 10] = b"\x09" * 8192
-    vhd_chain.read_chain([child, parent], tmp_path / "got.raw")
+    reading.unpack_chain([child, parent], tmp_path / "got.raw")
     same = (tmp_path / "got.raw").read_bytes() == want
     assert same
     assert child.stat().st_blocks * 512 < 1 << 20
@@ -160,10 +160,10 @@ def test_a_link_does_not_pass_for_a_whole_disk_nor_with_another_parent(tmp_path:
     stranger = parent_of(other, bytes(SIZE))
     for chain in ([child, stranger], [parent, parent], [child]):
         with pytest.raises(ImageError):
-            vhd_chain.read_chain(chain, tmp_path / "x.raw")
+            reading.unpack_chain(chain, tmp_path / "x.raw")
     assert not (tmp_path / "x.raw").exists()
     with pytest.raises(SpecError):
-        vhd_chain.read_chain([], tmp_path / "x.raw")
+        reading.unpack_chain([], tmp_path / "x.raw")
     with pytest.raises(ExistsError):
         vhd_chain.write_child(child, parent, [], parent)
 
