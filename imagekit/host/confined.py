@@ -9,27 +9,21 @@ from __future__ import annotations
 
 import json
 import os
-import pkgutil
 import secrets
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from imagekit.errors import HostError
+from imagekit.host.run import child_argv
 
-SHIPS = ("confined_child.py",)
-CHILD = Path(__file__).parent / "confined_child.py"
+SHIPS = ("confined_child.py", "syscalls.py")
 FIRST_UID, UIDS = 0x70000000, 0x08000000
 """systemd's docs/UIDS-GIDS.md: nobody gives out 1879048192 to 2147483647."""
 FIRST_DOMAIN, DOMAINS = 0x78000000, 0x01000000
 """Users of domains, behind those of runs: the same number is the same user every time."""
 TABLES = (Path("/proc/self/uid_map"), Path("/proc/self/gid_map"))
 NOBODY = 65534
-FAILED = 125
-"""Exit status of a child that could not be confined."""
-
 Network = Literal["host", "none", "gate"]
 """The host's; one of its own with nothing in it, where the host allows that; or one of its own, in
 which every address is the child's own and imagekit answers on some ports (imagekit.vm.gate)."""
@@ -120,18 +114,10 @@ class Confinement:
             "parent": os.getpid(),
             "room": _words(self.room) if self.room else None,
         }
-        # pypxeboot can be one file with everything in it (PEP 441), which no other Python runs.
-        child = [str(CHILD)] if CHILD.is_file() else ["-c", _source()]
-        return [sys.executable, "-I", "-S", *child, json.dumps(job), *(str(word) for word in argv)]
+        words = [json.dumps(job), *(str(word) for word in argv)]
+        return [*child_argv("imagekit.host.confined_child"), *words]
 
 
 def _words(room: Room) -> list[object]:
     shown = {name: str(path) for name, path in room.shown.items()}
     return [str(room.at), shown, {name: str(path) for name, path in room.writable.items()}]
-
-
-def _source() -> str:
-    data = pkgutil.get_data("imagekit.host", CHILD.name)
-    if data is None:
-        raise HostError(f"{CHILD.name} is missing")
-    return data.decode()

@@ -1,16 +1,16 @@
 """Gives up whatever a program does not need, and becomes it; run by imagekit.host.confined.
 
 Runs as a program of its own. Its first argument is the job as JSON, the rest is the program. It
-uses nothing but the standard library. Exit status 125: the program could not be confined.
+uses nothing but the standard library and ``syscalls``. Exit status 125: the program could not be
+confined.
 
-Sources: unshare(2), user_namespaces(7), capabilities(7), prctl(2), netdevice(7), rtnetlink(7) and
+Sources: unshare(2), user_namespaces(7), capabilities(7), netdevice(7), rtnetlink(7) and
 include/uapi/linux/rtnetlink.h for the message that makes every address local (ip-route(8), type
 local).
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import json
@@ -25,21 +25,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# linux/sched.h
-NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x40000000
-# linux/prctl.h
-PDEATHSIG, CAPBSET_DROP, NO_NEW_PRIVS, CAP_AMBIENT, AMBIENT_CLEAR = 1, 24, 38, 47, 4
-LAST_CAPABILITY = 63
-CAPABILITY_VERSION = 0x20080522  # linux/capability.h, _LINUX_CAPABILITY_VERSION_3
+from imagekit.host import syscalls
+
 # linux/sockios.h, linux/if.h
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 # linux/netlink.h, linux/rtnetlink.h
 NLM_REQUEST_ACK, RTM_NEWROUTE, NLM_CREATE = 5, 24, 0x400
 TABLE_LOCAL, PROTOCOL_STATIC, SCOPE_HOST, KIND_LOCAL, RTA_OIF = 255, 4, 254, 2, 4
-# sys/mount.h
-RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 # linux/seccomp.h, linux/filter.h, linux/audit.h
-SET_SECCOMP, FILTER, ALLOW, ERRNO = 22, 2, 0x7FFF0000, 0x50000
+ALLOW, ERRNO = 0x7FFF0000, 0x50000
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 NUMBER_AT, MACHINE_AT, FIRST_ARGUMENT_AT = 0, 4, 16
 X32 = 0x40000000
@@ -64,26 +58,15 @@ REFUSED = {
 }
 CLONE = {"x86_64": 56, "aarch64": 220}
 CLONE3 = 435
-# asm-generic/unistd.h (the same on all), linux/mount.h, linux/fcntl.h
-OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442
-CLONE_TREE, FROM_EMPTY, EMPTY_PATH, AT_FDCWD = 1, 4, 0x1000, -100
-ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC, ATTR_IDMAP = 1, 2, 4, 8, 0x100000
 BACKLOG = 64
+FAILED = 125
+"""Exit status of a child that could not be confined."""
 ABOVE = 200
 """Descriptors from here on are no program's that we start."""
-
-LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class ConfinementError(Exception):
     """The program cannot be confined."""
-
-
-def check(result: int, what: str) -> None:
-    """Raise OSError, named by ``what``, for a system call that failed."""
-    if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
 def leave_the_host(*, must: bool) -> None:
@@ -92,10 +75,10 @@ def leave_the_host(*, must: bool) -> None:
     A host may forbid them to its ordinary users, and to containers. Raises ConfinementError then
     if they ``must`` be.
     """
-    flags = NEWNET | NEWIPC | NEWUTS | NEWNS
+    flags = syscalls.NEWNET | syscalls.NEWIPC | syscalls.NEWUTS | syscalls.NEWNS
     uid, gid = os.geteuid(), os.getegid()
     try:
-        check(LIBC.unshare(flags if uid == 0 else flags | NEWUSER), "unshare")
+        syscalls.unshare(flags if uid == 0 else flags | syscalls.NEWUSER)
         if uid != 0:
             Path("/proc/self/setgroups").write_text("deny")
             Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
@@ -106,13 +89,7 @@ def leave_the_host(*, must: bool) -> None:
                 f"it needs namespaces of its own, which this host forbids ({error.strerror})"
             ) from None
         return
-    mount("none", "/", "", REC | PRIVATE)
-
-
-def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
-    """mount(2); raises OSError."""
-    arguments = [a.encode() for a in (source, target, kind)]
-    check(LIBC.mount(*arguments, ctypes.c_ulong(flags), data.encode()), f"mount {target}")
+    syscalls.mount("none", "/", "", syscalls.REC | syscalls.PRIVATE)
 
 
 def make_room(at: str, shown: dict[str, str], writable: dict[str, str], uid: int) -> None:
@@ -123,15 +100,16 @@ def make_room(at: str, shown: dict[str, str], writable: dict[str, str], uid: int
     """
     held = {name: os.open(path, os.O_RDONLY | os.O_NONBLOCK) for name, path in shown.items()}
     kept = {name: os.open(path, os.O_PATH) for name, path in writable.items()}
-    mount("room", at, "tmpfs", NOSUID | NOEXEC, "mode=755,size=1m")
+    flags = syscalls.NOSUID | syscalls.NOEXEC
+    syscalls.mount("room", at, "tmpfs", flags, "mode=755,size=1m")
     for name, fd in kept.items():
         Path(at, name).mkdir()
-        mount(f"/proc/self/fd/{fd}", f"{at}/{name}", "", BIND)
+        syscalls.mount(f"/proc/self/fd/{fd}", f"{at}/{name}", "", syscalls.BIND)
         os.close(fd)
     for name, fd in held.items():
         show(fd, f"{at}/{name}", uid)
         os.close(fd)
-    mount("", at, "", REMOUNT | RDONLY | NOSUID | NOEXEC)
+    syscalls.mount("", at, "", flags | syscalls.REMOUNT | syscalls.RDONLY)
 
 
 def show(fd: int, target: str, uid: int) -> None:
@@ -158,12 +136,11 @@ def show(fd: int, target: str, uid: int) -> None:
 def mount_as(fd: int, target: str, status: os.stat_result, uid: int) -> None:
     """Mount an open file on ``target``, read-only and as if it were ``uid``'s (idmapped)."""
     users = user_namespace(status, uid)
-    tree = LIBC.syscall(OPEN_TREE, fd, b"", EMPTY_PATH | CLONE_TREE | os.O_CLOEXEC)
-    check(min(tree, 0), "open_tree")
-    flags = ATTR_IDMAP | ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC
-    wanted = struct.pack("=QQQQ", flags, 0, 0, users)
-    check(LIBC.syscall(MOUNT_SETATTR, tree, b"", EMPTY_PATH, wanted, len(wanted)), "mount_setattr")
-    check(LIBC.syscall(MOVE_MOUNT, tree, b"", AT_FDCWD, target.encode(), FROM_EMPTY), "move_mount")
+    tree = syscalls.copy_of(fd)
+    flags = syscalls.ATTR_IDMAP | syscalls.ATTR_RDONLY | syscalls.ATTR_NOSUID
+    flags |= syscalls.ATTR_NODEV | syscalls.ATTR_NOEXEC
+    syscalls.set_attributes(tree, flags, recursive=False, user=users)
+    syscalls.move_mount(tree, target)
     os.close(tree)
     os.close(users)
 
@@ -173,7 +150,7 @@ def user_namespace(status: os.stat_result, uid: int) -> int:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        LIBC.unshare(NEWUSER)
+        syscalls.unshare(syscalls.NEWUSER)
         os.write(writing, b"!")
         signal.pause()
     try:
@@ -255,17 +232,14 @@ def hand_out(reply: int, tcp: list[int], udp: list[int]) -> None:
 
 def give_up(uid: int | None, groups: list[int]) -> None:
     """Become ``uid`` (None: stay who we are) with no capability, now or by a later program."""
-    for number in range(LAST_CAPABILITY + 1):
-        if LIBC.prctl(CAPBSET_DROP, number, 0, 0, 0) != 0:
-            break  # EINVAL: the kernel knows no higher one; EPERM: we have none to drop
+    syscalls.drop_bounding_set()
     if uid is not None:
         os.setgroups(groups)
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-    LIBC.prctl(CAP_AMBIENT, AMBIENT_CLEAR, 0, 0, 0)
-    header = struct.pack("=Ii", CAPABILITY_VERSION, 0)
-    check(LIBC.capset(header, bytes(24)), "capset")
-    check(LIBC.prctl(NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
+    syscalls.set_capabilities(())
+    syscalls.no_new_privileges()
 
 
 def refuse_calls() -> None:
@@ -289,13 +263,14 @@ def refuse_calls() -> None:
         # Behind the tests: allowed, clone's flags (load, test), EPERM, ENOSYS, allowed.
         ends = {CLONE3: 4, CLONE[machine]: 1}
         steps.append((code, left + ends.get(operand, 3), 0, operand))
-    steps += [(RETURN, 0, 0, ALLOW), (LOAD, 0, 0, FIRST_ARGUMENT_AT), (ANY_BIT, 0, 2, NEWUSER)]
+    steps += [
+        (RETURN, 0, 0, ALLOW),
+        (LOAD, 0, 0, FIRST_ARGUMENT_AT),
+        (ANY_BIT, 0, 2, syscalls.NEWUSER),
+    ]
     steps += [(RETURN, 0, 0, ERRNO | errno.EPERM), (RETURN, 0, 0, ERRNO | errno.ENOSYS)]
     steps += [(RETURN, 0, 0, ALLOW)]
-    program = b"".join(struct.pack("=HBBI", *step) for step in steps)
-    kept = ctypes.create_string_buffer(program, len(program))
-    head = struct.pack("@HP", len(steps), ctypes.addressof(kept))
-    check(LIBC.prctl(SET_SECCOMP, FILTER, head, 0, 0), "seccomp")
+    syscalls.install_filter(b"".join(struct.pack("=HBBI", *step) for step in steps))
 
 
 def die_with(parent: int) -> None:
@@ -303,7 +278,7 @@ def die_with(parent: int) -> None:
 
     A change of identity clears the signal of setpriv(1), so it is asked for again.
     """
-    check(LIBC.prctl(PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "pdeathsig")
+    syscalls.die_with_parent()
     if os.getppid() != parent:
         raise ConfinementError("who started it has ended")
 
@@ -321,10 +296,7 @@ def renumber(numbers: list[tuple[int, int]]) -> None:
 def limit(limits: dict[str, int]) -> None:
     """Set resource limits by their names (getrlimit(2), without RLIMIT_)."""
     for name, value in {"CORE": 0, **limits}.items():
-        kind = getattr(resource, f"RLIMIT_{name}")
-        _, hard = resource.getrlimit(kind)
-        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (allowed, allowed))
+        syscalls.limit(getattr(resource, f"RLIMIT_{name}"), value)
 
 
 def main() -> int:
@@ -348,8 +320,4 @@ def main() -> int:
         os.execvpe(argv[0], argv, os.environ)  # noqa: S606 - no shell on purpose
     except (ConfinementError, OSError) as error:
         print(f"{Path(argv[0]).name} cannot be confined: {error}", file=sys.stderr)
-        return 125
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        return FAILED

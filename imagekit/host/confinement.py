@@ -1,9 +1,9 @@
 """What a process gives up before it touches bytes of strangers.
 
-For programs that run confined: they and this module import the standard library only. Every step
-says what the host does not allow, so that the others still count and ``imagekit doctor`` can tell.
-Sources: unshare(2), pivot_root(2), user_namespaces(7), capabilities(7), prctl(2), getrlimit(2),
-seccomp_init(3); numbers from linux/sched.h, linux/prctl.h, sys/mount.h, linux/capability.h.
+For programs that run confined: of the standard library and ``syscalls`` alone. Every step says what
+the host does not allow, so that the others still count and ``imagekit doctor`` can tell. Sources:
+unshare(2), pivot_root(2), user_namespaces(7), capabilities(7), prctl(2), getrlimit(2),
+seccomp_init(3).
 """
 
 from __future__ import annotations
@@ -11,30 +11,23 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import resource
-import signal
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from imagekit.host import syscalls
 
 NOBODY = 65534
 """User and group of nobody (Debian policy 9.2.2), also the overflow id of user namespaces."""
 
-_NEWNS, _NEWUSER, _NEWPID = 0x20000, 0x10000000, 0x20000000
-_NEWCGROUP, _NEWUTS, _NEWIPC, _NEWNET = 0x2000000, 0x4000000, 0x8000000, 0x40000000
-_ALL = _NEWNS | _NEWCGROUP | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET
-RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE = (
-    *(1, 2, 4, 8, 32, 4096, 16384, 1 << 18),
-)
-_DETACH = 2
+_ALL = syscalls.NEWNS | syscalls.NEWCGROUP | syscalls.NEWUTS | syscalls.NEWIPC
+_ALL |= syscalls.NEWPID | syscalls.NEWNET
 # statvfs(3) f_flag to mount(2) flag
-_LOCKED = ((2, NOSUID), (4, NODEV), (8, NOEXEC), (1024, 1024), (2048, 2048), (4096, 1 << 21))
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
-_PR_SET_SECUREBITS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 28, 47, 2
+_LOCKED = (
+    *((2, syscalls.NOSUID), (4, syscalls.NODEV), (8, syscalls.NOEXEC)),
+    *((1024, 1024), (2048, 2048), (4096, 1 << 21)),
+)
 _NO_SETUID_FIXUP, _NO_SETUID_FIXUP_LOCKED = 4, 8  # linux/securebits.h
-_CAP_VERSION_3 = 0x20080522
-_LAST_CAPABILITY = 63
-_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "i686": 217, "ppc64le": 203, "riscv64": 41}
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | 1  # seccomp.h: SCMP_ACT_ALLOW, SCMP_ACT_ERRNO(EPERM)
 
 CALLS = (
@@ -71,22 +64,24 @@ _WHY_NOT = {
     errno.ENOSPC: "namespaces: no more are allowed (sysctl user.max_user_namespaces)",
 }
 
-LIBC = ctypes.CDLL(None, use_errno=True)
-
 
 class Missing(Exception):
     """The host does not allow a step; the text says which, and why."""
 
 
-def _done(result: int, what: str) -> None:
-    if result != 0:
-        raise Missing(f"{what}: {os.strerror(ctypes.get_errno())}")
+@contextmanager
+def _step() -> Iterator[None]:
+    """Turns what the kernel refuses into Missing."""
+    try:
+        yield
+    except OSError as error:
+        raise Missing(error.strerror or str(error)) from None
 
 
+@_step()
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
     """mount(2); raises Missing."""
-    arguments = [a.encode() for a in (source, target, kind)]
-    _done(LIBC.mount(*arguments, ctypes.c_ulong(flags), data.encode()), f"mount {target}")
+    syscalls.mount(source, target, kind, flags, data)
 
 
 def unshare() -> None:
@@ -96,15 +91,20 @@ def unshare() -> None:
     their own, as nobody in it. Processes are in the new process namespace from the next fork on.
     """
     user, group = os.geteuid(), os.getegid()
-    if user == 0 and LIBC.unshare(_ALL) == 0:
-        return
     if user == 0:
+        with suppress(OSError):
+            syscalls.unshare(_ALL)
+            return
         become_nobody()
         # Else /proc/self is root's after the change of identity (prctl(2)).
-        LIBC.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+        with _step():
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
         user, group = NOBODY, NOBODY
-    if LIBC.unshare(_NEWUSER | _ALL) != 0:
-        raise Missing(_WHY_NOT.get(ctypes.get_errno(), "namespaces: this kernel has none of these"))
+    try:
+        syscalls.unshare(syscalls.NEWUSER | _ALL)
+    except OSError as error:
+        why = _WHY_NOT.get(error.errno or 0, "namespaces: this kernel has none of these")
+        raise Missing(why) from None
     try:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/gid_map").write_text(f"{NOBODY} {group} 1\n")
@@ -115,12 +115,12 @@ def unshare() -> None:
 
 def bind(source: str, target: str, *, recursive: bool, writable: bool) -> None:
     """Show ``source`` at ``target`` too, read-only unless ``writable``; raises Missing."""
-    mount(source, target, "", BIND | (REC if recursive else 0))
+    mount(source, target, "", syscalls.BIND | (syscalls.REC if recursive else 0))
     if not writable:
         held = os.statvfs(target).f_flag
         # A user namespace may not take off what a mount has (mount_namespaces(7)).
         kept = sum(flag for have, flag in _LOCKED if held & have)
-        mount("", target, "", REMOUNT | BIND | RDONLY | kept)
+        mount("", target, "", syscalls.REMOUNT | syscalls.BIND | syscalls.RDONLY | kept)
 
 
 def fork_first() -> None:
@@ -142,22 +142,18 @@ def empty_root() -> None:
 
     Nothing can be opened by name any more.
     """
-    mount("none", "/", "", REC | PRIVATE)
-    flags = NOSUID | NODEV | NOEXEC
+    mount("none", "/", "", syscalls.REC | syscalls.PRIVATE)
+    flags = syscalls.NOSUID | syscalls.NODEV | syscalls.NOEXEC
     mount("none", "/tmp", "tmpfs", flags, "size=4k,nr_inodes=1,mode=555")  # noqa: S108 - covered
-    mount("", "/tmp", "", REMOUNT | BIND | RDONLY | flags)  # noqa: S108 - the same
+    mount("", "/tmp", "", syscalls.REMOUNT | syscalls.BIND | syscalls.RDONLY | flags)  # noqa: S108 - the same
     enter("/tmp")  # noqa: S108 - the same
 
 
 def enter(root: str) -> None:
     """Make ``root`` the root of this process, and let go of the old one; raises Missing."""
     os.chdir(root)
-    number = _PIVOT_ROOT.get(os.uname().machine)
-    if number is None:
-        raise Missing(f"pivot_root is not known for {os.uname().machine}")
-    _done(LIBC.syscall(number, b".", b"."), "pivot_root")
-    _done(LIBC.umount2(b".", _DETACH), "umount the old root")
-    os.chdir("/")
+    with _step():
+        syscalls.pivot_root()
 
 
 def become_nobody(*, keep: int | None = None) -> None:
@@ -165,11 +161,12 @@ def become_nobody(*, keep: int | None = None) -> None:
     no other, which programs that are started have too."""
     if os.geteuid() != 0:
         return
-    _empty_bounding_set(keep)
+    syscalls.drop_bounding_set(() if keep is None else (keep,))
     if keep is not None:
         # Else the change of identity takes all, and access(2) knows of none afterwards.
-        bits = _NO_SETUID_FIXUP | _NO_SETUID_FIXUP_LOCKED
-        _done(LIBC.prctl(_PR_SET_SECUREBITS, bits, 0, 0, 0), "securebits")
+        with _step():
+            bits = _NO_SETUID_FIXUP | _NO_SETUID_FIXUP_LOCKED
+            syscalls.prctl(syscalls.PR_SET_SECUREBITS, bits)
     # EINVAL, EPERM: root of a container that has no such user. It still loses its capabilities.
     with suppress(OSError):
         os.setgroups([])
@@ -177,46 +174,37 @@ def become_nobody(*, keep: int | None = None) -> None:
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
     if keep is not None:
-        _set_capabilities(1 << keep)
-        _done(LIBC.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, keep, 0, 0), "ambient")
+        with _step():
+            syscalls.set_capabilities((keep,), inherited=True)
+            syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, keep)
 
 
+@_step()
 def drop_capabilities() -> None:
     """All of them, from every set; raises Missing."""
-    _empty_bounding_set()
-    _set_capabilities(0)
+    syscalls.drop_bounding_set()
+    syscalls.set_capabilities(())
 
 
-def _set_capabilities(mask: int) -> None:
-    """Effective, permitted and inheritable ones; ``mask`` is of the first 32."""
-    header = (ctypes.c_uint32 * 2)(_CAP_VERSION_3, 0)
-    _done(LIBC.capset(header, (ctypes.c_uint32 * 6)(mask, mask, mask, 0, 0, 0)), "capset")
-
-
-def _empty_bounding_set(keep: int | None = None) -> None:
-    for number in range(_LAST_CAPABILITY + 1):
-        if number == keep:
-            continue
-        if LIBC.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
-            break  # EINVAL: there are no more; EPERM: the right to do it is gone
-
-
+@_step()
 def no_new_privileges() -> None:
     """No program that is started has more rights than this one; raises Missing."""
-    _done(LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    syscalls.no_new_privileges()
 
 
+@_step()
 def die_with_parent() -> None:
-    """Be killed when the process that forked us ends. A change of identity undoes it."""
-    _done(LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "the death signal")
+    """Be killed when the process that forked us ends; raises Missing.
+
+    A change of identity undoes it.
+    """
+    syscalls.die_with_parent()
 
 
 def set_limits(limits: Mapping[int, int]) -> None:
     """Soft and hard limit of each kind of ``resource.RLIMIT_*``; a lower one stays."""
     for kind, value in limits.items():
-        _, hard = resource.getrlimit(kind)
-        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (allowed, allowed))
+        syscalls.limit(kind, value)
 
 
 def close_all_but(keep: Collection[int]) -> None:
@@ -248,7 +236,8 @@ class _Filter:
 
     def put_on(self) -> None:
         """From now on, for this process and all it starts; raises Missing."""
-        _done(self._library.seccomp_load(self._context), "seccomp")
+        if self._library.seccomp_load(self._context) != 0:
+            raise Missing(f"seccomp: {os.strerror(ctypes.get_errno())}")
 
 
 class Allowed(_Filter):

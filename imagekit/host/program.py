@@ -8,20 +8,16 @@ bounds of memory, processor time and file size.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.host import tools
 from imagekit.host.program_child import SHOWN
+from imagekit.host.run import child_argv
 
 __all__ = ["SHOWN", "Bounds", "confined", "given"]
 
-_START = (
-    "import sys; sys.path[:] = {path!r}; "
-    "from imagekit.host.program_child import main; sys.exit(main())"
-)
 _UNBOUNDED = 1 << 62
 _DAY = 86400
 
@@ -67,6 +63,4 @@ def confined(
         "cpu_seconds": bounds.cpu_seconds,
         "file_bytes": bounds.file_bytes,
     }
-    quiet = ["-B"] if sys.dont_write_bytecode else []
-    code = _START.format(path=sys.path)
-    return [sys.executable, "-I", "-S", *quiet, "-c", code, json.dumps(job)]
+    return [*child_argv("imagekit.host.program_child"), json.dumps(job)]

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from imagekit.host import confinement
+from imagekit.host import confinement, syscalls
 from imagekit.host.confinement import Missing
 
 _PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
@@ -34,13 +34,13 @@ _FAILED = 125
 def _make_root(shown: str | None) -> None:
     """A root with programs and little else, below /tmp, which it covers; raises Missing."""
     root = "/tmp"  # noqa: S108 - covered by a file system of our own
-    confinement.mount("none", "/", "", confinement.REC | confinement.PRIVATE)
+    confinement.mount("none", "/", "", syscalls.REC | syscalls.PRIVATE)
     held = {
         path: os.open(path, os.O_PATH) for path in (*_PROGRAMS, *_SETTINGS) if os.path.lexists(path)
     }
     if shown is not None:
         held[SHOWN] = os.open(shown, os.O_PATH | os.O_DIRECTORY)
-    confinement.mount("none", root, "tmpfs", confinement.NOSUID | confinement.NODEV, "mode=755")
+    confinement.mount("none", root, "tmpfs", syscalls.NOSUID | syscalls.NODEV, "mode=755")
     for name in ("proc", "dev", "etc", "tmp"):
         Path(root, name).mkdir()
     for path, fd in held.items():
@@ -49,8 +49,8 @@ def _make_root(shown: str | None) -> None:
         else:
             _place(fd, root + path, writable=False, recursive=True)
         os.close(fd)
-    flags = confinement.NOSUID | confinement.NODEV | confinement.NOEXEC
-    confinement.mount("proc", f"{root}/proc", "proc", flags | confinement.RDONLY)
+    flags = syscalls.NOSUID | syscalls.NODEV | syscalls.NOEXEC
+    confinement.mount("proc", f"{root}/proc", "proc", flags | syscalls.RDONLY)
     size = f"size={_TMP_BYTES},mode=1777"
     confinement.mount("none", f"{root}/tmp", "tmpfs", flags, size)  # noqa: S108 - of the new root
     for name in _DEVICES:
@@ -59,8 +59,8 @@ def _make_root(shown: str | None) -> None:
         os.close(fd)
     Path(root, "dev/fd").symlink_to("/proc/self/fd")
     confinement.enter(root)
-    flags = confinement.RDONLY | confinement.NOSUID | confinement.NODEV
-    confinement.mount("", "/", "", confinement.REMOUNT | confinement.BIND | flags)
+    flags = syscalls.RDONLY | syscalls.NOSUID | syscalls.NODEV
+    confinement.mount("", "/", "", syscalls.REMOUNT | syscalls.BIND | flags)
 
 
 def _place(fd: int, target: str, *, writable: bool, recursive: bool) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from imagekit.errors import HostError, ToolError
 from imagekit.host import tools
 
 RUN_MARKER = "IMAGEKIT_RUN"
+_CHILD = "import sys; sys.path[:] = {path!r}; from {module} import main; sys.exit(main())"
 LONGEST_LINE = 1 << 20
 """Bytes; what is longer is taken for several lines."""
 LONGEST_TAIL = 1 << 14
@@ -63,6 +65,17 @@ def children_see(variables: Mapping[str, str | None]) -> Iterator[None]:
         yield
     finally:
         _SEEN.reset(token)
+
+
+def child_argv(module: str) -> list[str]:
+    """The command that runs ``main()`` of a module of imagekit in a Python of its own.
+
+    It looks for modules where this process does, be that an archive (PEP 441), and at no variable
+    of its environment (python3(1), -I and -S). Arguments follow.
+    """
+    quiet = ["-B"] if sys.dont_write_bytecode else []
+    code = _CHILD.format(path=sys.path, module=module)
+    return [sys.executable, "-I", "-S", *quiet, "-c", code]
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

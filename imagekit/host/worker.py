@@ -17,7 +17,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +30,6 @@ from imagekit.host.worker_child import MAX_FILES, STATUS, TOO_LONG, Failure
 __all__ = ["MAX_FILES", "MIB", "Confined", "Limits", "missing_confinement", "stop"]
 
 MIB = 1 << 20
-_START = "import sys; sys.path[:] = {path!r}; from {module} import main; sys.exit(main())"
 _CHILD = "imagekit.host.worker_child"
 _READY = 60.0
 _MAX_TEXT = 2000
@@ -165,14 +163,12 @@ class _Zygote:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._stack.callback(self._control.close)
         with theirs:
-            code = _START.format(path=sys.path, module=_CHILD)
             job = json.dumps({"module": module, "socket": theirs.fileno()})
-            argv = [sys.executable, "-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
             # An empty context: variables that other children see may hold secrets.
             self._child = contextvars.Context().run(
                 self._stack.enter_context,
                 run.spawn(
-                    [*argv, "-c", code, job],
+                    [*run.child_argv(_CHILD), job],
                     stdout=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     tied=False,

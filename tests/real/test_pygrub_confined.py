@@ -7,12 +7,14 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import imagekit
 from imagekit.errors import ImageError, ImagekitError, ToolError
 from imagekit.host import confined
 from imagekit.pypxeboot import localboot
@@ -20,6 +22,7 @@ from imagekit.pypxeboot.domain_user import domain_user
 from imagekit.pypxeboot.handover import FreshFiles, Result, fresh_files
 
 pytestmark = pytest.mark.real
+PACKAGE = Path(imagekit.__file__).parent
 PYGRUBS = sorted(Path("/usr/lib").glob("xen-*/bin/pygrub"))
 KERNEL, INITRD = b"MZ kernel" * 4000, b"initrd" * 5000
 # A program in pygrub's place, taken over by the disk that it reads.
@@ -238,12 +241,15 @@ def test_a_file_that_can_be_mounted_for_nobody_else_is_shown_by_a_loop_device(
         pytest.skip("missing: loop devices")
     disk.write_bytes(b"sector".ljust(1 << 16, b"."))
     # A child that mounts nothing idmapped stands for a kernel that cannot.
-    child = tmp_path / "confined_child.py"
-    text = confined.CHILD.read_text()
+    copied = tmp_path / "child/imagekit"
+    for name in ("__init__.py", "host/__init__.py", "host/confined_child.py", "host/syscalls.py"):
+        (copied / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PACKAGE / name, copied / name)
+    text = (PACKAGE / "host/syscalls.py").read_text()
     changed = text.replace("MOUNT_SETATTR = 428, 429, 442", "MOUNT_SETATTR = 428, 429, 9999")
     assert changed != text
-    child.write_text(changed)
-    monkeypatch.setattr(confined, "CHILD", child)
+    (copied / "host/syscalls.py").write_text(changed)
+    monkeypatch.setattr(sys, "path", [str(copied.parent), *sys.path])
     found = boot(disk, files, "result(made('k', open(disk).read(6)))")
     assert found.kernel.read_text() == "sector"
     used = subprocess.run(["losetup", "--list"], capture_output=True, text=True, check=True).stdout

@@ -32,7 +32,7 @@ from imagekit.host.sandbox.means import means
 from imagekit.host.sandbox.network import Connection, connected
 from imagekit.host.sandbox.profiles import Profile
 
-SHIPS = ("child", "sudo.sh", "mknod.sh", "mount.sh", "umount.sh")
+SHIPS = ("child", "../syscalls.py", "sudo.sh", "mknod.sh", "mount.sh", "umount.sh")
 CHILD = Path(__file__).parent / "child"
 SUDO = Path(__file__).parent / "sudo.sh"
 """A sudo for those who are root already."""

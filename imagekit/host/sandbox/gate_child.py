@@ -4,14 +4,13 @@ Run by imagekit.host.sandbox.network as a program of its own, in the host's netw
 holds the job as JSON: the id of a process in the network namespace, and the fields of each
 :class:`Door`. The same address and port listen inside and lead to the host's. It prints "ready"
 when they do, and ends when standard input is closed. Exit status 125: the gate could not be made.
-It uses nothing but the standard library.
+It uses nothing but the standard library and ``syscalls``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import ipaddress
 import json
@@ -21,8 +20,8 @@ import struct
 import sys
 from typing import Any, NamedTuple, cast
 
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # linux/sched.h
-PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE = 38, 4  # linux/prctl.h
+from imagekit.host import syscalls
+
 SIOCADDRT = 0x890B  # linux/sockios.h
 RTF_UP, RTF_REJECT = 0x1, 0x200  # linux/route.h
 EEXIST = 17
@@ -31,8 +30,6 @@ CONNECTIONS = 256
 """Of each forward at once; apt uses a handful."""
 SILENT_SECONDS = 20
 """After which an answer to a datagram is not waited for any more: resolv.conf(5) waits 5 s."""
-
-LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Door(NamedTuple):
@@ -48,12 +45,11 @@ def join(pid: int) -> None:
 
     Of a process with one thread, for setns(2) asks for that.
     """
-    for name, kind in (("user", CLONE_NEWUSER), ("net", CLONE_NEWNET)):
+    for name, kind in (("user", syscalls.NEWUSER), ("net", syscalls.NEWNET)):
         if os.stat(f"/proc/{pid}/ns/{name}").st_ino == os.stat(f"/proc/self/ns/{name}").st_ino:  # noqa: PTH116
             continue
         opened = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        if LIBC.setns(opened, kind) != 0:
-            raise OSError(ctypes.get_errno(), f"setns: {os.strerror(ctypes.get_errno())}")
+        syscalls.setns(opened, kind)
         os.close(opened)
 
 
@@ -136,8 +132,8 @@ def give_up_rights() -> None:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-    LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    syscalls.no_new_privileges()
 
 
 class Streams:
@@ -244,7 +240,3 @@ def main() -> int:
     give_up_rights()
     asyncio.run(serve(made, doors))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

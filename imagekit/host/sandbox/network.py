@@ -13,7 +13,6 @@ import contextlib
 import ipaddress
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
@@ -25,11 +24,11 @@ from urllib.parse import urlsplit
 
 from imagekit.errors import HostError
 from imagekit.host import tools, userns
-from imagekit.host.run import spawn
+from imagekit.host.run import child_argv, spawn
 from imagekit.host.sandbox import means
 
-SHIPS = ("gate_child.py",)
-CHILD = Path(__file__).with_name("gate_child.py")
+SHIPS = ("gate_child.py", "../syscalls.py")
+GATE = "imagekit.host.sandbox.gate_child"
 NETWORK = "240.0.2.0/24"
 """Addresses inside. Reserved ones (RFC 1112, section 4), so that no real host is hidden by them."""
 MTU = 65520
@@ -232,7 +231,7 @@ def _last(log: IO[bytes]) -> str:
 @contextlib.contextmanager
 def _gate(pid: int, forwards: Sequence[Forward]) -> Iterator[None]:
     job = [pid, *(astuple(f) for f in dict.fromkeys(forwards))]
-    with spawn([sys.executable, "-I", CHILD], stdin=True) as child:
+    with spawn(child_argv(GATE), stdin=True) as child:
         _start_gate(child, job)
         yield
 

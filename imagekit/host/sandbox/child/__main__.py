@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 sys.path.append(str(Path(__file__).resolve().parents[4]))
 
-from imagekit.host.sandbox.child import confine, filesystem, kernel, later
+from imagekit.host import syscalls
+from imagekit.host.sandbox.child import confine, filesystem, later
 from imagekit.host.sandbox.child.job import Job, from_json
 
 
@@ -50,7 +51,7 @@ def main() -> int:
         if descriptor is not None:
             os.set_inheritable(descriptor, False)  # noqa: FBT003 - its only form
     try:
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        syscalls.die_with_parent()
         if os.getppid() != job.parent:
             return 125
         return _run(job)
@@ -65,8 +66,8 @@ def _run(job: Job) -> int:
     if job.later:
         ends = socket.socketpair()
         job = job._replace(asked=ends[0].detach(), asks=ends[1].detach())
-    kernel.unshare(kernel.NEWNS)
-    kernel.mount("none", "/", "", kernel.REC | kernel.PRIVATE)
+    syscalls.unshare(syscalls.NEWNS)
+    syscalls.mount("none", "/", "", syscalls.REC | syscalls.PRIVATE)
     filesystem.mount_points(job)
     made = _namespace_and_mounts(job)
     for number in (1, 2):
@@ -79,7 +80,7 @@ def _run(job: Job) -> int:
         start = partial(_in_user_namespace, job, made)
         job = job._replace(later=[])
     else:
-        kernel.unshare(kernel.NEWPID)
+        syscalls.unshare(syscalls.NEWPID)
         start = partial(_become, job, made)
     return _start_and_wait(job, start, [m.descriptor for m in made.mounts if m.source in writable])
 
@@ -136,10 +137,10 @@ def _in_user_namespace(job: Job, made: _Made, alive: int) -> None:
     assert made.user is not None  # noqa: S101 - the caller asked
     _join(job)
     if job.net is not None:
-        kernel.setns(job.net, kernel.NEWNET)  # as long as we are root of what owns it
+        syscalls.setns(job.net, syscalls.NEWNET)  # as long as we are root of what owns it
     confine.become_root(made.user)
     _die_with(alive)
-    kernel.unshare(kernel.NEWPID)
+    syscalls.unshare(syscalls.NEWPID)
     inside = job._replace(join=[], watched=[], net=None)
     status = _start_and_wait(job, partial(_become, inside, made._replace(user=None, owner=0)), [])
     os._exit(status)
@@ -148,11 +149,11 @@ def _in_user_namespace(job: Job, made: _Made, alive: int) -> None:
 def _become(job: Job, made: _Made, alive: int) -> None:
     """In the first process of its process namespace: make the sandbox and become the program."""
     _join(job)
-    flags = kernel.NEWNS | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWCGROUP
-    kernel.unshare(flags | (kernel.NEWNET if job.network == "none" else 0))
+    flags = syscalls.NEWNS | syscalls.NEWIPC | syscalls.NEWUTS | syscalls.NEWCGROUP
+    syscalls.unshare(flags | (syscalls.NEWNET if job.network == "none" else 0))
     if job.net is not None:
-        kernel.setns(job.net, kernel.NEWNET)
-    kernel.mount("none", "/", "", kernel.REC | kernel.PRIVATE)
+        syscalls.setns(job.net, syscalls.NEWNET)
+    syscalls.mount("none", "/", "", syscalls.REC | syscalls.PRIVATE)
     filesystem.new_root(job, made.mounts, made.owner, made.programs)
     if made.user is not None:
         confine.become_root(made.user)
@@ -166,9 +167,9 @@ def _become(job: Job, made: _Made, alive: int) -> None:
     os.chdir(job.cwd)
     confine.drop(job.kept)
     confine.bound(job.limits)
-    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    syscalls.no_new_privileges()
     for program in job.filters:
-        kernel.install_filter(base64.b64decode(program))
+        syscalls.install_filter(base64.b64decode(program))
     os.environ.clear()
     os.environ.update(job.env)
     try:
@@ -186,7 +187,7 @@ def _join(job: Job) -> None:
 
 def _die_with(alive: int) -> None:
     """End when the process that waits ends; it holds the other end of the pipe ``alive``."""
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    syscalls.die_with_parent()
     poll = select.poll()
     poll.register(alive, select.POLLIN)
     if poll.poll(0):

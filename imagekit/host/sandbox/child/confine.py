@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 from pathlib import Path
 
-from imagekit.host.sandbox.child import kernel
+from imagekit.host import syscalls
 from imagekit.host.sandbox.child.job import Limits
 
 IDS = 65536
 """Ids of a tree: 0 to nobody and nogroup (65534)."""
-LAST_CAPABILITY = 63
 GRACE = 1
 """Seconds of processor time between SIGXCPU and SIGKILL."""
 
@@ -61,10 +59,10 @@ def _hold_user_namespace(say: int, wait: int, processes: int | None) -> None:
     """In a child: make the namespace, say so (or the error's number), hold it until told."""
     number = 0
     try:
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        syscalls.die_with_parent()
         if processes is not None:
-            _limit(resource.RLIMIT_NPROC, processes)
-        kernel.unshare(kernel.NEWUSER)
+            syscalls.limit(resource.RLIMIT_NPROC, processes)
+        syscalls.unshare(syscalls.NEWUSER)
     except OSError as error:
         number = error.errno or 1
     finally:
@@ -75,7 +73,7 @@ def _hold_user_namespace(say: int, wait: int, processes: int | None) -> None:
 
 def become_root(descriptor: int) -> None:
     """Enter a user namespace and be its root."""
-    kernel.setns(descriptor, kernel.NEWUSER)
+    syscalls.setns(descriptor, syscalls.NEWUSER)
     os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
@@ -83,28 +81,17 @@ def become_root(descriptor: int) -> None:
 
 def drop(kept: list[int]) -> None:
     """Give up every capability but ``kept``, for good (capabilities(7))."""
-    for number in range(LAST_CAPABILITY + 1):
-        if number not in kept:
-            try:
-                kernel.prctl(kernel.PR_CAPBSET_DROP, number)
-            except OSError:
-                break  # EINVAL: the kernel knows no higher capability
-    kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
-    kernel.set_capabilities(kept)
+    syscalls.drop_bounding_set(kept)
+    syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
+    syscalls.set_capabilities(kept)
 
 
 def bound(limits: Limits) -> None:
     """Set the bounds of each process."""
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, limits.file_size)
-    _limit(resource.RLIMIT_CPU, limits.cpu_seconds, GRACE)
+    syscalls.limit(resource.RLIMIT_CORE, 0)
+    syscalls.limit(resource.RLIMIT_FSIZE, limits.file_size)
+    syscalls.limit(resource.RLIMIT_CPU, limits.cpu_seconds, GRACE)
     if limits.data is not None:
-        _limit(resource.RLIMIT_DATA, limits.data)
+        syscalls.limit(resource.RLIMIT_DATA, limits.data)
     if limits.processes is not None:
-        _limit(resource.RLIMIT_NPROC, limits.processes)
-
-
-def _limit(kind: int, value: int, grace: int = 0) -> None:
-    _soft, hard = resource.getrlimit(kind)
-    most = value + grace if hard == resource.RLIM_INFINITY else min(value + grace, hard)
-    resource.setrlimit(kind, (min(value, most), most))
+        syscalls.limit(resource.RLIMIT_NPROC, limits.processes)

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from imagekit.host.sandbox.child import kernel
+from imagekit.host import syscalls
 from imagekit.host.sandbox.child.job import Job
 
 BASE = "/proc"
@@ -98,14 +98,14 @@ def detached(job: Job, user: int | None) -> list[Detached]:
     found = []
     tree = [] if job.empty else [(job.root, "", False, True)]
     for source, target, read_only, mapped in [*tree, *job.mounts]:
-        descriptor = kernel.open_tree(source, recursive=job.recursive)
-        attributes = kernel.ATTR_NODEV if job.user_namespace else 0
-        attributes |= kernel.ATTR_RDONLY | kernel.ATTR_NOSUID if read_only else 0
+        descriptor = syscalls.open_tree(source, recursive=job.recursive)
+        attributes = syscalls.ATTR_NODEV if job.user_namespace else 0
+        attributes |= syscalls.ATTR_RDONLY | syscalls.ATTR_NOSUID if read_only else 0
         if attributes:
-            kernel.set_attributes(descriptor, attributes, recursive=job.recursive)
+            syscalls.set_attributes(descriptor, attributes, recursive=job.recursive)
         if mapped and user is not None:
-            attributes = kernel.ATTR_IDMAP
-            kernel.set_attributes(descriptor, attributes, recursive=False, user=user)
+            attributes = syscalls.ATTR_IDMAP
+            syscalls.set_attributes(descriptor, attributes, recursive=False, user=user)
         found.append(Detached(target, source, descriptor))
     return found
 
@@ -120,17 +120,17 @@ def device(source: str, target: str) -> None:
         Path(target).chmod(0o666)
     except PermissionError:
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        kernel.mount(source, target, "", kernel.BIND)
+        syscalls.mount(source, target, "", syscalls.BIND)
 
 
 def _devices(root: str, memory: str) -> None:
-    kernel.mount("dev", f"{root}/dev", "tmpfs", kernel.NOSUID, f"mode=755,size=1m{memory}")
+    syscalls.mount("dev", f"{root}/dev", "tmpfs", syscalls.NOSUID, f"mode=755,size=1m{memory}")
     for name in DEVICES:
         device(f"/dev/{name}", f"{root}/dev/{name}")
     for name in ("pts", "shm"):
         Path(f"{root}/dev/{name}").mkdir()
     options = "newinstance,ptmxmode=0666,mode=620"
-    kernel.mount("devpts", f"{root}/dev/pts", "devpts", kernel.NOSUID, options)
+    syscalls.mount("devpts", f"{root}/dev/pts", "devpts", syscalls.NOSUID, options)
     for name, target in (
         ("ptmx", "pts/ptmx"),
         ("fd", "/proc/self/fd"),
@@ -142,47 +142,47 @@ def _devices(root: str, memory: str) -> None:
 
 
 def _sysfs(root: str, *, shown: bool) -> None:
-    flags = kernel.NOSUID | kernel.NODEV | kernel.NOEXEC | kernel.RDONLY
+    flags = syscalls.NOSUID | syscalls.NODEV | syscalls.NOEXEC | syscalls.RDONLY
     if not shown:
-        kernel.mount("sys", f"{root}/sys", "tmpfs", flags, "mode=755,size=4k")
+        syscalls.mount("sys", f"{root}/sys", "tmpfs", flags, "mode=755,size=4k")
         return
     try:
-        kernel.mount("sysfs", f"{root}/sys", "sysfs", flags)
+        syscalls.mount("sysfs", f"{root}/sys", "sysfs", flags)
     except OSError:
         # A user namespace that shares the host's network may not have a sysfs of its own; the
         # host's is closed to it by permissions.
-        kernel.mount("/sys", f"{root}/sys", "", kernel.BIND | kernel.REC)
-        kernel.read_only(f"{root}/sys")
+        syscalls.mount("/sys", f"{root}/sys", "", syscalls.BIND | syscalls.REC)
+        syscalls.read_only(f"{root}/sys")
 
 
 def kernel_file_systems(root: str, job: Job, owner: int) -> None:
     """/proc, /sys, /dev and /run of the new root; what is in memory belongs to ``owner``."""
-    quiet = kernel.NOSUID | kernel.NODEV
+    quiet = syscalls.NOSUID | syscalls.NODEV
     memory = f",uid={owner},gid={owner}"
     size = f"{memory},size={job.limits.shared_memory}"
-    kernel.mount("proc", f"{root}/proc", "proc", quiet | kernel.NOEXEC)
+    syscalls.mount("proc", f"{root}/proc", "proc", quiet | syscalls.NOEXEC)
     _sysfs(root, shown=job.sysfs)
     _devices(root, memory)
-    kernel.mount("shm", f"{root}/dev/{'shm'}", "tmpfs", quiet, f"mode=1777{size}")
-    kernel.mount("run", f"{root}/run", "tmpfs", quiet, f"mode=755{size}")
+    syscalls.mount("shm", f"{root}/dev/{'shm'}", "tmpfs", quiet, f"mode=1777{size}")
+    syscalls.mount("run", f"{root}/run", "tmpfs", quiet, f"mode=755{size}")
     for name in SETTINGS:
         path = f"{root}/proc/{name}"
         if os.path.lexists(path):
-            kernel.mount(path, path, "", kernel.BIND | (kernel.REC if job.recursive else 0))
-            kernel.read_only(path)
+            syscalls.mount(path, path, "", syscalls.BIND | (syscalls.REC if job.recursive else 0))
+            syscalls.read_only(path)
     for name in MASKED:
         path = f"{root}/{name}"
         if os.path.isdir(path):  # noqa: PTH112 - plain strings throughout
-            flags = quiet | kernel.NOEXEC | kernel.RDONLY
-            kernel.mount("masked", path, "tmpfs", flags, "mode=000,size=4k")
+            flags = quiet | syscalls.NOEXEC | syscalls.RDONLY
+            syscalls.mount("masked", path, "tmpfs", flags, "mode=000,size=4k")
         elif os.path.lexists(path):
-            kernel.mount(f"{root}/dev/null", path, "", kernel.BIND)
+            syscalls.mount(f"{root}/dev/null", path, "", syscalls.BIND)
 
 
 def empty_root(job: Job, owner: int, programs: dict[str, bytes]) -> None:
     """A root in memory at :data:`BASE`: links, the usual directories, ``programs`` by name."""
     memory = f"mode=755,uid={owner},gid={owner},size={job.limits.shared_memory}"
-    kernel.mount("root", BASE, "tmpfs", kernel.NOSUID | kernel.NODEV, memory)
+    syscalls.mount("root", BASE, "tmpfs", syscalls.NOSUID | syscalls.NODEV, memory)
     for path, target in job.links:
         Path(f"{BASE}{path}").symlink_to(target)
     for name in (*FIXED, "imagekit/bin"):
@@ -214,7 +214,7 @@ def new_root(job: Job, mounts: list[Detached], owner: int, programs: dict[str, b
     if job.empty:
         empty_root(job, owner, programs)
     else:
-        kernel.move_mount(mounts[0].descriptor, BASE)
+        syscalls.move_mount(mounts[0].descriptor, BASE)
         rest = mounts[1:]
     for name in FIXED:
         if not stat.S_ISDIR(os.lstat(f"{BASE}/{name}").st_mode):
@@ -224,7 +224,7 @@ def new_root(job: Job, mounts: list[Detached], owner: int, programs: dict[str, b
         try:
             if job.empty:
                 mount_point(BASE, target, directory=stat.S_ISDIR(os.fstat(descriptor).st_mode))
-            kernel.move_mount(descriptor, f"{BASE}{target}")
+            syscalls.move_mount(descriptor, f"{BASE}{target}")
         except OSError as error:
             if error.errno != errno.EACCES:
                 raise
@@ -232,4 +232,4 @@ def new_root(job: Job, mounts: list[Detached], owner: int, programs: dict[str, b
     if job.empty:
         _usual_directories(owner)
     os.chdir(BASE)
-    kernel.pivot_root()
+    syscalls.pivot_root()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from imagekit.host.sandbox.child import kernel
+from imagekit.host import syscalls
 
 ASK = 8
 """The program's descriptor: it writes a line, and reads one when all is shown."""
@@ -24,9 +24,9 @@ def show(pid: int, places: list[tuple[str, str]]) -> bool:
         status = 1
         try:
             opened = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-            kernel.setns(opened, kernel.NEWNS)
+            syscalls.setns(opened, syscalls.NEWNS)
             for source, target in places:
-                kernel.move_mount(kernel.open_tree(source, recursive=True), target)
+                syscalls.move_mount(syscalls.open_tree(source, recursive=True), target)
             status = 0
         except OSError as error:
             os.write(2, f"a directory cannot be shown twice: {error}\n".encode())

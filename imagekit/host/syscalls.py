@@ -1,13 +1,20 @@
-"""The system calls that Python has no function for."""
+"""The system calls that Python has no function for.
+
+For programs that run confined, too: of the standard library alone. Each raises OSError, whose text
+says what was refused. Numbers are from the headers that the comments name.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import resource
+import signal
+from collections.abc import Collection
 
 # sys/mount.h
 RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
-BIND, REC, PRIVATE = 4096, 16384, 1 << 18
+REMOUNT, BIND, REC, PRIVATE = 32, 4096, 16384, 1 << 18
 DETACH = 2
 # linux/sched.h
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC = 0x20000, 0x02000000, 0x04000000, 0x08000000
@@ -15,17 +22,18 @@ NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
 # linux/mount.h, linux/fcntl.h
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 4
-ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_IDMAP = 1, 2, 4, 0x00100000
+ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC, ATTR_IDMAP = 1, 2, 4, 8, 0x00100000
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
 # linux/prctl.h
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 22, 24, 38
-PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 4, 22, 24
+PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 28, 38, 47
+PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 SECCOMP_MODE_FILTER = 2
-CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
+# linux/capability.h
+CAPABILITY_VERSION_3, LAST_CAPABILITY = 0x20080522, 63
 # The same on every architecture: asm-generic/unistd.h.
 OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442
-PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "i686": 217}
-CAPSET = {"x86_64": 126, "aarch64": 91, "i686": 185}
+PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "i686": 217, "ppc64le": 203, "riscv64": 41}
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -91,6 +99,12 @@ def open_tree(path: str, *, recursive: bool) -> int:
     return _syscall(f"open_tree {path}", OPEN_TREE, AT_FDCWD, name, flags)
 
 
+def copy_of(descriptor: int) -> int:
+    """The same of what is open as ``descriptor``."""
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH
+    return _syscall("open_tree", OPEN_TREE, descriptor, b"", flags)
+
+
 def move_mount(descriptor: int, target: str) -> None:
     """Attach what :func:`open_tree` gave at ``target`` (move_mount(2))."""
     _syscall(
@@ -123,13 +137,38 @@ def pivot_root() -> None:
     os.chdir("/")
 
 
-def set_capabilities(kept: list[int]) -> None:
-    """Have ``kept`` effective and permitted, none inheritable (capset(2))."""
+def drop_bounding_set(kept: Collection[int] = ()) -> None:
+    """Let no program that is started have a capability that is not in ``kept``."""
+    for number in range(LAST_CAPABILITY + 1):
+        if number not in kept and LIBC.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
+            break  # EINVAL: the kernel knows no higher one; EPERM: the right to do it is gone
+
+
+def set_capabilities(kept: Collection[int], *, inherited: bool = False) -> None:
+    """Have ``kept`` effective and permitted, and inheritable if so ``inherited`` (capset(2))."""
     mask = sum(1 << number for number in kept)
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     low, high = mask & 0xFFFFFFFF, mask >> 32
-    data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
-    _syscall("capset", CAPSET.get(os.uname().machine), ctypes.byref(header), ctypes.byref(data))
+    passed = (low, high) if inherited else (0, 0)
+    data = (ctypes.c_uint32 * 6)(low, low, passed[0], high, high, passed[1])
+    _checked(LIBC.capset(header, data), "capset")
+
+
+def no_new_privileges() -> None:
+    """No program that is started has more rights than this one."""
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def die_with_parent() -> None:
+    """Be killed when the process that forked us ends. A change of identity undoes it."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def limit(kind: int, value: int, grace: int = 0) -> None:
+    """Soft limit ``value`` of ``resource.RLIMIT_*``, hard one ``grace`` above; lower ones stay."""
+    _, hard = resource.getrlimit(kind)
+    most = value + grace if hard == resource.RLIM_INFINITY else min(value + grace, hard)
+    resource.setrlimit(kind, (min(value, most), most))
 
 
 def install_filter(program: bytes) -> None:
