@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,12 @@ def build(
         bool, typer.Option("--no-cache", help="Run every stage, with packages fetched anew.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files from elsewhere.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Compare the SHA-256 of every cached file; rebuild what is damaged."
+        ),
+    ] = False,
     locked: Annotated[
         Path | None,
         typer.Option("--locked", metavar="LOCK", help="Install exactly what this lock names."),
@@ -73,12 +80,12 @@ def build(
     if untrusted:
         check_untrusted_lock(lock)
     with console.events_for(json_output) as events:
+        make = partial(build_spec, fresh=no_cache, force=force, verify=verify, lock=lock)
         if prove:
             from imagekit.proof.publish import build_proven
 
-            manifest = build_proven(file, directory, events, fresh=no_cache, force=force, lock=lock)
-        else:
-            manifest = build_spec(file, directory, events, fresh=no_cache, force=force, lock=lock)
+            make = partial(build_proven, fresh=no_cache, force=force, verify=verify, lock=lock)
+        manifest = make(file, directory, events)
         if sign is not None:
             with workspace(events) as space:
                 sign_build(directory, sign, space.temporary("sign"))

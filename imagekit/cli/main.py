@@ -159,7 +159,7 @@ def _from_os(error: OSError) -> ImagekitError:
     where = str(error.filename) if error.filename else None
     hint = None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = "imagekit cache prune, or use a larger file system"
+        hint = "imagekit cache prune --all, or use a larger file system"
     elif error.errno in (errno.EACCES, errno.EPERM):
         hint = "imagekit doctor tells what this user may do here"
     wrapped = HostError(error.strerror or str(error), where=where, hint=hint)

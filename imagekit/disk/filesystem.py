@@ -266,5 +266,5 @@ def check_room(directory: Path, needed: int) -> None:
         raise HostError(
             f"no space left: {format_size(needed // MIB * MIB)} are needed",
             where=str(directory),
-            hint="imagekit cache prune, or set IMAGEKIT_CACHE to a larger file system",
+            hint="imagekit cache prune --all, or set IMAGEKIT_CACHE to a larger file system",
         )

@@ -78,6 +78,7 @@ def build(  # noqa: PLR0913 - an option of "imagekit build" each
     *,
     fresh: bool = False,
     force: bool = False,
+    verify: bool = False,
     lock: Lock | None = None,
     debs: Path | None = None,
     called: Path | None = None,
@@ -87,24 +88,24 @@ def build(  # noqa: PLR0913 - an option of "imagekit build" each
 
     ``called`` is where the configs say the files are, if that is not ``out``.
     ``fresh`` runs every stage again; ``force`` allows overwriting what no build of this guest
-    made. With ``lock`` exactly its packages are installed, with its SOURCE_DATE_EPOCH; the
-    directory ``debs``, if given, holds them. ``environment`` has the variables that the spec's
-    secrets name, and SOURCE_DATE_EPOCH; default is this process's. Raises ImagekitError; then
-    ``out`` is as it was.
+    made; ``verify`` reads all that was stored and delivered, and makes anew what is damaged. With
+    ``lock`` exactly its packages are installed, with its SOURCE_DATE_EPOCH; the directory ``debs``,
+    if given, holds them. ``environment`` has the variables that the spec's secrets name, and
+    SOURCE_DATE_EPOCH; default is this process's. Raises ImagekitError; then ``out`` is as it was.
     """
     name = file.spec.name
-    directory = BuildDirectory(out.absolute())
+    directory = BuildDirectory(out.absolute(), sha256_sparse)
     variables = os.environ if environment is None else environment
     context = context_for(file, called or out, variables, lock=lock, debs=debs)
     plan = plan_for(context)
     with directory.locked():
         known = directory.manifest()
-        if known is not None and not fresh and directory.intact(plan_digest(plan)):
+        if known and not fresh and directory.intact(plan_digest(plan), verify=verify):
             return _untouched(known, plan, directory, file, events)
         directory.refuse_strangers(name, force=force)
         events.emit("build-started", name=name, directory=str(out), stages=len(plan.stages))
         # Named, so that it lives, and keeps the results from a prune, until they are delivered.
-        store = Store(digest=sha256_sparse)
+        store = Store(digest=sha256_sparse, verify=verify)
         with let_through(loopback_forwards(reached(file, lock))):
             results = execute(plan, store, events, guest=name, fresh=fresh, digest=sha256_sparse)
         facts = _facts(plan, results)

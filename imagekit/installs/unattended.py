@@ -108,7 +108,7 @@ def _check(machine_: Machine, watch: _Watch, limits: Limits, started: float, log
         raise HostError(
             "this host's disk is full, the installation was stopped",
             where=str(logs),
-            hint="imagekit cache prune, or set IMAGEKIT_CACHE to a larger file system",
+            hint="imagekit cache prune --all, or set IMAGEKIT_CACHE to a larger file system",
         )
     if watch.failure is not None and now - watch.failure[0] > GRACE_SECONDS:
         raise _failed(machine_, watch.failure[1], logs)

@@ -12,16 +12,17 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from imagekit.errors import BusyError, ExistsError, HostError, SpecError
-from imagekit.host.opening import Held
+from imagekit.host.opening import Held, regular
 from imagekit.host.ownership import name_of, other_writers, owner_is_trusted
 from imagekit.host.strangers import make_folder, open_path, require_private_path
-from imagekit.pipeline.store import marks
+from imagekit.pipeline.record import marks
+from imagekit.pipeline.stage import digest_file
 from imagekit.pipeline.workspace import cache_root
 from imagekit.spec.manifest import Manifest, inside, read_manifest
 
@@ -34,9 +35,13 @@ _Identity = tuple[int, int] | None
 
 @dataclass(frozen=True)
 class BuildDirectory:
-    """The directory of a build: what is in it, and whether it may be written to."""
+    """The directory of a build: what is in it, and whether it may be written to.
+
+    ``digest`` gives the SHA-256 of a file of it.
+    """
 
     path: Path
+    digest: Callable[[Path], str] = digest_file
     _seen: list[_Identity] = field(default_factory=list, repr=False, compare=False)
 
     def manifest(self) -> Manifest | None:
@@ -160,26 +165,55 @@ class BuildDirectory:
             raise ExistsError(f"{self.path} holds the build of {owner}", hint=_ANOTHER)
         if state.get("delivering"):
             return
-        for relative, known in state.get("fingerprints", {}).items():
+        for relative in state.get("fingerprints", {}):
             with contextlib.suppress(FileNotFoundError):
-                if marks(root.status(relative)) != known:
+                if self._was_changed(root, relative, state):
                     raise ExistsError(
                         f"{self.path / relative} was changed since it was built",
                         hint="keep it and choose another directory with -o, or pass --force",
                     )
 
-    def intact(self, plan_digest: str) -> bool:
-        """Whether everything of the plan was delivered here and is untouched since."""
+    def _was_changed(self, root: Held, name: str, state: dict[str, Any]) -> bool:
+        """Whether somebody wrote to it: it has another time, and is not what was delivered.
+
+        With its old time it is a copy, or a damaged one.
+        """
+        size, changed, _inode = marks(root.status(name))
+        known = state["fingerprints"][name]
+        return [size, changed] != known[:2] and not self._is_same(root, name, state)
+
+    def _is_seen(self, root: Held, name: str, state: dict[str, Any]) -> bool:
+        return bool(list(marks(root.status(name))) == state["fingerprints"][name])
+
+    def _is_same(self, root: Held, name: str, state: dict[str, Any]) -> bool:
+        """Whether it has the digest that it was delivered with, which older builds did not note."""
+        known = state.get("sha256", {}).get(name)
+        if known is None:
+            return False
+        with root.below(name) as (folder, last), regular(folder.fd, last) as fd:
+            return bool(self.digest(Path(f"/proc/self/fd/{fd}")) == known)
+
+    def intact(self, plan_digest: str, *, verify: bool = False) -> bool:
+        """Whether everything of the plan was delivered here and is as it was delivered.
+
+        What was copied here, or touched, is read and has to have the digest that it was delivered
+        with; with ``verify`` everything is read. Raises as :meth:`state`.
+        """
         state = self.state()
         if state.get("delivering") or state.get("plan") != plan_digest:
             return False
         try:
             with self.held() as root:
-                return all(
-                    marks(root.status(name)) == known
-                    for name, known in state["fingerprints"].items()
-                )
-        except (OSError, KeyError):
+                names = list(state["fingerprints"])
+                read = [n for n in names if verify or not self._is_seen(root, n, state)]
+                if not all(self._is_same(root, name, state) for name in read):
+                    return False
+                for name in read:
+                    state["fingerprints"][name] = list(marks(root.status(name)))
+                if read:
+                    root.write(STATE, json.dumps(state))
+                return True
+        except (OSError, KeyError, SpecError):
             return False
 
     @contextlib.contextmanager

@@ -19,8 +19,8 @@ from imagekit.host.signing import SIGNATURES, SUMS
 from imagekit.pipeline.build_directory import OURS, STATE, BuildDirectory, is_plain
 from imagekit.pipeline.execute import StageResult
 from imagekit.pipeline.plan import Plan
+from imagekit.pipeline.record import StoredFile, marks, note
 from imagekit.pipeline.stage import Target, digest_file, digest_json
-from imagekit.pipeline.store import marks, seal
 from imagekit.spec.manifest import MANIFEST, Artefact, Manifest, manifest_text
 
 Copy = Callable[[Path, Path], None]
@@ -125,10 +125,10 @@ def _publish(
     for gone in set(old) - final_names - {MANIFEST, SUMS}:
         with contextlib.suppress(OSError):
             root.remove(gone)
-    _put_manifest(root, manifest)
-    names = (*sorted(final_names), MANIFEST, SUMS)
-    prints = {name: marks(root.status(name)) for name in names}
-    _write(root, {"name": name, "plan": plan_digest(plan), "fingerprints": prints})
+    digests = {a.path: a.sha256 for a in manifest.artefacts} | _put_manifest(root, manifest)
+    prints = {name: marks(root.status(name)) for name in sorted(digests)}
+    state = {"name": name, "plan": plan_digest(plan), "fingerprints": prints, "sha256": digests}
+    _write(root, state)
 
 
 def _seal_linked(
@@ -140,30 +140,34 @@ def _seal_linked(
         stored = entry.files[target.artefact].lstat()
         made = root.status(artefact.path)
         if (stored.st_dev, stored.st_ino) == (made.st_dev, made.st_ino):
-            seal(entry.directory, target.artefact, artefact.sha256, stored.st_ctime_ns)
+            sealed = StoredFile.of(stored, artefact.sha256)
+            note(entry.directory, {target.artefact: sealed})
 
 
 def rewrite_manifest(directory: BuildDirectory, manifest: Manifest) -> None:
     """Replace the manifest of a build whose artefacts stay as they are."""
     state = directory.state()
     with directory.held() as root:
-        _put_manifest(root, manifest)
+        written = _put_manifest(root, manifest)
         if "fingerprints" in state:
-            for name in (MANIFEST, SUMS):
+            for name in written:
                 state["fingerprints"][name] = marks(root.status(name))
+            state["sha256"] = {**state.get("sha256", {}), **written}
             _write(root, state)
 
 
-def _put_manifest(root: Held, manifest: Manifest) -> None:
-    """Write manifest and SHA256SUMS; a signature of what SHA256SUMS was goes."""
+def _put_manifest(root: Held, manifest: Manifest) -> dict[str, str]:
+    """Write manifest and SHA256SUMS; a signature of what SHA256SUMS was goes. Returns digests."""
     text = manifest_text(manifest)
     rows = {a.path: a.sha256 for a in manifest.artefacts}
     rows[MANIFEST] = hashlib.sha256(text.encode()).hexdigest()
     sums = "".join(f"{rows[name]}  {name}\n" for name in sorted(rows))
     for name in SIGNATURES:
         root.remove(name)
-    for name, content in ((SUMS, sums), (MANIFEST, text)):
+    written = {SUMS: sums, MANIFEST: text}
+    for name, content in written.items():
         root.write(name, content)
+    return {name: hashlib.sha256(t.encode()).hexdigest() for name, t in written.items()}
 
 
 class _Folders:

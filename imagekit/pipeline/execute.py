@@ -15,7 +15,7 @@ from imagekit.host import run as host_run
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.plan import Plan, Planned
 from imagekit.pipeline.stage import StageRun
-from imagekit.pipeline.store import Digest, Entry, Store
+from imagekit.pipeline.store import Digest, Entry, Made, Store
 from imagekit.pipeline.workspace import Workspace, cache_root, workspace
 
 
@@ -63,6 +63,7 @@ def execute(
         space: Workspace | None = None
         if any(verdict.values()):
             store.sweep()
+            store.shrink()
             space = stack.enter_context(workspace(events))
         for planned in plan.stages:
             name = planned.stage.name
@@ -89,6 +90,8 @@ def execute(
                 seconds=round(seconds, 3),
                 key=planned.key,
             )
+    store.settle()
+    store.shrink()
     return results
 
 
@@ -132,7 +135,7 @@ def _run(
     try:
         stage.run(StageRun(space, _inputs(planned, plan, store, results), output, logs, progress))
         digests = {n: digest(output / n) for n in stage.makes if n in wanted}
-        return store.put(planned.key, output, list(stage.makes), digests)
+        return store.put(planned.key, output, stage.makes, digests, Made(stage.name, guest))
     except BaseException as error:
         kept = _keep_logs(logs, guest, stage.name)
         space.events.emit("stage-failed", stage=stage.name, error=str(error), logs=str(kept or ""))
@@ -143,7 +146,7 @@ def _run(
             raise HostError(
                 f"no space left while {stage.title}",
                 where=str(error.filename or store.root),
-                hint="imagekit cache prune, or set IMAGEKIT_CACHE to a larger file system",
+                hint="imagekit cache prune --all, or set IMAGEKIT_CACHE to a larger file system",
             ) from error
         raise
 

@@ -1,7 +1,8 @@
 """The content-addressed store of stage results: whole or not there, locked, bounded, checked.
 
-Layout below the root: ``objects/KEY/`` with the files and ``object.json``; ``locks/KEY``;
-``last/NAME.json`` with the parts of the key a stage last ran with (to explain a miss); ``tmp/``.
+Layout below the root: ``objects/KEY/`` with the files and their record
+(``imagekit.pipeline.record``); ``locks/KEY``; ``last/NAME.json`` with the parts of the key a stage
+last ran with (to explain a miss); ``tmp/``. A copy of it, wherever it is, is the same store.
 """
 
 from __future__ import annotations
@@ -11,30 +12,36 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from imagekit.errors import BusyError, HostError
 from imagekit.host.ownership import is_kept
 from imagekit.host.strangers import make_folder, require_private_path
+from imagekit.pipeline.bounds import Bounds, Pruned, bounds, prune
+from imagekit.pipeline.record import (
+    RECORD,
+    Record,
+    StoredFile,
+    note,
+    read_record,
+    write_record,
+)
 from imagekit.pipeline.stage import digest_file
 from imagekit.pipeline.workspace import HINT, cache_root
 
-_KEY = re.compile(r"[0-9a-f]{64}")
 FOLDERS = ("objects", "locks", "last", "tmp")
-RECORD = "object.json"
 Digest = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A stored result: artefact name to file, and the SHA-256 of those that were delivered."""
+    """A stored result: artefact name to file, and the SHA-256 of those that are known."""
 
     key: str
     directory: Path
@@ -42,47 +49,31 @@ class Entry:
     sha256: Mapping[str, str]
 
 
-def fingerprint(path: Path) -> list[int]:
-    """The :func:`marks` of the file itself, which is no link to another one."""
-    return marks(path.lstat())
+@dataclass(frozen=True)
+class Made:
+    """Which stage made a result, and for which guest; for those who look at the store."""
 
-
-def marks(status: os.stat_result) -> list[int]:
-    """Size, mtime and inode: equal means untouched since it was written and hashed."""
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
-
-
-def seal(directory: Path, name: str, sha256: str, changed: int) -> None:
-    """Record that an artefact has this digest, and when its inode was changed for a good reason."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        info = json.loads((directory / RECORD).read_text())
-        info["files"][name]["changed"] = changed
-        info["info"]["sha256"][name] = sha256
-        _write_record(directory, info)
-
-
-def _write_record(directory: Path, record: Mapping[str, object]) -> None:
-    part = directory / f"{RECORD}.{secrets.token_hex(4)}"
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w") as stream:
-        stream.write(json.dumps(record, sort_keys=True))
-    part.replace(directory / RECORD)
-
-
-def _plain(name: str) -> str:
-    if "/" in name or name in ("", ".", ".."):
-        raise ValueError(f"{name!r} is no name of a file")
-    return name
+    stage: str = ""
+    guest: str = ""
 
 
 class Store:
     """Keeps the outputs of stages by key."""
 
-    def __init__(self, root: Path | None = None, digest: Digest = digest_file) -> None:
-        """``digest`` gives the SHA-256 of a file; what was touched since it was stored is read."""
+    def __init__(
+        self, root: Path | None = None, digest: Digest = digest_file, *, verify: bool = False
+    ) -> None:
+        """``digest`` gives the SHA-256 of a file; what is not as it was last seen is read.
+
+        With ``verify`` everything that is asked for is read, once. Raises HostError.
+        """
         self.root = root or cache_root() / "store"
         self._digest = digest
+        self._verify = verify
+        self._verified: set[str] = set()
         self._held: dict[str, int] = {}
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="digests")
+        self._digesting: list[Future[None]] = []
         try:
             for name in FOLDERS:
                 os.close(make_folder(self.root / name, 0o700))
@@ -94,12 +85,12 @@ class Store:
         for path in (self.root, *(self.root / name for name in FOLDERS)):
             require_private_path(path, HINT)
 
-    def get(self, key: str, makes: Iterator[str] | tuple[str, ...] | list[str]) -> Entry | None:
+    def get(self, key: str, makes: Sequence[str]) -> Entry | None:
         """The result under ``key``, if it is whole and its files are as they were stored.
 
-        Files that are another user's, or that others may write to, are not. A file whose inode was
-        changed since counts when it has the digest that it was stored with. What was given out is
-        not pruned by anybody as long as this Store lives.
+        Files that are another user's, or that others may write to, are not. A file that was copied
+        here, or touched, counts when it has the digest that it was stored with. What was given out
+        is not pruned by anybody as long as this Store lives.
         """
         directory = self.root / "objects" / key
         if not directory.is_dir():
@@ -108,33 +99,35 @@ class Store:
         try:
             if not (is_kept(directory.lstat()) and is_kept((directory / RECORD).lstat())):
                 return None
-            info = json.loads((directory / RECORD).read_text())
-            files = {
-                name: directory / _plain(entry["file"]) for name, entry in info["files"].items()
-            }
-            for name, path in files.items():
-                if not self._is_as_stored(path, name, info):
-                    return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            record = read_record(directory)
+            if set(makes) - set(record.files):
+                return None
+            seen = {n: self._seen(directory / n, f, key) for n, f in record.files.items()}
+        except (OSError, ValueError):
             return None
-        if set(makes) - set(files):
+        anew = {name: file for name, file in seen.items() if file != record.files[name]}
+        if None in anew.values():
             return None
+        if anew:
+            note(directory, {name: file for name, file in anew.items() if file is not None})
+        self._verified.add(key)
         with contextlib.suppress(OSError):
             os.utime(directory / RECORD)
-        return Entry(key, directory, files, info.get("info", {}).get("sha256", {}))
+        return Entry(key, directory, {n: directory / n for n in seen}, record.digests())
 
-    def _is_as_stored(self, path: Path, name: str, info: Mapping[str, Any]) -> bool:
-        """Also if an owner set the time of change back; reads the file only where it must."""
+    def _seen(self, path: Path, known: StoredFile, key: str) -> StoredFile | None:
+        """The file as it is now, if it is the one that is ``known``; reads it where it must.
+
+        An owner can set the time of modification back, not that of change.
+        """
         status = path.lstat()
-        if not is_kept(status) or marks(status) != info["files"][name]["fingerprint"]:
-            return False
-        if status.st_ctime_ns == info["files"][name].get("changed"):
-            return True
-        sha256 = info["info"]["sha256"].get(name)
-        if sha256 is None or self._digest(path) != sha256:
-            return False
-        seal(path.parent, name, sha256, status.st_ctime_ns)
-        return True
+        if not is_kept(status) or status.st_size != known.size:
+            return None
+        if known.is_seen(status) and not (self._verify and key not in self._verified):
+            return known
+        if known.sha256 is None or self._digest(path) != known.sha256:
+            return None
+        return StoredFile.of(status, known.sha256)
 
     def _hold(self, key: str) -> None:
         if key not in self._held:
@@ -175,32 +168,58 @@ class Store:
         path.mkdir(mode=0o700)
         return path
 
-    def put(self, key: str, output: Path, makes: list[str], sha256: Mapping[str, str]) -> Entry:
+    def put(
+        self,
+        key: str,
+        output: Path,
+        makes: Sequence[str],
+        sha256: Mapping[str, str],
+        made: Made | None = None,
+    ) -> Entry:
         """Store ``output`` (a directory from :meth:`new_output`) under ``key``, atomically.
 
-        ``sha256`` has the digests of artefacts that are known.
+        ``sha256`` has the digests of artefacts that are known; the others are taken meanwhile,
+        until :meth:`settle`.
         """
         files = {}
         for name in makes:
             path = output / name
             path.chmod(0o600)
-            status = path.lstat()
-            files[name] = {
-                "file": name,
-                "fingerprint": marks(status),
-                "changed": status.st_ctime_ns,
-            }
-        _write_record(output, {"files": files, "info": {"sha256": dict(sha256)}})
+            files[name] = StoredFile.of(path.lstat(), sha256.get(name))
+        made = made or Made()
+        write_record(output, Record(files, made.stage, made.guest))
         target = self.root / "objects" / key
         if target.exists():
             old = self.root / "tmp" / f"old-{secrets.token_hex(6)}"
             target.rename(old)
             shutil.rmtree(old, ignore_errors=True)
         output.rename(target)
+        self._verified.add(key)
         entry = self.get(key, list(makes))
         if entry is None:
             raise HostError(f"files in the store {self.root} changed unexpectedly")
+        unknown = [name for name in makes if name not in sha256]
+        if unknown:
+            self._digesting.append(self._reader.submit(self._take_digests, target, unknown))
         return entry
+
+    def _take_digests(self, directory: Path, names: list[str]) -> None:
+        """Write the digests of files down, unless they are touched meanwhile."""
+        taken = {}
+        with contextlib.suppress(OSError):
+            known = read_record(directory).files
+            for name in names:
+                path = directory / name
+                sha256 = self._digest(path)
+                status = path.lstat()
+                if known[name].is_seen(status):
+                    taken[name] = StoredFile.of(status, sha256)
+        note(directory, taken)
+
+    def settle(self) -> None:
+        """Wait until all digests are noted: without them a copy of a result counts as none."""
+        while self._digesting:
+            self._digesting.pop().result()
 
     def last(self, name: str) -> dict[str, str] | None:
         """The key parts that the stage ``name`` (with its guest) last ran with."""
@@ -220,32 +239,13 @@ class Store:
     def _last(self, name: str) -> Path:
         return self.root / "last" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
 
-    def prune(self, max_bytes: int) -> tuple[int, int]:
-        """Remove the least recently used results until at most ``max_bytes`` remain.
+    def shrink(self) -> Pruned:
+        """:func:`prune` to the bounds that are set; raises SpecError for what is no size."""
+        return prune(self.root, bounds(self.root))
 
-        Results that a running build uses stay. Returns (removed, bytes left).
-        """
-        entries = []
-        for directory in (self.root / "objects").iterdir():
-            if _KEY.fullmatch(directory.name):
-                entries.append((_used(directory), directory, _bytes(directory)))
-        total = sum(size for _used_at, _path, size in entries)
-        removed = 0
-        for _used_at, directory, size in sorted(entries, key=lambda e: e[0]):
-            if total <= max_bytes:
-                break
-            use = self.root / "locks" / f"{directory.name}.use"
-            fd = os.open(use, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(directory, ignore_errors=True)
-            except OSError:
-                continue
-            finally:
-                os.close(fd)
-            total -= size
-            removed += 1
-        return removed, total
+    def prune(self, size: int) -> Pruned:
+        """:func:`prune` to ``size`` bytes, however much is free."""
+        return prune(self.root, Bounds(size, 0))
 
     def sweep(self) -> None:
         """Remove outputs of runs that no longer exist."""
@@ -253,14 +253,3 @@ class Store:
             pid = path.name.split("-")[0]
             if not pid.isdigit() or not Path(f"/proc/{pid}").exists():
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _used(directory: Path) -> float:
-    try:
-        return (directory / RECORD).stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _bytes(directory: Path) -> int:
-    return sum(f.stat().st_blocks * 512 for f in directory.rglob("*") if f.is_file())

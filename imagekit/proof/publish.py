@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from imagekit.disk.extents import sha256_sparse
 from imagekit.errors import InconclusiveError, ProofError
 from imagekit.installs.build import build, plan_for
 from imagekit.installs.context import context_for
@@ -34,6 +35,7 @@ def build_proven(
     *,
     fresh: bool = False,
     force: bool = False,
+    verify: bool = False,
     under: str = "xen",
     lock: Lock | None = None,
 ) -> Manifest:
@@ -41,16 +43,19 @@ def build_proven(
 
     What was in ``out`` before stays until the proof has succeeded. The configs that are proven are
     those of ``out``, byte for byte; the files they name are played by those of the waiting room.
-    With ``lock`` exactly its packages are installed. Raises ProofError or InconclusiveError, and
+    With ``lock`` exactly its packages are installed; with ``verify`` all that was stored and
+    delivered is read, and made anew where it is damaged.
+    Raises ProofError or InconclusiveError, and
     then the unproven build with its consoles stays in the waiting room for a look.
     """
     out = out.absolute()
     digest = plan_digest(plan_for(context_for(file, out, os.environ, lock=lock)))
-    if not fresh and BuildDirectory(out).intact(digest) and _proven(out) == digest:
+    published = BuildDirectory(out, sha256_sparse)
+    if not fresh and _proven(out) == digest and published.intact(digest, verify=verify):
         return build(file, out, events, lock=lock)
-    BuildDirectory(out).refuse_strangers(file.spec.name, force=force)
+    published.refuse_strangers(file.spec.name, force=force)
     room = waiting_room(out)
-    build(file, room, events, fresh=fresh, force=True, lock=lock, called=out)
+    build(file, room, events, fresh=fresh, force=True, verify=verify, lock=lock, called=out)
     events.emit("stage-started", stage="prove", title="booting it under Xen", key="")
     try:
         report = prove_build(room, file.spec.proof, events, under=under)

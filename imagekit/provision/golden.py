@@ -24,7 +24,7 @@ from imagekit.domain.model import DiskFormat
 from imagekit.errors import ImagekitError, SpecError
 from imagekit.host.strangers import make_folder
 from imagekit.pipeline.build_directory import STATE, require_own_build
-from imagekit.pipeline.store import fingerprint
+from imagekit.pipeline.record import marks
 from imagekit.provision.journal import (
     PREFERRED,
     Journal,
@@ -70,7 +70,7 @@ def open_golden(build: Path, formats: tuple[DiskFormat, ...] = PREFERRED) -> Gol
     disk = Path(facts.disks[0].paths[chosen])
     size = probe(disk, chosen).virtual_size
     known = _fingerprints(root).get(str(disk.relative_to(root)))
-    untouched = disk.exists() and fingerprint(disk) == known
+    untouched = disk.exists() and list(marks(disk.lstat())) == known
     digest = disks[chosen].sha256 if untouched else sha256_sparse(disk)
     kernel = Path(facts.kernel) if facts.kernel else None
     initrd = Path(facts.initrd) if facts.initrd else None

@@ -75,6 +75,43 @@ def test_a_locked_build_elsewhere_gives_the_same_disks_byte_by_byte(
     assert set(digests(first)) == {"tiny.raw", "tiny.qcow2", "tiny.vhd"}
     for path in (*digests(first), "tiny.cdx.json", "packages.json", "tiny.lock"):
         subprocess.run(["cmp", first / path, second / path], check=True)
+    copies_are_as_good_and_damage_is_repaired(spec, scratch, epoch)
+
+
+def copies_are_as_good_and_damage_is_repaired(
+    spec: Path, scratch: Path, epoch: dict[str, str]
+) -> None:
+    """The store and the build of ``first``, brought to another place by other means."""
+    cache, out = scratch / "three", scratch / "third"
+    subprocess.run(["cp", "-r", scratch / "one", cache], check=True)
+    subprocess.run(["cp", "-a", scratch / "first", out], check=True)
+
+    def cached(*options: str) -> dict[str, bool]:
+        argv = [sys.executable, "-m", "imagekit", "build", str(spec), "-o", str(out), "--json"]
+        env = {**os.environ, **epoch, "IMAGEKIT_CACHE": str(cache)}
+        argv += options
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        return {e["stage"]: e["cached"] for e in events if e["event"] == "stage-finished"}
+
+    # Configs name the directory of the build.
+    assert [stage for stage, known in cached().items() if not known] == ["configs"]
+    assert digests(out) == digests(scratch / "first")
+    assert all(cached().values())
+    for damaged in (out / "tiny.qcow2", *cache.glob("store/objects/*/disk.vhd")):
+        status = damaged.stat()
+        with damaged.open("r+b") as stream:
+            stream.seek(status.st_size // 2)
+            byte = stream.read(1)
+            stream.seek(status.st_size // 2)
+            stream.write(bytes([byte[0] ^ 1]))
+        os.utime(damaged, ns=(status.st_atime_ns, status.st_mtime_ns))
+        cached("--verify")
+        for name, sha256 in digests(scratch / "first").items():
+            subprocess.run(
+                ["sha256sum", "-c", "-"], input=f"{sha256}  {out / name}", text=True, check=True
+            )
 
 
 def test_a_script_that_uses_the_clock_is_found_out(imagekit: Run, tmp_path: Path) -> None:

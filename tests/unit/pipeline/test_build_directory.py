@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from imagekit.errors import ExistsError, HostError, ImagekitError, SpecError
 from imagekit.host import ownership
 from imagekit.pipeline.build_directory import STATE, BuildDirectory, is_plain
-from imagekit.pipeline.deliver import deliver, rewrite_manifest
+from imagekit.pipeline.deliver import deliver, plan_digest, rewrite_manifest
 from imagekit.pipeline.execute import StageResult
 from imagekit.pipeline.plan import Plan, make_plan
 from imagekit.pipeline.stage import Stage, StageRun, Target
@@ -301,3 +302,64 @@ def test_an_error_names_the_artefact_and_no_descriptor(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["disk.raw", "logs/x.log", "a/b/c", ".hidden"])
 def test_files_below_are_plain(name: str) -> None:
     assert is_plain(name)
+
+
+def copy_of(out: Path, target: Path, how: str = "-a") -> BuildDirectory:
+    subprocess.run(["cp", how, out, target], check=True)
+    return BuildDirectory(target)
+
+
+@pytest.mark.parametrize("how", ["-a", "-r"])
+def test_a_copied_build_is_whole_and_read_once(tmp_path: Path, how: str) -> None:
+    delivered(tmp_path, tmp_path / "b")
+    digest = plan_digest(built(tmp_path)[0])
+    copy = copy_of(tmp_path / "b", tmp_path / "c", how)
+    assert copy.intact(digest)
+    copy.refuse_strangers("g", force=False)
+    again = BuildDirectory(copy.path, lambda path: pytest.fail(f"{path} is read again"))
+    assert again.intact(digest)
+
+
+@pytest.mark.parametrize("name", ["out/disk.raw", "manifest.json", "SHA256SUMS"])
+def test_a_copy_that_lost_a_byte_is_made_again(tmp_path: Path, name: str) -> None:
+    delivered(tmp_path, tmp_path / "b")
+    digest = plan_digest(built(tmp_path)[0])
+    copy = copy_of(tmp_path / "b", tmp_path / "c")
+    damage(copy.path / name)
+    assert not copy.intact(digest)
+    copy.refuse_strangers("g", force=False)
+
+
+def damage(path: Path) -> None:
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_verify_finds_what_the_marks_do_not_tell(tmp_path: Path) -> None:
+    delivered(tmp_path, tmp_path / "b")
+    digest = plan_digest(built(tmp_path)[0])
+    directory = BuildDirectory(tmp_path / "b")
+    damage(tmp_path / "b/out/disk.raw")
+    assert directory.intact(digest)
+    assert not directory.intact(digest, verify=True)
+
+
+def test_a_copy_that_was_written_to_is_not_overwritten(tmp_path: Path) -> None:
+    delivered(tmp_path, tmp_path / "b")
+    copy = copy_of(tmp_path / "b", tmp_path / "c", "-r")
+    with (copy.path / "out/disk.raw").open("r+b") as stream:
+        stream.write(b"A")
+    assert not copy.intact(plan_digest(built(tmp_path)[0]))
+    with pytest.raises(ExistsError, match="was changed since"):
+        copy.refuse_strangers("g", force=False)
+
+
+def test_what_was_touched_and_is_the_same_is_whole(tmp_path: Path) -> None:
+    delivered(tmp_path, tmp_path / "b")
+    os.utime(tmp_path / "b/out/disk.raw")
+    directory = BuildDirectory(tmp_path / "b")
+    directory.refuse_strangers("g", force=False)
+    assert directory.intact(plan_digest(built(tmp_path)[0]))

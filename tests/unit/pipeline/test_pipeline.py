@@ -234,12 +234,13 @@ def test_prune_removes_the_least_recently_used_first() -> None:
     plan = plan_of(stages())
     oldest = store.root / "objects" / plan.maker("two.txt").key / "object.json"
     os.utime(oldest, (1, 1))
-    total = store.prune(1 << 40)[1]
-    removed, left = store.prune(total - 1)
-    assert removed == 1
-    assert left < total
+    total = store.prune(1 << 40).left
+    done = store.prune(total - 1)
+    assert done.removed == 1
+    assert done.left < total
     assert not oldest.exists()
-    assert store.prune(0)[1] == 0
+    assert store.prune(0).removed == 2
+    assert list((store.root / "objects").iterdir()) == []
 
 
 def test_prune_leaves_what_a_running_build_uses() -> None:
@@ -248,10 +249,10 @@ def test_prune_leaves_what_a_running_build_uses() -> None:
     user = Store()
     entry = user.get(plan.maker("one.txt").key, ["one.txt"])
     assert entry is not None
-    assert Store().prune(0)[0] == 2
+    assert Store().prune(0).removed == 2
     assert entry.files["one.txt"].read_text() == "a"
     del user
-    assert Store().prune(0) == (1, 0)
+    assert Store().prune(0).removed == 1
 
 
 def test_secrets_are_masked_in_every_event() -> None:

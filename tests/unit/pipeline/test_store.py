@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ from imagekit.errors import HostError
 from imagekit.host import ownership
 from imagekit.pipeline import workspace as workspaces
 from imagekit.pipeline.events import Events
+from imagekit.pipeline.record import RECORD, StoredFile, note, read_record
 from imagekit.pipeline.stage import digest_file
-from imagekit.pipeline.store import RECORD, Entry, Store, seal
+from imagekit.pipeline.store import Entry, Store
 from imagekit.pipeline.workspace import workspace
 
 KEY = "a" * 64
@@ -38,11 +40,17 @@ def store(tmp_path: Path, read: list[Path]) -> Store:
 
 
 @pytest.fixture
-def stored(store: Store) -> Entry:
+def stored(store: Store, read: list[Path]) -> Entry:
     output = store.new_output()
     (output / "disk.raw").write_bytes(b"disk" * 100)
     (output / "tree.tar").write_bytes(b"tree" * 100)
-    return store.put(KEY, output, MAKES, {"disk.raw": digest_file(output / "disk.raw")})
+    store.put(KEY, output, MAKES, {"disk.raw": digest_file(output / "disk.raw")})
+    store.settle()
+    assert [path.name for path in read] == ["tree.tar"]
+    read.clear()
+    entry = store.get(KEY, MAKES)
+    assert entry is not None
+    return entry
 
 
 def ticked() -> None:
@@ -86,9 +94,90 @@ def test_a_disk_that_was_linked_by_its_delivery_is_not_read(
 ) -> None:
     disk = stored.files["disk.raw"]
     (tmp_path / "delivered").hardlink_to(disk)
-    seal(stored.directory, "disk.raw", stored.sha256["disk.raw"], disk.lstat().st_ctime_ns)
+    note(stored.directory, {"disk.raw": StoredFile.of(disk.lstat(), stored.sha256["disk.raw"])})
     assert store.get(KEY, MAKES) is not None
     assert read == []
+
+
+def copied(store: Store, target: Path, how: str) -> Store:
+    """A copy of the store elsewhere, with other inodes and, by cp -r, other times."""
+    if how == "tar":
+        target.mkdir()
+        made = subprocess.run(["tar", "-C", store.root, "-c", "."], check=True, capture_output=True)
+        subprocess.run(["tar", "-C", target, "-x"], check=True, input=made.stdout)
+    else:
+        subprocess.run(["cp", how, store.root, target], check=True)
+    return Store(target)
+
+
+@pytest.mark.parametrize("how", ["-a", "-r", "tar"])
+def test_a_copied_store_is_the_same_store(
+    store: Store, stored: Entry, tmp_path: Path, how: str
+) -> None:
+    copy = copied(store, tmp_path / "copy", how)
+    found = copy.get(KEY, MAKES)
+    assert found is not None and found.sha256 == stored.sha256
+    assert found.files["tree.tar"].read_bytes() == b"tree" * 100
+    # It is read once.
+    again = Store(copy.root, lambda path: pytest.fail(f"{path} is read again"))
+    assert again.get(KEY, MAKES) is not None
+
+
+@pytest.mark.parametrize("name", MAKES)
+def test_a_byte_that_a_copy_lost_is_seen(
+    store: Store, stored: Entry, tmp_path: Path, name: str
+) -> None:
+    copy = copied(store, tmp_path / "copy", "-a")
+    path = copy.root / "objects" / KEY / name
+    flip(path)
+    assert copy.get(KEY, MAKES) is None
+
+
+def flip(path: Path) -> None:
+    """Flip a bit in the middle of the file and put its time back."""
+    status = path.stat()
+    with path.open("r+b") as stream:
+        stream.seek(status.st_size // 2)
+        byte = stream.read(1)
+        stream.seek(status.st_size // 2)
+        stream.write(bytes([byte[0] ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("name", MAKES)
+def test_verify_reads_what_looks_untouched(store: Store, stored: Entry, name: str) -> None:
+    path = stored.files[name]
+    flip(path)
+    sha256 = stored.sha256[name]
+    # As if the disk had lost it: nothing but the content tells.
+    note(stored.directory, {name: StoredFile.of(path.lstat(), sha256)})
+    assert store.get(KEY, MAKES) is not None
+    assert Store(store.root, verify=True).get(KEY, MAKES) is None
+
+
+def test_verify_reads_each_result_once(store: Store, stored: Entry, read: list[Path]) -> None:
+    careful = Store(store.root, store._digest, verify=True)
+    for _ in range(3):
+        assert careful.get(KEY, MAKES) is not None
+    assert sorted(path.name for path in read) == sorted(MAKES)
+
+
+def test_what_is_written_to_while_its_digest_is_taken_gets_none(
+    store: Store, tmp_path: Path
+) -> None:
+    def slow(path: Path) -> str:
+        digest = digest_file(path)
+        with path.open("ab") as stream:
+            stream.write(b"more")
+        return digest
+
+    other = Store(tmp_path / "other", slow)
+    output = other.new_output()
+    (output / "a").write_bytes(b"a")
+    other.put(KEY, output, ["a"], {})
+    other.settle()
+    assert read_record(other.root / "objects" / KEY).digests() == {}
+    assert other.get(KEY, ["a"]) is None
 
 
 def replaced_by_link(path: Path) -> None:
@@ -123,9 +212,9 @@ def test_objects_of_another_user_do_not_count(store: Store, stored: Entry, name:
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "..", "", "sub/file"])
 def test_a_record_cannot_name_a_file_elsewhere(store: Store, stored: Entry, name: str) -> None:
     record = json.loads((stored.directory / RECORD).read_text())
-    record["files"]["tree.tar"]["file"] = name
+    record["files"][name] = record["files"].pop("tree.tar")
     (stored.directory / RECORD).write_text(json.dumps(record))
-    assert store.get(KEY, MAKES) is None
+    assert store.get(KEY, ["disk.raw"]) is None
 
 
 @pytest.mark.parametrize("folder", ["", "objects", "tmp", "locks", "last"])

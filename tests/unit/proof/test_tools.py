@@ -46,10 +46,10 @@ def test_pruning_leaves_tools_that_somebody_has(
     monkeypatch.setattr(tools, "tools_plan", plan)
     found = tools.build_tools(Events())
     gc.collect()
-    assert Store().prune(0)[0] == 0
+    assert Store().prune(0).removed == 0
     assert found.programs.registers.read_text() == "registers"
     path = found.programs.registers
     del found
     gc.collect()
-    assert Store().prune(0)[0] == 1
+    assert Store().prune(0).removed == 1
     assert not path.exists()

@@ -1,0 +1,195 @@
+"""How large the store may become, and what is removed to keep it so.
+
+The least recently used results go first. What a running build uses stays, whatever the bound says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagekit.errors import SpecError
+from imagekit.pipeline.record import RECORD, Record, read_record
+from imagekit.spec.values import parse_size
+
+KEY = re.compile(r"[0-9a-f]{64}")
+SIZE_VARIABLE = "IMAGEKIT_CACHE_SIZE"
+FREE_VARIABLE = "IMAGEKIT_CACHE_FREE"
+MOST = 20 << 30
+"""Bytes of the store, if nobody says otherwise and its file system has four times as many."""
+FREE = 1 << 30
+"""Bytes that stay free on the store's file system, if nobody says otherwise."""
+BLOCK = 512
+"""st_blocks is in units of this many bytes (stat(2))."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """``size``: what the store may take, ``free``: what stays free on its file system; in bytes."""
+
+    size: int
+    free: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A stored result: when it was last used (seconds since 1970), and the bytes that it takes."""
+
+    key: str
+    directory: Path
+    used: float
+    bytes: int
+    record: Record
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """How many results were removed, and the bytes that the store takes now."""
+
+    removed: int
+    left: int
+
+
+def default_bounds(root: Path) -> Bounds:
+    """What holds for a store at ``root`` where nothing is set: 20 GiB, or a quarter of the disk."""
+    status = os.statvfs(root)
+    whole = status.f_blocks * status.f_frsize
+    return Bounds(min(MOST, whole // 4), min(FREE, whole // 10))
+
+
+def bounds(root: Path) -> Bounds:
+    """What holds for a store at ``root``: by environment, else by settings, else by default.
+
+    Raises SpecError for a value that is no size, naming where it stands.
+    """
+    given = {**settings(), **_environment()}
+    usual = default_bounds(root)
+    return Bounds(given.get("size", usual.size), given.get("free", usual.free))
+
+
+def settings_files() -> tuple[Path, ...]:
+    """Files of settings that are read, the weaker first: the host's, the user's."""
+    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path("/etc/imagekit/imagekit.toml"), Path(home, "imagekit/imagekit.toml")
+
+
+def settings() -> dict[str, int]:
+    """``size`` and ``free`` of the table ``cache`` of all settings files. Raises SpecError."""
+    found: dict[str, int] = {}
+    for path in settings_files():
+        try:
+            tables = tomllib.loads(path.read_text())
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SpecError(f"cannot be read: {error}", where=str(path)) from None
+        where = str(path)
+        for name in tables:
+            if name != "cache":
+                raise SpecError(f"there is no table {name!r}", where=where, hint="use [cache]")
+        table = tables.get("cache", {})
+        if not isinstance(table, dict):
+            raise SpecError("cache must be a table", where=where, hint="write [cache]")
+        for name, value in table.items():
+            if name not in ("size", "free"):
+                hint = "use size or free"
+                raise SpecError(f"there is no setting cache.{name}", where=where, hint=hint)
+            found[name] = _size(value, f"{where}: cache.{name}")
+    return found
+
+
+def _environment() -> dict[str, int]:
+    names = {"size": SIZE_VARIABLE, "free": FREE_VARIABLE}
+    return {k: _size(os.environ[v], v) for k, v in names.items() if os.environ.get(v)}
+
+
+def _size(value: object, where: str) -> int:
+    try:
+        return parse_size(value)
+    except ValueError as error:
+        raise SpecError(str(error), where=where) from None
+
+
+def results(root: Path) -> list[Result]:
+    """What the store at ``root`` holds, the least recently used first; broken ones come first."""
+    found = []
+    for directory in (root / "objects").iterdir():
+        if KEY.fullmatch(directory.name):
+            with contextlib.suppress(FileNotFoundError):
+                found.append(_result(directory))
+    return sorted(found, key=lambda result: (result.used, result.key))
+
+
+def _result(directory: Path) -> Result:
+    try:
+        used, record = (directory / RECORD).stat().st_mtime, read_record(directory)
+    except (OSError, ValueError):
+        used, record = 0.0, Record({})
+    return Result(directory.name, directory, used, disk_usage(directory), record)
+
+
+def disk_usage(root: Path) -> int:
+    """Bytes that ``root`` and all below it take on disk, as du(1) counts them.
+
+    A file of several names counts once. What vanishes meanwhile does not count.
+    """
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for status in _walk(root):
+        identity = (status.st_dev, status.st_ino)
+        if status.st_nlink == 1 or identity not in seen:
+            total += status.st_blocks * BLOCK
+        seen.add(identity)
+    return total
+
+
+def _walk(root: Path) -> Iterator[os.stat_result]:
+    with contextlib.suppress(FileNotFoundError):
+        yield root.lstat()
+        for folder, folders, files in os.walk(root):
+            for name in (*folders, *files):
+                with contextlib.suppress(FileNotFoundError):
+                    yield Path(folder, name).lstat()
+
+
+def prune(root: Path, limits: Bounds) -> Pruned:
+    """Remove results from the store at ``root`` until it keeps to ``limits``.
+
+    What a running build uses stays; so may more than the limits allow.
+    """
+    total = disk_usage(root)
+    removed = 0
+    for result in results(root):
+        if total <= limits.size and _free(root) >= limits.free:
+            break
+        if _remove(root, result):
+            total -= result.bytes
+            removed += 1
+    return Pruned(removed, disk_usage(root) if removed else total)
+
+
+def _free(root: Path) -> int:
+    status = os.statvfs(root)
+    return status.f_bavail * status.f_frsize
+
+
+def _remove(root: Path, result: Result) -> bool:
+    """Remove it unless somebody holds it; its record goes first, without which it is no result."""
+    use = root / "locks" / f"{result.key}.use"
+    fd = os.open(use, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (result.directory / RECORD).unlink(missing_ok=True)
+        shutil.rmtree(result.directory, ignore_errors=True)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
