@@ -42,6 +42,7 @@ def test_both_install_the_same_packages(pair: tuple[Build, Build]) -> None:
 
 
 @pytest.mark.xen
+@pytest.mark.long
 def test_the_guest_of_imagekits_own_stages_boots_as_pv(
     pair: tuple[Build, Build], imagekit: Run
 ) -> None:

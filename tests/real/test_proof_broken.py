@@ -48,6 +48,7 @@ def test_what_breaks_while_the_guest_boots(demo: Build, imagekit: Run, tmp_path:
     _fail_with_their_causes(SLOW, demo, imagekit, tmp_path, "--timeout", "200")
 
 
+@pytest.mark.long
 def test_a_full_disk_is_a_finding_and_a_failure_only_strictly(
     demo: Build, imagekit: Run, tmp_path: Path
 ) -> None:

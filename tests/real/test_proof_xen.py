@@ -31,7 +31,10 @@ def test_a_build_is_published_when_the_configs_that_name_it_are_proven(
     shutil.rmtree(out)
 
 
-@pytest.mark.parametrize(("mode", "boot"), [("pv", "direct"), ("pvh", "direct"), ("pvh", "pygrub")])
+@pytest.mark.parametrize(
+    ("mode", "boot"),
+    [("pv", "direct"), ("pvh", "direct"), pytest.param("pvh", "pygrub", marks=pytest.mark.long)],
+)
 def test_the_demo_image_boots_from_raw(demo: Build, imagekit: Run, mode: str, boot: str) -> None:
     imagekit("prove", demo.path, "--mode", mode, "--boot", boot, timeout=1500)
     report = report_of(demo.path)
