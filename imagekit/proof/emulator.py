@@ -1,9 +1,9 @@
 """The QEMU that the lab runs in: Debian 12's, whatever the host has.
 
-Newer QEMUs start no PVH guest, and what emulation does to a guest's registers was measured for 7.2
-alone. So the program, its libraries and its firmware are taken from Debian packages into one
-archive, which runs beside whatever libraries the host has. One fault of it is corrected on the way
-(imagekit.proof.svm_fix).
+Newer QEMUs start no PVH guest (they take a read of CR2 for one of CR0; docs/prove.md), and what
+emulation does to a guest's registers was measured for 7.2 alone. So the program, its libraries and
+its firmware are taken from Debian packages into one archive, which runs beside whatever libraries
+the host has. One fault of it is corrected on the way (imagekit.proof.svm_fix).
 """
 
 from __future__ import annotations
