@@ -24,6 +24,7 @@ from imagekit.installs.stages.provenance import MAX_LIST_BYTES, fields, provenan
 from imagekit.installs.stages.rootfs import explain
 from imagekit.installs.tree_packages import wanted_packages
 from imagekit.pipeline.stage import digest_file
+from imagekit.pipeline.store import Store
 from imagekit.pipeline.workspace import Workspace
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock, LockedPackage
@@ -212,7 +213,8 @@ def _from_pool(
     debs = workspace.temporary("debs")
     try:
         env = {k: v for k, v in archive.env.items() if k.endswith("_proxy")}
-        collect(lock.model_copy(update={"packages": list(missing)}), debs, mirrors, None, env)
+        wanted = lock.model_copy(update={"packages": list(missing)})
+        collect(wanted, debs, mirrors, None, env, Store().pool)
     except DownloadError:
         workspace.events.emit("note", text="the mirrors no longer have some of the lock's packages")
     found = {}

@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ MOST = 20 << 30
 """Bytes of the store, if nobody says otherwise and its file system has four times as many."""
 FREE = 1 << 30
 """Bytes that stay free on the store's file system, if nobody says otherwise."""
+FETCHED = "fetched"
+"""What stands in the place of a stage's name for a file of the pool."""
 BLOCK = 512
 """st_blocks is in units of this many bytes (stat(2))."""
 
@@ -40,7 +43,8 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Result:
-    """A stored result: when it was last used (seconds since 1970), and the bytes that it takes."""
+    """A stored result, or a file that was fetched: when it was last used (seconds since 1970), and
+    the bytes that it takes. ``directory`` is a file then."""
 
     key: str
     directory: Path
@@ -120,14 +124,18 @@ def _size(value: object, where: str) -> int:
 def results(root: Path) -> list[Result]:
     """What the store at ``root`` holds, the least recently used first; broken ones come first."""
     found = []
-    for directory in (root / "objects").iterdir():
-        if KEY.fullmatch(directory.name):
+    for path in (*(root / "objects").iterdir(), *(root / "files").iterdir()):
+        if KEY.fullmatch(path.name):
             with contextlib.suppress(FileNotFoundError):
-                found.append(_result(directory))
+                found.append(_result(path))
     return sorted(found, key=lambda result: (result.used, result.key))
 
 
 def _result(directory: Path) -> Result:
+    status = directory.lstat()
+    if stat.S_ISREG(status.st_mode):
+        size = status.st_blocks * BLOCK
+        return Result(directory.name, directory, status.st_mtime, size, Record({}, FETCHED))
     try:
         used, record = (directory / RECORD).stat().st_mtime, read_record(directory)
     except (OSError, ValueError):
@@ -186,6 +194,9 @@ def _remove(root: Path, result: Result) -> bool:
     fd = os.open(use, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if result.record.stage == FETCHED and result.directory.is_file():
+            result.directory.unlink()
+            return True
         (result.directory / RECORD).unlink(missing_ok=True)
         shutil.rmtree(result.directory, ignore_errors=True)
         return True

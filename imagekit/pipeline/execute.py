@@ -74,7 +74,9 @@ def execute(
                 entry = None if fresh else store.get(planned.key, list(planned.stage.makes))
                 seconds = 0.0
                 cached = entry is not None
-                if entry is None:
+                if entry is not None:
+                    planned.stage.used(entry.files, store.pool)
+                else:
                     if space is None:
                         store.sweep()
                         space = stack.enter_context(workspace(events))
@@ -133,7 +135,8 @@ def _run(
             space.events.emit("progress", stage=stage.name, done=done, total=total)
 
     try:
-        stage.run(StageRun(space, _inputs(planned, plan, store, results), output, logs, progress))
+        inputs = _inputs(planned, plan, store, results)
+        stage.run(StageRun(space, inputs, output, logs, progress, store.pool))
         digests = {n: digest(output / n) for n in stage.makes if n in wanted}
         return store.put(planned.key, output, stage.makes, digests, Made(stage.name, guest))
     except BaseException as error:

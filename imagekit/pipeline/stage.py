@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from imagekit.pipeline.pool import FilePool
 from imagekit.pipeline.workspace import Workspace
 
 
@@ -33,7 +34,8 @@ class StageRun:
 
     ``inputs`` maps artefact names to files (read only: they belong to the store); ``output`` is an
     empty directory in which the stage leaves one file for each name in ``makes``; ``logs`` takes
-    the logs of external tools; ``progress`` is called with (done, total) in any unit.
+    the logs of external tools; ``progress`` is called with (done, total) in any unit. ``pool``, if
+    there is one, keeps what was fetched for the next time.
     """
 
     workspace: Workspace
@@ -41,6 +43,7 @@ class StageRun:
     output: Path
     logs: Path
     progress: Callable[[int, int], None] = field(default=lambda _done, _total: None)
+    pool: FilePool | None = None
 
     def note(self, text: str) -> None:
         """Tell the user something that is worth knowing and no error."""
@@ -78,6 +81,12 @@ class Stage(ABC):
     @abstractmethod
     def run(self, run: StageRun) -> None:
         """Make the artefacts."""
+
+    def used(self, made: Mapping[str, Path], pool: FilePool) -> None:  # noqa: B027 - most keep none
+        """Called when its stored artefacts are used again, so that what it fetched stays as long.
+
+        It must not fail.
+        """
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Layout below the root: ``objects/KEY/`` with the files and their record
 (``imagekit.pipeline.record``); ``locks/KEY``; ``last/NAME.json`` with the parts of the key a stage
-last ran with (to explain a miss); ``tmp/``. A copy of it, wherever it is, is the same store.
+last ran with (to explain a miss); ``files/SHA256`` (``imagekit.pipeline.pool``); ``tmp/``. A copy
+of it, wherever it is, is the same store.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from imagekit.errors import BusyError, HostError
 from imagekit.host.ownership import is_kept
 from imagekit.host.strangers import make_folder, require_private_path
 from imagekit.pipeline.bounds import Bounds, Pruned, bounds, prune
+from imagekit.pipeline.pool import FilePool
 from imagekit.pipeline.record import (
     RECORD,
     Record,
@@ -35,7 +37,7 @@ from imagekit.pipeline.record import (
 from imagekit.pipeline.stage import digest_file
 from imagekit.pipeline.workspace import HINT, cache_root
 
-FOLDERS = ("objects", "locks", "last", "tmp")
+FOLDERS = ("objects", "locks", "last", "tmp", "files")
 Digest = Callable[[Path], str]
 
 
@@ -84,6 +86,7 @@ class Store:
             ) from None
         for path in (self.root, *(self.root / name for name in FOLDERS)):
             require_private_path(path, HINT)
+        self.pool = FilePool(self.root / "files")
 
     def get(self, key: str, makes: Sequence[str]) -> Entry | None:
         """The result under ``key``, if it is whole and its files are as they were stored.
@@ -253,3 +256,4 @@ class Store:
             pid = path.name.split("-")[0]
             if not pid.isdigit() or not Path(f"/proc/{pid}").exists():
                 shutil.rmtree(path, ignore_errors=True)
+        self.pool.sweep()

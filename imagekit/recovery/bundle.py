@@ -18,6 +18,7 @@ from imagekit.installs.stages.archive import collect
 from imagekit.installs.stages.lockfile import input_digests
 from imagekit.installs.stages.trees import pack
 from imagekit.pipeline.build_directory import require_own_build
+from imagekit.pipeline.store import Store
 from imagekit.pipeline.workspace import Workspace
 from imagekit.recovery.about import About, secrets_of
 from imagekit.recovery.container import Member, write_container
@@ -163,7 +164,7 @@ def _trees(file: SpecFile, workspace: Workspace) -> tuple[dict[str, str], list[S
 def _packages(file: SpecFile, lock: Lock, workspace: Workspace) -> list[Source]:
     debs = workspace.temporary("packages")
     workspace.events.emit("note", text=f"collecting {len(lock.packages)} packages")
-    collect(lock, debs, mirrors_for(file), None, _proxy(file))
+    collect(lock, debs, mirrors_for(file), None, _proxy(file), Store().pool)
     return [(f"packages/{p.filename}", debs / p.filename) for p in lock.packages]
 
 

@@ -80,10 +80,12 @@ def offline(*args: str | Path, cache: Path) -> subprocess.Popen[str]:
 
 
 def test_the_bundle_holds_no_secret_and_says_which_it_needs(
-    bundle: Path, sealed: Path, original: Path, spec: Path, place: Path, imagekit: Run
+    bundle: Path, sealed: Path, original: Path, spec: Path, place: Path, cache: Path, imagekit: Run
 ) -> None:
     plain = place / "plain.bundle"
-    imagekit("bundle", original, "--spec", spec, "-o", plain)
+    process = offline("bundle", original, "--spec", spec, "-o", plain, cache=cache)
+    said = process.communicate(timeout=600)
+    assert process.returncode == 0, said
     assert (place / "secret").read_bytes().strip() not in plain.read_bytes()
     assert b"from a bundle" in plain.read_bytes()
     plain.unlink()

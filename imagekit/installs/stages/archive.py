@@ -6,18 +6,23 @@ is needed beyond the lock's own.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from imagekit.errors import DownloadError, SpecError, VerificationError
+from imagekit.errors import DownloadError, HostError, SpecError, VerificationError
 from imagekit.host.apt_sources import without_credentials
+from imagekit.host.opening import Held, regular
 from imagekit.host.run import run
+from imagekit.host.strangers import open_folder
 from imagekit.installs.mirrors import Mirrors
+from imagekit.pipeline.pool import FilePool
 from imagekit.pipeline.stage import digest_file
 from imagekit.spec.lock import Lock, LockedPackage
 
@@ -26,12 +31,18 @@ BATCH = 100
 
 
 def collect(
-    lock: Lock, directory: Path, mirrors: Mirrors, debs: Path | None, env: Mapping[str, str]
+    lock: Lock,
+    directory: Path,
+    mirrors: Mirrors,
+    debs: Path | None,
+    env: Mapping[str, str],
+    pool: FilePool | None = None,
 ) -> None:
     """Put every package of ``lock`` into the empty ``directory``, under its ``filename``.
 
-    They come from ``debs`` when it is given, and then from nowhere else, or from ``mirrors``.
-    Raises VerificationError for a wrong digest, DownloadError naming what is gone.
+    They come from ``debs`` when it is given, and then from nowhere else; or from ``pool``, and from
+    ``mirrors`` what is not there, which ``pool`` then keeps. Raises VerificationError for a wrong
+    digest, DownloadError naming what is gone.
     """
     if debs is not None:
         for package in lock.packages:
@@ -42,7 +53,13 @@ def collect(
                 )
             shutil.copyfile(source, directory / package.filename)
     else:
-        _download(lock.packages, directory, mirrors, env)
+        missing = [
+            package
+            for package in lock.packages
+            if pool is None or not pool.copy(package.sha256, directory / package.filename)
+        ]
+        if missing:
+            _download(missing, directory, mirrors, env)
     for package in lock.packages:
         path = directory / package.filename
         if digest_file(path) != package.sha256:
@@ -50,6 +67,24 @@ def collect(
                 f"{package.filename} is not what the lock names",
                 hint="take it from where the lock's build took it",
             )
+    if pool is not None:
+        keep_packages(directory, [(p.filename, p.sha256) for p in lock.packages], pool)
+
+
+def keep_packages(directory: Path, packages: Iterable[tuple[str, str]], pool: FilePool) -> None:
+    """Keep files of ``directory``, by name and digest, for the next build, and for bundles.
+
+    It may hold anything: other files are left, and so are links. A full disk keeps nothing.
+    """
+    with contextlib.suppress(OSError), contextlib.closing(Held(open_folder(directory))) as held:
+        for name, sha256 in packages:
+            if not pool.has(sha256):
+                with (
+                    contextlib.suppress(FileNotFoundError, SpecError, HostError),
+                    regular(held.fd, name) as fd,
+                    os.fdopen(os.dup(fd), "rb") as stream,
+                ):
+                    pool.keep(stream, sha256)
 
 
 def _download(

@@ -26,7 +26,7 @@ TREE, WORK, SOURCES, REPOSITORY = (
     f"/imagekit/{name}" for name in ("tree", "work", "sources", "packages")
 )
 HOOKS_INSIDE = "/imagekit/hooks"
-LISTS = f"{WORK}/lists"
+LISTS, DEBS = f"{WORK}/lists", f"{WORK}/debs"
 HOURS = 2 * 3600.0
 KERNEL = ("proc", "sys", "dev")
 IN_CONTAINER = {"container": "lxc"}
@@ -36,6 +36,7 @@ SHOW_KERNEL = "echo >&8 && read -r shown <&8"
 SKIPPED = (
     "check/empty",  # the tree holds what the sandbox is mounted on
     "chroot/mount",  # done by the sandbox
+    "essential/unlink",  # customize.sh takes the packages out
 )
 
 
@@ -43,9 +44,10 @@ SKIPPED = (
 class Bootstrap:
     """A tree that is being made.
 
-    ``work`` is a directory for temporary files; apt's lists end in ``work``/lists. ``sources`` is a
-    directory of what the tools are given: sources.list, keyring. ``environment`` is added to a
-    fixed one. ``mirrors`` are URLs: what they name on this host is shown read-only.
+    ``work`` is a directory for temporary files; apt's lists end in ``work``/lists, and the packages
+    that mmdebstrap fetched in ``work``/debs. ``sources`` is a directory of what the tools are
+    given: sources.list, keyring. ``environment`` is added to a fixed one. ``mirrors`` are URLs:
+    what they name on this host is shown read-only.
     """
 
     tree: Path
@@ -143,6 +145,7 @@ class Bootstrap:
             "TZ": "UTC",
             "TMPDIR": WORK,
             "IMAGEKIT_LISTS": LISTS,
+            "IMAGEKIT_DEBS": DEBS,
             **self.environment,
         }
 

@@ -27,14 +27,16 @@ from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext
 from imagekit.installs.mirrors import Mirrors
 from imagekit.installs.stages.aptfiles import ROOT, SOURCES_LIST, fetch_lists, settle
-from imagekit.installs.stages.archive import collect, make_repository
+from imagekit.installs.stages.archive import collect, keep_packages, make_repository
 from imagekit.installs.stages.bootstrap import REPOSITORY, SOURCES, Bootstrap
 from imagekit.installs.stages.dpkgstate import busy_packages
 from imagekit.installs.stages.provenance import provenance
 from imagekit.installs.stages.trees import hand_over, pack
+from imagekit.pipeline.pool import FilePool
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.spec.derived import VARIABLE
 from imagekit.spec.load import SpecFile
+from imagekit.spec.lock import LockedPackage
 
 RESOLV_CONF = "/etc/resolv.conf"
 TREE_ESTIMATE = 2 << 30
@@ -114,12 +116,20 @@ class Rootfs(Stage):
             fetch_lists(files, lists)
         sources = self._provenance(lists, packages, own)
         (run.output / "sources.json").write_text(json.dumps(sources, indent=1))
+        if run.pool is not None and self._lock is None:
+            locked = [LockedPackage.model_validate(row) for row in sources["packages"]]
+            wanted = [(package.filename, package.sha256) for package in locked]
+            keep_packages(boot.work / "debs", wanted, run.pool)
         pack(tree, run.output / "rootfs.tar", run.logs / "tar.log", epoch=self._epoch)
         hand_over(space, run.output / "rootfs.tar", tree)
 
+    def used(self, made: Mapping[str, Path], pool: FilePool) -> None:
+        for row in json.loads(made["sources.json"].read_text())["packages"]:
+            pool.has(row["sha256"])
+
     def _bootstrap(self, parent: Path, run: StageRun) -> Bootstrap:
         """Where it is made, below ``parent``: the tree, and what the tools are given."""
-        for name in ("tree", "work", "work/lists", "sources"):
+        for name in ("tree", "work", "work/lists", "work/debs", "sources"):
             (parent / name).mkdir(mode=0o755)
         if self._lock is None:  # else digests are compared, and the host may have no keyring
             keyring = parent / "sources" / self._keyring_name
@@ -184,7 +194,7 @@ class Rootfs(Stage):
         if self._lock is not None:
             repository = stage_run.workspace.temporary("packages")
             env = {**self._environment(), "TMPDIR": str(repository)}
-            collect(self._lock, repository, self._mirrors, self._debs, env)
+            collect(self._lock, repository, self._mirrors, self._debs, env, stage_run.pool)
             source = make_repository(self._lock, repository, os_.suite, os_.arch, REPOSITORY)
             where.append(source)
         elif self._mirrors.sources:
