@@ -14,6 +14,7 @@ from imagekit.errors import ImageError, SpecError, VerificationError
 from imagekit.host import openpgp
 from imagekit.host.download import download, shown
 from imagekit.installs.context import BuildContext
+from imagekit.pipeline.digests import file_digest
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.pipeline.workspace import cache_root
 from imagekit.spec.install import Iso
@@ -71,8 +72,7 @@ class IsoSource(Stage):
         install = self._install
         local = None
         if not _URL.match(install.iso):
-            status = self._file.resolve(install.iso).stat()
-            local = [status.st_size, status.st_mtime_ns, status.st_ino]
+            local = file_digest(self._file.resolve(install.iso))
         keyring = self._file.resolve(install.keyring) if install.keyring else None
         return {
             "iso": install.iso if local is None else local,

@@ -20,6 +20,7 @@ from imagekit.installs.context import BuildContext
 from imagekit.installs.stages.trees import hand_over, open_tree, pack
 from imagekit.installs.tree_packages import needs_locales, tree_install
 from imagekit.kernel import reading
+from imagekit.pipeline.digests import tree_digest
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 
 XEN_DRIVERS = ("xen-blkfront", "xen-netfront")
@@ -85,19 +86,12 @@ class System(Stage):
         return [*XEN_DRIVERS, *OTHER_DRIVERS, *sorted(filesystems), *extra]
 
     def key(self) -> Mapping[str, Any]:
-        modules = None
-        if self._modules is not None:
-            modules = [
-                [str(p.relative_to(self._modules)), p.stat().st_size, p.stat().st_mtime_ns]
-                for p in sorted(self._modules.rglob("*"))
-                if p.is_file()
-            ]
         return {
             "scripts": digest_of_scripts(self._file),
             "drivers": self.drivers(),
             "kernel": digest_file(self._kernel_file) if self._kernel_file else None,
             "initrd": digest_file(self._initrd_file) if self._initrd_file else None,
-            "modules": modules,
+            "modules": tree_digest(self._modules) if self._modules else None,
             "locale": self._spec.identity.locale,
         }
 
