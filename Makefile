@@ -69,8 +69,8 @@ test-fast: setup ## the unit tests: no root, no network
 coverage: setup ## the unit tests, and how many lines of imagekit they run
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --cov --cov-report=term:skip-covered tests/unit
 
-# 50 rounds of killing provision, bundle and reinstall; 10,000 of a second user who swaps files
-# beside each operation; proofs that "make test" leaves out.
+# 50 rounds of killing provision, bundle and reinstall, 100 of killing a store; 10,000 of a second
+# user who swaps files beside each operation; proofs that "make test" leaves out.
 test-long: setup ## rounds of SIGKILL and of races, more proofs: hours
 	IMAGEKIT_KILL_ROUNDS=50 IMAGEKIT_RACE_ROUNDS=10000 \
 	  $(BIN)/python -m pytest tests/real -m "long or kills or races"

@@ -86,6 +86,11 @@ class Store:
             ) from None
         for path in (self.root, *(self.root / name for name in FOLDERS)):
             require_private_path(path, HINT)
+            if not os.access(path, os.W_OK):
+                raise HostError(
+                    f"cannot write to the store {self.root}: {path} is read-only",
+                    hint="set IMAGEKIT_CACHE to a directory you may write to",
+                )
         self.pool = FilePool(self.root / "files")
 
     def get(self, key: str, makes: Sequence[str]) -> Entry | None:
