@@ -73,7 +73,8 @@ coverage: setup ## the unit tests, and how many lines of imagekit they run
 # user who swaps files beside each operation; proofs that "make test" leaves out.
 test-long: setup ## rounds of SIGKILL and of races, more proofs: hours
 	IMAGEKIT_KILL_ROUNDS=50 IMAGEKIT_RACE_ROUNDS=10000 \
-	  $(BIN)/python -m pytest tests/real -m "long or kills or races"
+	  $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder \
+	  tests/real -m "long or kills or races"
 
 bench: setup ## build times beside other builders
 	$(BIN)/python -m tests.bench
