@@ -47,6 +47,11 @@ class BuildContext:
         return self.file.spec
 
     @property
+    def image_sha256(self) -> str:
+        """Digest of what the image is made of, as its lock has it: identifiers follow from it."""
+        return self.lock.spec_sha256 if self.lock else self.file.image_sha256
+
+    @property
     def environment(self) -> dict[str, str | None]:
         """Variables that the tools of the build see; None for one that they must not see."""
         return {VARIABLE: None if self.epoch is None else str(self.epoch)}
@@ -70,7 +75,7 @@ def context_for(
     A lock of packages brings its own SOURCE_DATE_EPOCH. Raises SpecError for a secret that is not
     there, and for a lock of another spec.
     """
-    if lock is not None and lock.spec_sha256 != file.sha256:
+    if lock is not None and not file.fits(lock.spec_sha256):
         raise SpecError(
             "the spec is not the one the lock was made for",
             where=str(file.path),

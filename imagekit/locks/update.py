@@ -105,7 +105,7 @@ def update_lock(
         releases = _joined([r.model_dump(mode="json") for r in lock.releases], releases)
     value = {
         **lock.model_dump(mode="json"),
-        "spec_sha256": file.sha256,
+        "spec_sha256": file.image_sha256,
         "keyring_sha256": digest_file(mirrors.keyring),
         "sources": mirrors.public(),
         "inputs": input_digests(file),

@@ -188,7 +188,7 @@ def _recipe(path: Path, directory: Path, about: About, secrets: Mapping[str, str
     spec = BundledSpec(
         loaded.spec, path.absolute().parent / "spec.yaml", loaded.sha256, loaded.tree, inputs
     )
-    if loaded.sha256 != lock.spec_sha256:
+    if not loaded.fits(lock.spec_sha256):
         raise SpecError(
             "the bundle was made by another version of imagekit, which read the spec differently",
             where=str(path),

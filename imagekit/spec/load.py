@@ -6,8 +6,9 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from imagekit.spec.yamltext import yaml_reader
 
 MAX_SPEC_BYTES = 1 << 20
 MAX_ERRORS = 20
+DOMAIN_FIELDS = frozenset({"memory", "maxmem", "vcpus", "nics", "machine", "toolstacks", "proof"})
+"""Fields that say how a guest runs, and nothing about its disk."""
 Loc = tuple[str | int, ...]
 
 
@@ -37,6 +40,16 @@ class SpecFile:
     path: Path
     sha256: str
     tree: Any
+
+    @cached_property
+    def image_sha256(self) -> str:
+        """The same of what an image is made of: without memory, NICs and all else that only domains
+        have. A lock is for an image, and stays valid when these change."""
+        return _digest(self.spec, without=DOMAIN_FIELDS)
+
+    def fits(self, lock_sha256: str) -> bool:
+        """Whether a lock that has this digest is one for this spec; older ones digest all of it."""
+        return lock_sha256 in (self.image_sha256, self.sha256)
 
     @property
     def base(self) -> Path:
@@ -66,11 +79,16 @@ def check_tree(tree: Any, path: Path) -> SpecFile:
         spec = Spec.model_validate(_plain(tree))
     except ValidationError as error:
         raise SpecError(_messages(error, path, tree), hint="imagekit schema shows it all") from None
+    return SpecFile(spec, path.absolute(), _digest(spec), tree)
+
+
+def _digest(spec: Spec, without: Collection[str] = ()) -> str:
     told = spec.model_dump(mode="json", exclude={"os": {"proxy"}}, exclude_defaults=True)
     # A password is no part of what a guest is: a bundle leaves it out, and is of the same spec.
     told |= {part: public(told[part]) for part in ("os", "install") if part in told}
+    told = {name: value for name, value in told.items() if name not in without}
     canonical = json.dumps(told, sort_keys=True, ensure_ascii=True)
-    return SpecFile(spec, path.absolute(), hashlib.sha256(canonical.encode()).hexdigest(), tree)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _read(path: Path) -> CommentedMap:

@@ -64,7 +64,7 @@ class BlockDeviceImage(Image):
 
     def run(self, run: StageRun) -> None:
         epoch = self._context.epoch
-        ids = Ids(disk_seed(self._file.sha256, epoch))
+        ids = Ids(disk_seed(self._context.image_sha256, epoch))
         config = self._config.identified(ids)
         layout = config.layout()
         root = layout.find("root")

@@ -57,13 +57,14 @@ class Image(Stage):
             "boot": self._spec.boot.model_dump(mode="json", exclude={"modes"}),
             "tools": tool_versions(tools),
             "epoch": self._context.epoch,
+            "seed": disk_seed(self._context.image_sha256, self._context.epoch),
             **overlay.digest_of(self._file, self._context.secrets),
         }
 
     def run(self, run: StageRun) -> None:
         epoch = self._context.epoch
         # With SOURCE_DATE_EPOCH everything that would be random follows from the spec.
-        ids = Ids(disk_seed(self._file.sha256, epoch))
+        ids = Ids(disk_seed(self._context.image_sha256, epoch))
         layout = plan_layout(self._disk, ids)
         root_uuid = layout.parts[-1].fs_uuid
         cmdline = f"root=UUID={root_uuid} ro"

@@ -23,7 +23,7 @@ def _common(context: BuildContext) -> dict[str, Any]:
     file = context.file
     return {
         "name": file.spec.name,
-        "spec": file.sha256,
+        "spec": context.image_sha256,
         "epoch": context.epoch,
         "tools": lock_tools(),
         "inputs": input_digests(file),
@@ -56,7 +56,7 @@ class LockFile(Stage):
         lock = Lock.model_validate(
             {
                 "name": self._file.spec.name,
-                "spec_sha256": self._file.sha256,
+                "spec_sha256": self._context.image_sha256,
                 "method": self._file.spec.install.method,
                 # Without one in the environment builds differ; builds of the lock do not.
                 "source_date_epoch": epoch if epoch is not None else max(dates, default=0),
@@ -116,7 +116,7 @@ class InstalledLock(Stage):
         made = Lock.model_validate(
             {
                 "name": self._file.spec.name,
-                "spec_sha256": self._file.sha256,
+                "spec_sha256": self._context.image_sha256,
                 "method": self._file.spec.install.method,
                 "source_date_epoch": epoch or 0,
                 "epoch_from": "environment" if epoch is not None else "packages",

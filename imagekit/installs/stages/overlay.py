@@ -39,7 +39,6 @@ def digest_of(file: SpecFile, secrets: Mapping[str, str]) -> dict[str, Any]:
     return {
         "identity": spec.identity.model_dump(mode="json"),
         "hostname": spec.hostname,
-        "nics": [[mac_of(spec, i), n.model_dump(mode="json")] for i, n in enumerate(spec.nics)],
         "network": [[f.path, f.text, f.mode] for f in networkd.render(network_state(spec))],
         "files": digest_of_files(file),
         "secrets": digest_of_secrets(secrets),

@@ -130,6 +130,39 @@ def test_a_lock_of_what_was_installed_brings_no_epoch(tmp_path: Path) -> None:
         context_for(file, tmp_path, {}, lock=other)
 
 
+DOMAIN = ("memory: 512", "vcpus: 2", "nics: [{bridge: br9}]", "toolstacks: [xl, xm]")
+
+
+@pytest.mark.parametrize("line", [*DOMAIN, "proof: {modes: [pv]}", "maxmem: 2048"])
+def test_a_lock_stays_valid_when_only_the_domain_changes(tmp_path: Path, line: str) -> None:
+    first = guest(tmp_path)
+    epoch = {"SOURCE_DATE_EPOCH": "1700000000"}
+    before = keys(plan_for(context_for(first, tmp_path, epoch)))
+    lock = a_lock(first, "releases").model_copy(update={"spec_sha256": first.image_sha256})
+    changed = guest(tmp_path, line)
+    assert changed.sha256 != first.sha256
+    assert context_for(changed, tmp_path, {}, lock=lock).image_sha256 == first.image_sha256
+    after = keys(plan_for(context_for(changed, tmp_path, epoch)))
+    assert {n for n in before if before[n] != after[n]} <= {"configs"}
+
+
+@pytest.mark.parametrize(
+    "line", ["disk: {size: 3GiB}", "identity: {hostname: x}", "scripts: [./s]"]
+)
+def test_a_lock_is_not_for_a_spec_of_another_image(tmp_path: Path, line: str) -> None:
+    (tmp_path / "s").write_text("#!/bin/sh\n")
+    lock = a_lock(guest(tmp_path), "releases")
+    with pytest.raises(SpecError, match="not the one the lock"):
+        context_for(guest(tmp_path, line), tmp_path, {}, lock=lock)
+
+
+def test_a_lock_of_an_earlier_version_gives_the_identifiers_that_it_gave(tmp_path: Path) -> None:
+    file = guest(tmp_path, "memory: 512")
+    lock = a_lock(file, "releases")
+    assert lock.spec_sha256 == file.sha256 != file.image_sha256
+    assert context_for(file, tmp_path, {}, lock=lock).image_sha256 == file.sha256
+
+
 def refuse(*_arguments: object, **_more: object) -> NoReturn:
     raise AssertionError("a constructor reads")
 
