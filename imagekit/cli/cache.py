@@ -64,7 +64,10 @@ def _limits(root: Path, keep: str | None, *, everything: bool) -> Bounds:
 
 @app.command("list")
 def list_command(json_output: JsonOption = False) -> None:
-    """List the stored results, the most recently used first."""
+    """List the stored results, the most recently used first.
+
+    Files that builds fetched, such as packages, are in one line; --json has each.
+    """
     found = results(Store().root)[::-1]
     if json_output:
         print(json.dumps([_plain(result) for result in found], indent=2))
@@ -72,13 +75,17 @@ def list_command(json_output: JsonOption = False) -> None:
     for result in found:
         row = _plain(result)
         label = f"{row['guest'] or '-'} {row['stage'] or '-'}"
-        print(f"{row['used']}  {console.size(result.bytes):>10}  {result.key[:12]}  {label}")
+        if not result.fetched:
+            print(f"{row['used']}  {console.size(result.bytes):>10}  {result.key[:12]}  {label}")
+    if files := [result.bytes for result in found if result.fetched]:
+        print(f"{'':20}  {console.size(sum(files)):>10}  {len(files)} fetched files")
 
 
 def _plain(result: Result) -> dict[str, str | int]:
     used = datetime.datetime.fromtimestamp(result.used, datetime.UTC)
     return {
         "key": result.key,
+        "kind": "fetched" if result.fetched else "result",
         "stage": result.record.stage,
         "guest": result.record.guest,
         "bytes": result.bytes,

@@ -27,8 +27,6 @@ MOST = 20 << 30
 """Bytes of the store, if nobody says otherwise and its file system has four times as many."""
 FREE = 1 << 30
 """Bytes that stay free on the store's file system, if nobody says otherwise."""
-FETCHED = "fetched"
-"""What stands in the place of a stage's name for a file of the pool."""
 BLOCK = 512
 """st_blocks is in units of this many bytes (stat(2))."""
 
@@ -43,14 +41,15 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Result:
-    """A stored result, or a file that was fetched: when it was last used (seconds since 1970), and
-    the bytes that it takes. ``directory`` is a file then."""
+    """A stored result, or a file that was ``fetched``: when it was last used (seconds since 1970),
+    and the bytes that it takes. ``directory`` is a file then."""
 
     key: str
     directory: Path
     used: float
     bytes: int
     record: Record
+    fetched: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def _result(directory: Path) -> Result:
     status = directory.lstat()
     if stat.S_ISREG(status.st_mode):
         size = status.st_blocks * BLOCK
-        return Result(directory.name, directory, status.st_mtime, size, Record({}, FETCHED))
+        return Result(directory.name, directory, status.st_mtime, size, Record({}), fetched=True)
     try:
         used, record = (directory / RECORD).stat().st_mtime, read_record(directory)
     except (OSError, ValueError):
@@ -190,13 +189,14 @@ def _free(root: Path) -> int:
 
 def _remove(root: Path, result: Result) -> bool:
     """Remove it unless somebody holds it; its record goes first, without which it is no result."""
+    if result.fetched:  # who takes a file of the pool copies it, and holds none
+        with contextlib.suppress(FileNotFoundError):
+            result.directory.unlink()
+        return True
     use = root / "locks" / f"{result.key}.use"
     fd = os.open(use, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if result.record.stage == FETCHED and result.directory.is_file():
-            result.directory.unlink()
-            return True
         (result.directory / RECORD).unlink(missing_ok=True)
         shutil.rmtree(result.directory, ignore_errors=True)
         return True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -42,7 +44,12 @@ def test_it_lists_who_made_what() -> None:
         ("web01", "image"),
     }
     assert all(row["bytes"] >= 1 << 16 and row["used"].endswith("Z") for row in rows)
-    assert "web01 rootfs" in said("list")
+    assert "web01 rootfs" in said("list") and "fetched" not in said("list")
+    for data in (b"a package", b"another"):
+        Store().pool.keep(io.BytesIO(data), hashlib.sha256(data).hexdigest())
+    assert said("list").splitlines()[-1].endswith("2 fetched files")
+    kinds = [row["kind"] for row in json.loads(said("list", "--json"))]
+    assert sorted(kinds) == ["fetched", "fetched", "result", "result"]
 
 
 def test_bare_prune_applies_the_limit_and_empties_nothing(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import subprocess
 from pathlib import Path
@@ -62,6 +64,20 @@ def test_what_was_used_longest_ago_goes_first(store: Store) -> None:
     assert (done.removed, names(store)) == (1, {keys[0], keys[2]})
     done = prune(root, Bounds(disk_usage(root) - 100 * KIB, 0))
     assert (done.removed, done.left, names(store)) == (2, disk_usage(root), set())
+
+
+def test_files_that_were_fetched_go_as_results_do(store: Store) -> None:
+    keys = fill(store, 20)
+    for moment, data in ((10, b"old" * KIB), (30, b"new" * KIB)):
+        sha256 = hashlib.sha256(data).hexdigest()
+        assert store.pool.keep(io.BytesIO(data), sha256)
+        os.utime(store.pool.root / sha256, (moment, moment))
+    root = freed(store)
+    assert [result.fetched for result in results(root)] == [True, False, True]
+    assert prune(root, Bounds(disk_usage(root) - 1, 0)).removed == 1
+    assert [result.used for result in results(root)] == [20, 30]
+    assert names(store) == set(keys)
+    assert prune(root, Bounds(0, 0)).removed == 2
 
 
 def test_within_its_bounds_nothing_goes(store: Store) -> None:
