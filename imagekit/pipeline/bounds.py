@@ -169,9 +169,10 @@ def _walk(root: Path) -> Iterator[os.stat_result]:
 def prune(root: Path, limits: Bounds) -> Pruned:
     """Remove results from the store at ``root`` until it keeps to ``limits``.
 
-    What a running build uses stays; so may more than the limits allow.
+    What a running build uses stays; so may more than the limits allow. What one is making does not
+    count yet: a large disk in the making would drive out all that is cached.
     """
-    total = disk_usage(root)
+    total = _results_size(root)
     removed = 0
     for result in results(root):
         if total <= limits.size and _free(root) >= limits.free:
@@ -179,7 +180,11 @@ def prune(root: Path, limits: Bounds) -> Pruned:
         if _remove(root, result):
             total -= result.bytes
             removed += 1
-    return Pruned(removed, disk_usage(root) if removed else total)
+    return Pruned(removed, _results_size(root) if removed else total)
+
+
+def _results_size(root: Path) -> int:
+    return disk_usage(root) - disk_usage(root / "tmp")
 
 
 def _free(root: Path) -> int:

@@ -20,6 +20,8 @@ from oracles import tiny_installer
 from oracles.builds import CACHE_NAME, ROOT, Build, Run
 from oracles.ordinary_user import AsUser, as_ordinary_user
 
+from imagekit.pipeline.store import Store
+
 KEPT_IN_STORE = "8GiB"
 
 
@@ -128,12 +130,17 @@ def demo_keys(cache: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo(build: Builds, cache: Path) -> Build:
+def demo(build: Builds, cache: Path) -> Iterator[Build]:
     """The image that ``make demo`` builds: raw, qcow2 and VHD of a Debian 12 guest."""
     made = build.kept(ROOT / "examples/web01.yaml")
     keys = [stage["key"] for stage in made.manifest["stages"]]
     demo_keys(cache).write_text("\n".join(keys))
-    return made
+    # Whatever else runs meanwhile, its results are not pruned as long as somebody holds them.
+    store = Store(cache / "store")
+    for key in keys:
+        store.get(key, [])
+    yield made
+    del store
 
 
 @pytest.fixture(scope="session")
