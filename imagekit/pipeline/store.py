@@ -35,7 +35,7 @@ from imagekit.pipeline.record import (
     write_record,
 )
 from imagekit.pipeline.stage import digest_file
-from imagekit.pipeline.workspace import HINT, cache_root
+from imagekit.pipeline.workspace import HINT, cache_root, deaf
 
 FOLDERS = ("objects", "locks", "last", "tmp", "files")
 Digest = Callable[[Path], str]
@@ -208,7 +208,9 @@ class Store:
             raise HostError(f"files in the store {self.root} changed unexpectedly")
         unknown = [name for name in makes if name not in sha256]
         if unknown:
-            self._digesting.append(self._reader.submit(self._take_digests, target, unknown))
+            # Its thread starts here. One that hears signals would spoil the quiet of a release.
+            with deaf():
+                self._digesting.append(self._reader.submit(self._take_digests, target, unknown))
         return entry
 
     def _take_digests(self, directory: Path, names: list[str]) -> None:

@@ -137,7 +137,7 @@ def workspace(events: Events, root: Path | None = None) -> Iterator[Workspace]:
         try:
             yield space
         finally:
-            with _deaf():
+            with deaf():
                 host_run.kill_all()
                 stack.close()
                 for path in (space.shm, space.directory):
@@ -241,7 +241,12 @@ def _signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
+def deaf() -> Iterator[None]:
+    """Let no signal that ends imagekit reach this thread, nor one that is started meanwhile.
+
+    A signal goes to any thread that hears it, and its handler always runs in the main thread: a
+    thread that is to live longer than a block has to be started deaf.
+    """
     names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, names)
     try:

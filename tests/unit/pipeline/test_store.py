@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -160,6 +161,23 @@ def test_verify_reads_each_result_once(store: Store, stored: Entry, read: list[P
     for _ in range(3):
         assert careful.get(KEY, MAKES) is not None
     assert sorted(path.name for path in read) == sorted(MAKES)
+
+
+def test_the_thread_that_takes_digests_hears_no_signal(tmp_path: Path) -> None:
+    heard: list[set[signal.Signals]] = []
+
+    def digest(path: Path) -> str:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        heard.append({signal.SIGINT, signal.SIGTERM, signal.SIGHUP} - blocked)
+        return digest_file(path)
+
+    other = Store(tmp_path / "other", digest)
+    output = other.new_output()
+    (output / "a").write_bytes(b"a")
+    other.put(KEY, output, ["a"], {})
+    other.settle()
+    assert heard == [set()]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_what_is_written_to_while_its_digest_is_taken_gets_none(
