@@ -13,7 +13,7 @@ if [ -n "${IMAGEKIT_LISTS:-}" ] && [ -d "$root/var/lib/apt/lists" ]; then
 		-exec mv -t "$IMAGEKIT_LISTS" {} +
 fi
 # The packages, for the next build and for bundles; mmdebstrap removes what is left.
-if [ -n "${IMAGEKIT_DEBS:-}" ] && [ -d "$root/var/cache/apt/archives" ]; then
+if [ -d "${IMAGEKIT_DEBS:-}" ] && [ -d "$root/var/cache/apt/archives" ]; then
 	find "$root/var/cache/apt/archives" -maxdepth 1 -type f -name '*.deb' \
 		-exec mv -t "$IMAGEKIT_DEBS" {} +
 fi
