@@ -83,6 +83,7 @@ def copies_are_as_good_and_damage_is_repaired(
     spec: Path, scratch: Path, epoch: dict[str, str]
 ) -> None:
     """The store and the build of ``first``, brought to another place by other means."""
+    shutil.rmtree(scratch / "two")
     cache, out = scratch / "three", scratch / "third"
     subprocess.run(["cp", "-r", scratch / "one", cache], check=True)
     subprocess.run(["cp", "-a", scratch / "first", out], check=True)
