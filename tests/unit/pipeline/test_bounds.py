@@ -132,6 +132,7 @@ def test_its_size_is_that_of_du(store: Store, tmp_path: Path) -> None:
     (tmp_path / "delivered").hardlink_to(first / "file")
     with (first / "sparse").open("wb") as stream:
         stream.truncate(1 << 30)
+    os.sync()  # until then a file system may not know what a file takes
     told = subprocess.run(
         ["du", "-s", "-B1", store.root], capture_output=True, text=True, check=True
     )
