@@ -62,14 +62,19 @@ class FilePool:
         with source:
             right = is_kept(os.fstat(source.fileno()))
             if right:
-                with _new(target) as stream:
-                    right = _copy(source, stream) == sha256
-                if not right:
-                    target.unlink()
+                stream = _new(target)
+                right = False
+                try:
+                    with stream:
+                        right = _copy(source, stream) == sha256
+                finally:
+                    if not right:
+                        target.unlink()
         if not right:
             with contextlib.suppress(OSError):
                 path.unlink()
-        return right and self.has(sha256)
+        self.has(sha256)  # used now; whoever pruned it meanwhile takes nothing from the copy
+        return right
 
     def sweep(self) -> None:
         """Remove what killed runs have left half copied."""

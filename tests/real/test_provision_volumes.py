@@ -110,9 +110,9 @@ def test_guests_on_logical_volumes_are_made_refused_and_removed_exactly(
     golden: Path, tmp_path: Path
 ) -> None:
     if not dm_machine.kernels():
-        pytest.skip("no kernel with device-mapper in /boot")
+        pytest.skip("missing: a kernel with device-mapper in /boot")
     if shutil.which("lvcreate", path="/usr/sbin:/sbin") is None:
-        pytest.skip("LVM is not on this host")
+        pytest.skip("missing: LVM, the package lvm2")
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     command = (

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from oracles.builds import ROOT, Build, Run
+from support.damage import flip
 
 pytestmark = pytest.mark.real
 
@@ -102,13 +103,7 @@ def copies_are_as_good_and_damage_is_repaired(
     assert digests(out) == digests(scratch / "first")
     assert all(cached().values())
     for damaged in (out / "tiny.qcow2", *cache.glob("store/objects/*/disk.vhd")):
-        status = damaged.stat()
-        with damaged.open("r+b") as stream:
-            stream.seek(status.st_size // 2)
-            byte = stream.read(1)
-            stream.seek(status.st_size // 2)
-            stream.write(bytes([byte[0] ^ 1]))
-        os.utime(damaged, ns=(status.st_atime_ns, status.st_mtime_ns))
+        flip(damaged)
         cached("--verify")
         for name, sha256 in digests(scratch / "first").items():
             subprocess.run(

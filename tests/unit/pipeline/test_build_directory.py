@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.damage import flip
 
 from imagekit.errors import ExistsError, HostError, ImagekitError, SpecError
 from imagekit.host import ownership
@@ -325,24 +326,16 @@ def test_a_copy_that_lost_a_byte_is_made_again(tmp_path: Path, name: str) -> Non
     delivered(tmp_path, tmp_path / "b")
     digest = plan_digest(built(tmp_path)[0])
     copy = copy_of(tmp_path / "b", tmp_path / "c")
-    damage(copy.path / name)
+    flip(copy.path / name)
     assert not copy.intact(digest)
     copy.refuse_strangers("g", force=False)
-
-
-def damage(path: Path) -> None:
-    status = path.stat()
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def test_verify_finds_what_the_marks_do_not_tell(tmp_path: Path) -> None:
     delivered(tmp_path, tmp_path / "b")
     digest = plan_digest(built(tmp_path)[0])
     directory = BuildDirectory(tmp_path / "b")
-    damage(tmp_path / "b/out/disk.raw")
+    flip(tmp_path / "b/out/disk.raw")
     assert directory.intact(digest)
     assert not directory.intact(digest, verify=True)
 

@@ -71,3 +71,18 @@ def test_what_a_killed_run_left_half_copied_goes(pool: FilePool) -> None:
     mine.write_bytes(b"being copied")
     pool.sweep()
     assert {path.name for path in pool.root.iterdir()} == {SHA256, mine.name}
+
+
+def test_a_copy_that_fails_leaves_nothing_and_the_file_stays(
+    pool: FilePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_source: object, target: io.BufferedWriter) -> str:
+        target.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("imagekit.pipeline.pool._copy", full)
+        with pytest.raises(OSError, match="No space"):
+            pool.copy(SHA256, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    assert pool.copy(SHA256, tmp_path / "copy")

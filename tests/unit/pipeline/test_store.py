@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.damage import flip
 
 from imagekit.errors import HostError
 from imagekit.host import ownership
@@ -132,17 +133,6 @@ def test_a_byte_that_a_copy_lost_is_seen(
     path = copy.root / "objects" / KEY / name
     flip(path)
     assert copy.get(KEY, MAKES) is None
-
-
-def flip(path: Path) -> None:
-    """Flip a bit in the middle of the file and put its time back."""
-    status = path.stat()
-    with path.open("r+b") as stream:
-        stream.seek(status.st_size // 2)
-        byte = stream.read(1)
-        stream.seek(status.st_size // 2)
-        stream.write(bytes([byte[0] ^ 1]))
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @pytest.mark.parametrize("name", MAKES)
