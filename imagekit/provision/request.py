@@ -12,6 +12,7 @@ from ruamel.yaml.error import YAMLError
 from imagekit.disk.volume import check_group
 from imagekit.errors import SpecError
 from imagekit.spec.derived import CLONED
+from imagekit.spec.faults import refusal
 from imagekit.spec.values import Address, Bridge, Cidr, Mac, NamedPath, Size
 from imagekit.spec.yamltext import yaml_reader
 
@@ -94,7 +95,7 @@ def read_guests(path: Path) -> list[GuestRequest]:
     except OSError as error:
         raise SpecError(f"cannot read it: {error.strerror}", where=str(path)) from None
     except ValidationError as error:
-        raise _wrong(error, str(path)) from None
+        raise refusal(error, Guests, str(path)) from None
     except (YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"not YAML: {str(error).splitlines()[0]}", where=str(path)) from None
     requests = []
@@ -116,13 +117,6 @@ def make_request(value: dict[str, object], where: str) -> GuestRequest:
     try:
         return GuestRequest.model_validate(value)
     except ValidationError as error:
-        raise _wrong(error, where) from None
+        raise refusal(error, GuestRequest, where) from None
     except ValueError as error:
         raise SpecError(str(error), where=where) from None
-
-
-def _wrong(error: ValidationError, where: str) -> SpecError:
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return SpecError(f"{place}: {message}" if place else message, where=where)
