@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from imagekit import __version__
+from imagekit.cli.paths import straighten
 from imagekit.errors import HostError, ImagekitError, Interrupted, printable
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -50,6 +51,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cache": ("imagekit.cli.cache", "app"),
 }
 
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 error, 2 wrong command line, 3 wrong spec or input, 4 this host lacks "
+    "something, 5 a tool failed, 6 download failed, 7 signature or checksum wrong, 8 the image "
+    "cannot do it, 9 damaged image, 10 a change in a guest failed, 11 a guest did not boot, 12 in "
+    "use, 13 exists already, 14 inconclusive, 130, 143, 129 interrupted. More: docs/exit-codes.md."
+)
+"""In the help of the program; docs/exit-codes.md says more."""
+
 
 def make_app(names: Iterable[str]) -> typer.Typer:
     """The program with the commands ``names``."""
@@ -58,6 +67,7 @@ def make_app(names: Iterable[str]) -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         help="Build Xen guest images from a spec, and prove that they boot.",
+        epilog=EXIT_CODES,
     )
     app.callback()(options)
     for name in names:
@@ -67,6 +77,7 @@ def make_app(names: Iterable[str]) -> typer.Typer:
             app.add_typer(target, name=name)
         else:
             app.command(name)(target)
+    straighten(app)
     # typer turns a lone command into the program itself, unless there is a callback.
     return app
 
