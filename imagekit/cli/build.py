@@ -16,6 +16,7 @@ from imagekit.host.signing import BUILD_NAMESPACE, sign_build
 from imagekit.installs.build import build as build_spec
 from imagekit.installs.build import outlook
 from imagekit.installs.context import context_for
+from imagekit.installs.preflight import warnings
 from imagekit.pipeline.store import Store
 from imagekit.pipeline.workspace import workspace
 from imagekit.spec.load import SpecFile, load_spec
@@ -103,6 +104,8 @@ def build(
                 f"  {artefact.role:<15} {label:<6} {artefact.path}"
                 f"  ({console.size(artefact.size_bytes)})"
             )
+    for warning in warnings(file):
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def plan(
@@ -118,6 +121,8 @@ def plan(
     file = _spec(spec, set_, untrusted)
     context = context_for(file, out or Path("build") / file.spec.name, os.environ)
     stages = outlook(context, Store())
+    for warning in warnings(file):
+        typer.echo(f"warning: {warning}", err=True)
     if json_output:
         print(json.dumps([vars(stage) for stage in stages], indent=2))
         return

@@ -19,6 +19,7 @@ from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext, context_for
 from imagekit.installs.methods import method_called
 from imagekit.installs.mirrors import reached
+from imagekit.installs.preflight import check_host, check_spec, warnings
 from imagekit.pipeline.build_directory import BuildDirectory
 from imagekit.pipeline.deliver import deliver, plan_digest, rewrite_manifest
 from imagekit.pipeline.events import Events
@@ -50,6 +51,7 @@ def plan_for(context: BuildContext) -> Plan:
     """The plan of ``context`` by its spec's install method. Pure; raises SpecError, HostError."""
     file = context.file
     method = method_called(file.spec.install.method, file.where("install", "method"))
+    check_spec(file)
     return method.plan(context)
 
 
@@ -106,6 +108,10 @@ def build(  # noqa: PLR0913 - an option of "imagekit build" each
         events.emit("build-started", name=name, directory=str(out), stages=len(plan.stages))
         # Named, so that it lives, and keeps the results from a prune, until they are delivered.
         store = Store(digest=sha256_sparse, verify=verify)
+        must_run = {name for name, run in needed(plan, store, fresh=fresh).items() if run}
+        check_host(directory.path, store.root, file.spec, must_run)
+        for warning in warnings(file):
+            events.emit("warning", text=warning)
         with let_through(loopback_forwards(reached(file, lock))):
             results = execute(plan, store, events, guest=name, fresh=fresh, digest=sha256_sparse)
         facts = _facts(plan, results)

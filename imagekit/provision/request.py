@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -106,10 +108,28 @@ def read_guests(path: Path) -> list[GuestRequest]:
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise SpecError(f"names {', '.join(twice)} twice", where=str(path))
+    _refuse_equal(requests, path)
     devices = [os.path.realpath(r.device) for r in requests if r.device is not None]
     if len(set(devices)) != len(devices):
         raise SpecError("gives one device to two guests", where=str(path))
     return requests
+
+
+def _refuse_equal(requests: Sequence[GuestRequest], path: Path) -> None:
+    """Raise SpecError when two guests have one MAC or one address."""
+    seen: dict[str, str] = {}
+    for index, request in enumerate(requests):
+        addresses = [str(ipaddress.ip_interface(text).ip) for text in request.ip]
+        for field, value in [("mac", request.mac), *(("ip", address) for address in addresses)]:
+            if value is None:
+                continue
+            if value in seen:
+                raise SpecError(
+                    f"{field}: {value} is also that of {seen[value]}",
+                    where=f"{path}: guests[{index}] {request.name}",
+                    hint=f"give each guest its own {field}; under defaults it is everybody's",
+                )
+            seen[value] = request.name
 
 
 def make_request(value: dict[str, object], where: str) -> GuestRequest:

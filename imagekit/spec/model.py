@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, Union, get_args
 
 from pydantic import Field, field_validator, model_validator
@@ -274,6 +275,15 @@ class Proof(Model):
     strict: bool = Field(
         False, description="A guest that is up with a fault on its console counts as failed."
     )
+
+    @field_validator("expect")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "", re.MULTILINE)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+        return value
 
     @field_validator("xen", mode="before")
     @classmethod

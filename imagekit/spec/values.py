@@ -61,8 +61,9 @@ def parse_size(value: Any) -> int:
     if isinstance(value, int | float):
         if value == 0:
             return 0
-        number = f"{value:.0f}" if value == value // 1 else str(value)
-        raise ValueError(f"{value} has no unit; write {number}GiB or {number}MiB")
+        if abs(value) > 1 << 20:
+            raise ValueError(f"{value} has no unit; {allowed}")
+        raise ValueError(f"{value} has no unit; write {value:g}GiB or {value:g}MiB")
     match = _SIZE.fullmatch(value.strip())
     if match is None or match[3] not in UNITS:
         raise ValueError(f"{value!r} is not a size; {allowed}")

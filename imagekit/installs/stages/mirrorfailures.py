@@ -18,10 +18,12 @@ from imagekit.errors import (
     ToolError,
     VerificationError,
 )
+from imagekit.host.distro_info import suites_of
 from imagekit.installs.mirrors import mirrors_for
 from imagekit.spec.credentials import without_credentials_in
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec
+from imagekit.spec.nearest import did_you_mean
 
 _NO_PACKAGE = re.compile(r"Unable to locate package (\S+)|Couldn't find these debs: (\S+)")
 _EXPIRED = re.compile(r"Release file for (\S+) is expired \(invalid since ([^)]*)\)")
@@ -95,8 +97,11 @@ def _of_release(text: str, file: SpecFile, hint: str) -> ImagekitError | None:
         )
     if _NO_RELEASE.search(text) and not _status(text, ("401", "407")):
         asked = ", ".join(f"{_url(url)}/dists/{suite}" for url in _mirrors(file)[:1])
+        known = suites_of(file.spec.os.distribution)
+        meant = "" if suite in known else did_you_mean(suite, known)
         return SpecError(
-            f"the mirror has no suite {suite}" + (f": nothing is at {asked}" if asked else ""),
+            f"the mirror has no suite {suite}{meant}"
+            + (f": nothing is at {asked}" if asked else ""),
             where=file.where("os", "suite"),
             hint=f"check os.suite, and the path of the mirror in os.mirror; {hint}",
         )
