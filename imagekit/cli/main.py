@@ -15,6 +15,8 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+from annotated_types import Ge, Le
+from typer.core import TyperGroup
 
 from imagekit import __version__
 from imagekit.cli.paths import straighten
@@ -60,9 +62,34 @@ EXIT_CODES = (
 """In the help of the program; docs/exit-codes.md says more."""
 
 
+class _Program(TyperGroup):
+    """Says what the value of an option must be in the words that fields of a spec have."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """See click's; typer's errors of values hold pydantic's text."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if type(error.__cause__).__name__ == "ValidationError" and hasattr(error, "message"):
+                error.message = _of_value(error.__cause__)
+            raise
+
+
+def _of_value(error: Any) -> str:
+    from imagekit.spec.faults import faults
+
+    kind = error.errors(include_url=False)[0]
+    shapes = {"int": int, "float": float, "bool": bool, "greater": int, "less": int}
+    shape: Any = shapes.get(str(kind["type"]).partition("_")[0], str)
+    limits = kind.get("ctx", {})
+    bounds = [Ge(limits["ge"])] if "ge" in limits else [Le(limits["le"])] if "le" in limits else []
+    return faults(error, Annotated[shape, *bounds] if bounds else shape)[0].what
+
+
 def make_app(names: Iterable[str]) -> typer.Typer:
     """The program with the commands ``names``."""
     app = typer.Typer(
+        cls=_Program,
         add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,

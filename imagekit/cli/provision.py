@@ -128,7 +128,7 @@ def _requests(guests: Path | None, given: dict[str, object]) -> list[GuestReques
     if guests is None:
         if "name" not in given:
             raise SpecError("name the guest, or a file of guests with --guests", where="NAME")
-        return [make_request(given, "the command line")]
+        return [make_request(given)]
     if given:
         raise SpecError(
             f"--guests does not go with {', '.join(sorted(given))}",

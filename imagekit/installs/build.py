@@ -19,7 +19,7 @@ from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext, context_for
 from imagekit.installs.methods import method_called
 from imagekit.installs.mirrors import reached
-from imagekit.installs.preflight import check_host, check_spec, warnings
+from imagekit.installs.preflight import check_host, check_spec, check_writable, warnings
 from imagekit.pipeline.build_directory import BuildDirectory
 from imagekit.pipeline.deliver import deliver, plan_digest, rewrite_manifest
 from imagekit.pipeline.events import Events
@@ -100,6 +100,7 @@ def build(  # noqa: PLR0913 - an option of "imagekit build" each
     variables = os.environ if environment is None else environment
     context = context_for(file, called or out, variables, lock=lock, debs=debs)
     plan = plan_for(context)
+    check_writable(directory.path, "choose another directory with -o")
     with directory.locked():
         known = directory.manifest()
         if known and not fresh and directory.intact(plan_digest(plan), verify=verify):

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Collection, Iterator, Set
 from pathlib import Path
 
-from imagekit.errors import HostError, SpecError
+from imagekit.errors import ExistsError, HostError, SpecError
 from imagekit.guest.sshkeys import parse_key
 from imagekit.host import tools
 from imagekit.host.distro_info import distribution_of, suites_of, time_zones
@@ -44,11 +44,10 @@ def warnings(file: SpecFile) -> list[str]:
 
 
 def check_host(out: Path, store: Path, spec: Spec, stages: Set[str]) -> None:
-    """Raise HostError if ``stages`` of ``spec`` cannot run here, or ``out`` cannot be written.
+    """Raise HostError if ``stages`` of ``spec`` cannot run here, for want of programs or room.
 
-    ``store`` is where their results are kept.
+    ``store`` is where their results are kept, ``out`` where the build goes.
     """
-    check_writable(out, "choose another directory with -o")
     if not stages:
         return
     missing = [name for name in sorted(_programs(spec, stages)) if tools.find(name) is None]
@@ -64,10 +63,13 @@ def check_host(out: Path, store: Path, spec: Spec, stages: Set[str]) -> None:
 
 
 def check_writable(directory: Path, hint: str) -> None:
-    """Raise HostError unless ``directory`` can be written to, or be made."""
+    """Raise HostError unless ``directory`` can be written to, or be made.
+
+    Raises ExistsError for a file in its place.
+    """
     there = _nearest_there(directory)
     if not there.is_dir():
-        raise HostError("is not a directory", where=str(there), hint=hint)
+        raise ExistsError(f"{there} exists and is not a directory", hint=hint)
     if os.access(there, os.W_OK | os.X_OK):
         return
     read_only = os.statvfs(there).f_flag & os.ST_RDONLY

@@ -28,9 +28,9 @@ from imagekit.errors import SpecError
 from imagekit.netboot import sources
 from imagekit.netboot.netguest import NetbootGuest
 from imagekit.spec.base import Model
-from imagekit.spec.faults import refusal
+from imagekit.spec.places import refused_in
 from imagekit.spec.values import Mac, NamedPath
-from imagekit.spec.yamltext import yaml_reader
+from imagekit.spec.yamltext import MAX_NODES, yaml_reader
 
 MAX_REQUEST = 1 << 20
 
@@ -106,7 +106,7 @@ def load(path: Path, guest: Guest | None = None) -> Request:
     except OSError as error:
         raise SpecError(f"cannot read it: {error.strerror}", where=str(path)) from error
     except ValidationError as error:
-        raise refusal(error, Request, str(path)) from None
+        raise refused_in(error, Request, path, data.decode(), nodes=MAX_NODES) from None
     except (YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"not YAML: {str(error)[:300]}", where=str(path)) from error
 

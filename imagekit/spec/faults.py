@@ -53,6 +53,14 @@ class Misfit(ValueError):
         self.hint = hint
 
 
+def refuse_twice(value: list[str]) -> list[str]:
+    """``value``; raises Misfit when a word is in it twice."""
+    for index, word in enumerate(value):
+        if word in value[:index]:
+            raise Misfit(f"{word} is named twice", index, hint="name it once")
+    return value
+
+
 @dataclass(frozen=True)
 class Fault:
     """One thing that is wrong: keys and indices that lead to it, what, and what to do."""
@@ -127,7 +135,7 @@ def _worded(one: _Found, shape: Any) -> Fault:
         case "extra_forbidden" | "unexpected_keyword_argument":
             return _unknown_key(one.place, shape)
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
-            return Fault(loc, f"is required: {phrase(types)}")
+            return Fault(loc, f"is required: it must be {phrase(types)}")
         case "union_tag_not_found" | "union_tag_invalid":
             return _tag(one)
         case "value_error" | "assertion_error":
@@ -154,7 +162,7 @@ def _tag(one: _Found) -> Fault:
     loc = (*one.place.loc, field)
     known = tags(one.place.types)
     if one.kind == "union_tag_not_found":
-        return Fault(loc, f"is required: {either(known)}")
+        return Fault(loc, f"is required: it must be {either(known)}")
     tag = one.value.get(field) if isinstance(one.value, Mapping) else one.context.get("tag")
     return Fault(loc, _not_one_of(shown(tag, loc), str(tag), known))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import itertools
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -20,12 +22,15 @@ from imagekit.errors import SpecError
 from imagekit.spec.credentials import public
 from imagekit.spec.faults import MAX_WORDED, Fault, faults
 from imagekit.spec.model import Spec
+from imagekit.spec.nearest import did_you_mean
 from imagekit.spec.places import Document
 from imagekit.spec.shape import Loc
 from imagekit.spec.yamltext import yaml_reader
 
 MAX_SPEC_BYTES = 1 << 20
 MAX_ERRORS = 20
+MAX_BESIDE = 1000
+"""Files looked at for the one that was meant."""
 DOMAIN_FIELDS = frozenset({"memory", "maxmem", "vcpus", "nics", "machine", "toolstacks", "proof"})
 """Fields that say how a guest runs, and nothing about its disk."""
 ALL_FIELDS = "imagekit schema --markdown lists all fields"
@@ -144,6 +149,12 @@ def _read(path: Path) -> str:
     try:
         with path.open("rb") as stream:
             raw = stream.read(MAX_SPEC_BYTES + 1)
+    except FileNotFoundError:
+        raise SpecError(
+            f"there is no such spec{_meant(path)}",
+            where=str(path),
+            hint="name the YAML file of a guest; docs/spec.md says what is in it",
+        ) from None
     except OSError as error:
         raise SpecError(f"cannot read the spec: {error.strerror}", where=str(path)) from None
     if len(raw) > MAX_SPEC_BYTES:
@@ -153,6 +164,14 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise SpecError("the spec is not UTF-8", where=f"{path}:{line}:1") from None
+
+
+def _meant(path: Path) -> str:
+    """The file in the same directory that was probably meant."""
+    with contextlib.suppress(OSError):
+        beside = itertools.islice(path.parent.iterdir(), MAX_BESIDE)
+        return did_you_mean(path.name, [p.name for p in beside if p.suffix in (".yaml", ".yml")])
+    return ""
 
 
 def _parse(text: str, path: Path) -> CommentedMap:
@@ -168,7 +187,11 @@ def _parse(text: str, path: Path) -> CommentedMap:
     except (YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"not YAML: {error}", where=str(path)) from None
     if not isinstance(tree, CommentedMap):
-        raise SpecError("a spec is a mapping, beginning with name:", where=f"{path}:1:1")
+        raise SpecError(
+            "the spec is not a mapping of fields",
+            where=f"{path}:1:1",
+            hint="begin with name: NAME, os: {suite: SUITE} and install: {method: debootstrap}",
+        )
     return tree
 
 
@@ -211,7 +234,8 @@ def _apply(tree: CommentedMap, override: str) -> _Override:
 
 def _index(node: CommentedSeq, part: str, key: str) -> int:
     if not part.isdigit() or int(part) >= len(node):
-        raise SpecError(f"{part} is not an index from 0 to {len(node) - 1}", where=f"--set {key}")
+        what = f"{part} is not an index of the list, which has {len(node)} of them, from 0"
+        raise SpecError(what, where=f"--set {key}")
     return int(part)
 
 

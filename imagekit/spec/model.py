@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args
 from pydantic import Field, field_validator, model_validator
 
 from imagekit.spec.base import Model, Secret
-from imagekit.spec.faults import Misfit
+from imagekit.spec.faults import Misfit, refuse_twice
 from imagekit.spec.hardware import Machine, Network, Nic, StaticNetwork
 from imagekit.spec.install import Debootstrap, Install, InstallMethod
 from imagekit.spec.toolstack_names import ToolstackName
@@ -97,9 +97,9 @@ class Disk(Model):
     @classmethod
     def _bounds(cls, value: int) -> int:
         if not 64 * MIB <= value <= 16 << 40:
-            raise ValueError("a disk must be from 64MiB to 16TiB")
+            raise ValueError(f"{format_size(value)} is not allowed: it must be from 64MiB to 16TiB")
         if value % MIB:
-            raise ValueError("a disk must be a whole number of MiB")
+            raise ValueError(f"{value} bytes are not a whole number of MiB")
         return value
 
     @field_validator("volume_group")
@@ -116,9 +116,7 @@ class Disk(Model):
     @field_validator("formats")
     @classmethod
     def _once(cls, value: list[str]) -> list[str]:
-        if len(set(value)) != len(value):
-            raise ValueError("a format is named twice")
-        return value
+        return refuse_twice(value)
 
     @property
     def boot_bytes(self) -> int:
@@ -173,9 +171,7 @@ class Boot(Model):
     @field_validator("modes")
     @classmethod
     def _once(cls, value: list[str]) -> list[str]:
-        if len(set(value)) != len(value):
-            raise ValueError("a mode is named twice")
-        return value
+        return refuse_twice(value)
 
     @field_validator("cmdline")
     @classmethod
@@ -227,9 +223,13 @@ class Identity(Model):
     @field_validator("ssh_keys")
     @classmethod
     def _keys(cls, value: list[str]) -> list[str]:
-        for key in value:
-            if "PRIVATE KEY" in key or len(key.split()) < 2:
-                raise ValueError("not a public key line such as 'ssh-ed25519 AAAA... name'")
+        for index, key in enumerate(value):
+            if "PRIVATE KEY" in key:
+                what = "this is a private key, which must not be put into an image"
+                raise Misfit(what, index, hint="name the line of the .pub file beside it")
+            if len(key.split()) < 2:
+                what = f"{key!r} is not a public key such as 'ssh-ed25519 AAAA... name'"
+                raise Misfit(what, index, hint="name the line of ~/.ssh/id_ed25519.pub")
         return value
 
 
@@ -296,9 +296,7 @@ class Proof(Model):
     @field_validator("xen", "toolstacks")
     @classmethod
     def _once(cls, value: list[str]) -> list[str]:
-        if len(set(value)) != len(value):
-            raise ValueError("one of them is named twice")
-        return value
+        return refuse_twice(value)
 
 
 class Spec(Model):
@@ -330,9 +328,9 @@ class Spec(Model):
             raise Misfit(f"{self.maxmem} MiB is below memory, {self.memory} MiB", "maxmem")
         if self.disk.table == "none" and "hvm" in self.boot.modes:
             raise Misfit(
-                "has hvm, and firmware cannot boot a disk without a partition table",
-                *("boot", "modes"),
-                hint="disk.table: gpt, or boot.modes: [pv, pvh]",
+                "firmware cannot boot a disk without a partition table, and boot.modes has hvm",
+                *("disk", "table"),
+                hint="table: gpt, or boot.modes: [pv, pvh]",
             )
         if self.install.method == "debootstrap" and self.os.distribution in ("rhel", "fedora"):
             raise Misfit(

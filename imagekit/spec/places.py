@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+from ruamel.yaml.error import YAMLError
+
+from imagekit.errors import SpecError
+from imagekit.spec.faults import faults
 from imagekit.spec.shape import Loc, place_of
+from imagekit.spec.yamltext import yaml_reader
 
 # A plain scalar (YAML 1.2.2, 7.3.3) as numbers and truth values are written.
 _SCALAR = re.compile(r"[^\s,\[\]{}#\"']+")
@@ -83,6 +89,23 @@ class Document:
             except (KeyError, IndexError, TypeError):
                 break
         return found
+
+
+def refused_in(
+    error: ValidationError, shape: Any, path: Path, text: str, *, above: Loc = (), nodes: int
+) -> SpecError:
+    """What is wrong with the YAML ``text`` of the file ``path``, with the line of the first fault.
+
+    ``error`` is about the part of the type ``shape`` at ``above``; ``nodes`` bounds what is read.
+    """
+    try:
+        document = Document(path, yaml_reader("rt", max_nodes=nodes).load(text), text)
+        scalars = document.scalars()
+    except (YAMLError, ValueError, RecursionError):
+        document, scalars = Document(path, None), {}
+    below = {loc[len(above) :]: raw for loc, raw in scalars.items() if loc[: len(above)] == above}
+    first = faults(error, shape, below)[0]
+    return SpecError(first.what, where=document.where((*above, *first.loc)), hint=first.hint)
 
 
 def _spelled(key: str) -> str:
