@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +21,7 @@ from imagekit.pipeline.store import Store
 from imagekit.pipeline.workspace import workspace
 from imagekit.spec.load import SpecFile, load_spec
 from imagekit.spec.lock import read_lock
+from imagekit.spec.manifest import Manifest
 from imagekit.spec.untrusted import check_untrusted, check_untrusted_lock
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The guest's spec (YAML).")]
@@ -67,6 +68,15 @@ def build(
             "build. Default: derived from spec and lock, so that a rebuild is the same.",
         ),
     ] = False,
+    store_remote: Annotated[
+        Path | None,
+        typer.Option(
+            "--store-remote",
+            metavar="DIR",
+            help="Share results with other machines in DIR: fetch what is there, publish what is "
+            "made. Default: IMAGEKIT_STORE_REMOTE, or store.remote in imagekit.toml.",
+        ),
+    ] = None,
     untrusted: UntrustedOption = False,
     prove: Annotated[
         bool,
@@ -90,12 +100,22 @@ def build(
         check_untrusted_lock(lock)
     with console.events_for(json_output) as events:
         seed = secrets.token_hex(16) if unique else ""
-        make = partial(build_spec, fresh=no_cache, force=force, verify=verify, lock=lock)
+        make: Callable[..., Manifest] = build_spec
         if prove:
             from imagekit.proof.publish import build_proven
 
-            make = partial(build_proven, fresh=no_cache, force=force, verify=verify, lock=lock)
-        manifest = make(file, directory, events, unique=seed)
+            make = build_proven
+        manifest = make(
+            file,
+            directory,
+            events,
+            fresh=no_cache,
+            force=force,
+            verify=verify,
+            lock=lock,
+            unique=seed,
+            store_remote=store_remote,
+        )
         if sign is not None:
             with workspace(events) as space:
                 sign_build(directory, sign, space.temporary("sign"))

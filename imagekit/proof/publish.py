@@ -40,6 +40,7 @@ def build_proven(  # noqa: PLR0913 - an option of "imagekit build" each
     under: str = "xen",
     lock: Lock | None = None,
     unique: str = "",
+    store_remote: Path | None = None,
 ) -> Manifest:
     """Build ``file``, boot it in every mode it claims, and only then write ``out``.
 
@@ -47,7 +48,7 @@ def build_proven(  # noqa: PLR0913 - an option of "imagekit build" each
     those of ``out``, byte for byte; the files they name are played by those of the waiting room.
     With ``lock`` exactly its packages are installed; ``unique`` is as for
     :func:`~imagekit.installs.build.build`; with ``verify`` all that was stored and
-    delivered is read, and made anew where it is damaged.
+    delivered is read, and made anew where it is damaged. ``store_remote``: see :func:`build`.
     Raises ProofError or InconclusiveError, and
     then the unproven build with its consoles stays in the waiting room for a look.
     """
@@ -56,14 +57,25 @@ def build_proven(  # noqa: PLR0913 - an option of "imagekit build" each
     def planned() -> str:
         return plan_digest(plan_for(start(file, out, os.environ, lock=lock, unique=unique)))
 
+    again = partial(build, file, out, events, lock=lock, unique=unique, store_remote=store_remote)
     digest = planned()
     published = BuildDirectory(out, sha256_sparse)
     if not fresh and _proven(out) == digest and published.intact(digest, verify=verify):
-        return build(file, out, events, lock=lock, unique=unique)
+        return again()
     published.refuse_strangers(file.spec.name, force=force)
     room = waiting_room(out)
-    make = partial(build, file, room, events, fresh=fresh, force=True, verify=verify)
-    make(lock=lock, unique=unique, called=out)
+    build(
+        file,
+        room,
+        events,
+        fresh=fresh,
+        force=True,
+        verify=verify,
+        lock=lock,
+        unique=unique,
+        called=out,
+        store_remote=store_remote,
+    )
     events.emit("stage-started", stage="prove", title="booting it under Xen", key="")
     try:
         report = prove_build(room, file.spec.proof, events, under=under)
@@ -77,7 +89,9 @@ def build_proven(  # noqa: PLR0913 - an option of "imagekit build" each
     kept.mkdir()
     (room / DIRECTORY).rename(kept / DIRECTORY)
     shutil.rmtree(room)
-    manifest = build(file, out, events, force=force, lock=lock, unique=unique)
+    manifest = build(
+        file, out, events, force=force, lock=lock, unique=unique, store_remote=store_remote
+    )
     shutil.rmtree(out / DIRECTORY, ignore_errors=True)
     (kept / DIRECTORY).rename(out / DIRECTORY)
     report.moved(room, out).write(out)
