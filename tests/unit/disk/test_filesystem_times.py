@@ -57,7 +57,7 @@ def test_a_copy_of_the_tree_gives_the_same_bytes(
 def test_the_times_of_an_xfs_are_those_of_the_build(tree: Path, tmp_path: Path) -> None:
     image = made("xfs", tree, tmp_path)
     disk = whole(image)
-    argv = ["xfs_db", "-r", "-c", "path /usr/bin/tool", "-c", "print", disk]
+    argv = ["xfs_db", "-r", "-c", "path /usr/bin/tool", "-c", "print", str(disk)]
     env = {**os.environ, "TZ": "UTC"}
     text = subprocess.run(argv, check=True, capture_output=True, text=True, env=env).stdout
     times = re.findall(r"(?m)^\S*\.(?:mtime|ctime|crtime)\.sec = .*$", text)
@@ -79,7 +79,7 @@ def test_a_btrfs_differs_because_its_files_have_the_numbers_of_the_tree(
 ) -> None:
     """mkfs.btrfs 6.2 takes inode numbers and times of change from the host, and sorts by them."""
     disk = whole(made("btrfs", tree, tmp_path))
-    argv = ["btrfs", "inspect-internal", "dump-tree", "-t", "fs", disk]
+    argv = ["btrfs", "inspect-internal", "dump-tree", "-t", "fs", str(disk)]
     text = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     status = (tree / "usr/bin/tool").stat()
     if f"key ({status.st_ino + 256} INODE_ITEM 0)" not in text:  # after btrfs's own numbers
