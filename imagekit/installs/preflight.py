@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Set
 from pathlib import Path
 
 from imagekit.errors import ExistsError, HostError, SpecError
+from imagekit.guest.from_spec import require_sources
 from imagekit.guest.sshkeys import parse_key
 from imagekit.host import tools
 from imagekit.host.distro_info import distribution_of, suites_of, time_zones
@@ -34,7 +35,7 @@ LOGIN_FILES = ("/authorized_keys", "/etc/shadow", "/etc/passwd", "/etc/cloud/clo
 
 def check_spec(file: SpecFile) -> None:
     """Raise SpecError for what no guest of ``file`` can be right with."""
-    for check in (_suite, _time_zone, _keys, _memory, _networks):
+    for check in (_suite, _time_zone, _keys, _memory, _networks, require_sources):
         check(file)
 
 

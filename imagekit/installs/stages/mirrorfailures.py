@@ -19,7 +19,7 @@ from imagekit.errors import (
     VerificationError,
 )
 from imagekit.host.distro_info import suites_of
-from imagekit.installs.mirrors import mirrors_for
+from imagekit.installs.mirrors import Mirrors
 from imagekit.spec.credentials import without_credentials_in
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec
@@ -53,8 +53,11 @@ _ANSWERS = {
 }
 
 
-def explain(error: ToolError, file: SpecFile, log: Path) -> ImagekitError:
-    """Turn the failure of an installer into what the user can act on; ``log`` is what it said."""
+def explain(error: ToolError, file: SpecFile, log: Path, mirrors: Mirrors) -> ImagekitError:
+    """Turn the failure of an installer into what the user can act on.
+
+    ``log`` is what it said, ``mirrors`` are those that it asked.
+    """
     if "took longer than" in error.what or "reached its bound" in error.what:
         return error  # whatever the log says besides
     text = log.read_text(errors="replace") if log.exists() else error.output
@@ -65,7 +68,7 @@ def explain(error: ToolError, file: SpecFile, log: Path) -> ImagekitError:
         where, other = _wanted_by(file, name)
         what = f"{file.spec.os.suite} has no package {name}"
         return SpecError(what, where=where, hint=f"{other}{hint}")
-    told = _of_release(text, file, hint) or _of_server(text, file, hint)
+    told = _of_release(text, file, mirrors, hint) or _of_server(text, file, mirrors, hint)
     if told is None and "No space left on device" in text:
         return HostError(
             "no space left while installing packages",
@@ -74,7 +77,7 @@ def explain(error: ToolError, file: SpecFile, log: Path) -> ImagekitError:
     return told or error
 
 
-def _of_release(text: str, file: SpecFile, hint: str) -> ImagekitError | None:
+def _of_release(text: str, file: SpecFile, mirrors: Mirrors, hint: str) -> ImagekitError | None:
     """The error that the Release file of a mirror makes: absent, expired, not signed by our key."""
     suite = file.spec.os.suite
     if found := _EXPIRED.search(text):
@@ -96,7 +99,7 @@ def _of_release(text: str, file: SpecFile, hint: str) -> ImagekitError | None:
             hint=f"a login page of the network, or a wrong URL; {hint}",
         )
     if _NO_RELEASE.search(text) and not _status(text, ("401", "407")):
-        asked = ", ".join(f"{_url(url)}/dists/{suite}" for url in _mirrors(file)[:1])
+        asked = ", ".join(f"{_url(url)}/dists/{suite}" for url in _urls(mirrors)[:1])
         known = suites_of(file.spec.os.distribution)
         meant = "" if suite in known else did_you_mean(suite, known)
         return SpecError(
@@ -114,7 +117,7 @@ def _of_release(text: str, file: SpecFile, hint: str) -> ImagekitError | None:
     return None
 
 
-def _of_server(text: str, file: SpecFile, hint: str) -> ImagekitError | None:
+def _of_server(text: str, file: SpecFile, mirrors: Mirrors, hint: str) -> ImagekitError | None:
     """The error of a server that answers with one, or not at all."""
     answer = _status(text)
     if answer is not None:
@@ -126,7 +129,7 @@ def _of_server(text: str, file: SpecFile, hint: str) -> ImagekitError | None:
         )
     if not _UNREACHABLE.search(text):
         return None
-    hosts = ", ".join(sorted({urlsplit(url).hostname or "?" for url in _mirrors(file)}))
+    hosts = ", ".join(sorted({urlsplit(url).hostname or "?" for url in _urls(mirrors)}))
     return DownloadError(
         f"the mirror cannot be reached ({hosts})", where=_mirror_field(file, ""), hint=hint
     )
@@ -161,8 +164,8 @@ def _mirror_field(file: SpecFile, url: str) -> str:
     return file.where("os", "mirror")
 
 
-def _mirrors(file: SpecFile) -> list[str]:
-    return [line.split()[1] for line in mirrors_for(file).public()]
+def _urls(mirrors: Mirrors) -> list[str]:
+    return [line.split()[1] for line in mirrors.public()]
 
 
 def _url(url: str) -> str:

@@ -53,6 +53,7 @@ class Rootfs(Stage):
         self._packages = packages
         self._lock = context.lock
         self._debs = context.debs
+        self._archive = context.archive
         self._epoch = context.epoch
 
     def check(self) -> None:
@@ -67,6 +68,7 @@ class Rootfs(Stage):
         return {
             "suite": [os_.distribution, os_.suite, os_.arch],
             "mirrors": self._guest_sources(),
+            "archive": self._archive,
             "keyring": None if self._lock else digest_file(self._mirrors.keyring),
             "lock": self._lock.digest if self._lock else None,
             "packages": self._packages,
@@ -135,7 +137,7 @@ class Rootfs(Stage):
         )
 
     def _guest_sources(self) -> list[str]:
-        return self._lock.sources if self._lock else self._mirrors.public()
+        return self._lock.sources if self._lock else self._mirrors.guest_lines()
 
     def _provenance(
         self, lists: Path, packages: list[dict[str, str]], own_sources: list[str]
@@ -144,7 +146,7 @@ class Rootfs(Stage):
         if self._lock is None:
             return {
                 **provenance(lists, packages),
-                "sources": self._mirrors.public() or own_sources,
+                "sources": self._mirrors.guest_lines() or own_sources,
                 "keyring_sha256": digest_file(self._mirrors.keyring),
             }
         wanted = {(p.name, p.version, p.architecture) for p in self._lock.packages}
@@ -198,7 +200,7 @@ class Rootfs(Stage):
         try:
             boot.mmdebstrap(options, where, repository=repository, on_line=line)
         except ToolError as error:
-            raise explain(named(error, boot.tree), self._file, boot.log) from None
+            raise explain(named(error, boot.tree), self._file, boot.log, self._mirrors) from None
 
     @property
     def _keyring_name(self) -> str:
@@ -221,7 +223,7 @@ class Rootfs(Stage):
             self._finish_debootstrap(boot)
             boot.hook("customize.sh")
         except ToolError as error:
-            raise explain(named(error, boot.tree), self._file, boot.log) from None
+            raise explain(named(error, boot.tree), self._file, boot.log, self._mirrors) from None
 
     def _finish_debootstrap(self, boot: Bootstrap) -> None:
         """debootstrap installs one suite only: add the other sources, then the packages."""

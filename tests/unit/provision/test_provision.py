@@ -205,7 +205,7 @@ def test_many_guests_take_the_defaults_they_do_not_override(tmp_path: Path) -> N
         ("guests: []", "guests"),
         ("guests: [{name: a}, {name: a}]", "twice"),
         ("guests: [{name: a, device: /dev/x}, {name: b, device: /dev/../dev/x}]", "one device"),
-        ("guests: [{name: a, memory: lots}]", r"guests\[0\] a: memory"),
+        ("guests: [{name: a, memory: lots}]", r"guests\[0\].memory"),
         ("guests: [{name: a, ip: 192.0.2.1}]", "ip"),
         ("guests: [{name: a, mac: 'x'}]", "mac"),
         ("guests: [{name: a, size: 5}]", "unit"),
