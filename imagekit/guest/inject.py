@@ -6,7 +6,6 @@ an appliance.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +16,9 @@ from imagekit.guest.backends.appliance import ApplianceFiles, run_in_appliance
 from imagekit.guest.backends.ext import NeedsAppliance
 from imagekit.guest.changes import Change, RunScript
 from imagekit.guest.devices import partition_name
-from imagekit.guest.files import GuestFiles
 from imagekit.guest.mounts import mount_guest
 from imagekit.guest.quick import quick_root
+from imagekit.guest.selinux import RELABELLED, relabel
 from imagekit.guest.working import WorkingCopy, working_copy
 from imagekit.pipeline.workspace import Workspace
 
@@ -34,9 +33,6 @@ class Injected:
     notes: tuple[str, ...] = ()
     outputs: tuple[tuple[str, str], ...] = ()
     by_appliance: bool = False
-
-
-_RELABEL = "SELinux labels are renewed at the next boot (/.autorelabel)"
 
 
 def inject(
@@ -80,7 +76,7 @@ def _quickly(
     with quick_root(copy, partition, workspace=workspace) as root:
         for change in changes:
             apply(change, root.files)
-        notes = (_RELABEL,) if relabel(root.files) else ()
+        notes = (RELABELLED,) if relabel(root.files) else ()
         root.finish()
     for change in changes:
         workspace.events.emit("change", text=str(change))
@@ -107,21 +103,7 @@ def _in_appliance(
         for change in changes:
             workspace.events.emit("change", text=str(change))
             apply(change, files, run)
-        notes = (_RELABEL,) if relabel(files) else ()
+        notes = (RELABELLED,) if relabel(files) else ()
         app.finish()
     name = partition_name(root.device)
     return Injected(name, (), notes, tuple(outputs), by_appliance=True)
-
-
-def relabel(files: GuestFiles) -> bool:
-    """Ask an SELinux guest to label the new files at its next boot; False for other guests.
-
-    /.autorelabel is what selinux-autorelabel(8) of Fedora and Debian's selinux-basics look for.
-    """
-    config = files.text("/etc/selinux/config") or ""
-    mode = re.findall(r"(?m)^\s*SELINUX\s*=\s*(\w+)", config)
-    if not mode or mode[-1].lower() not in ("enforcing", "permissive"):
-        return False
-    if files.lstat("/.autorelabel") is None:
-        files.write("/.autorelabel", b"", mode=0o644)
-    return True

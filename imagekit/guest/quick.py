@@ -50,15 +50,20 @@ class QuickRoot:
         Raises NeedsAppliance when it finds anything, HostError, ToolError.
         """
         runs = self.files.finish()
+        self._require_order(runs)
         _judge(self._written)
         self._copy.write(self._pieces(runs))
 
-    def _pieces(self, runs: list[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+    def _require_order(self, runs: list[tuple[int, int]]) -> None:
+        """They come from a process that has looked at a stranger's file system."""
         end = 0
         for offset, length in runs:
-            # They come from a process that has looked at a stranger's file system.
             if offset < end or length <= 0 or offset + length > self._place.size:
                 raise NeedsAppliance("the changes are not in order")
+            end = offset + length
+
+    def _pieces(self, runs: list[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+        for offset, length in runs:
             end = offset + length
             for start in range(offset, end, _PIECE):
                 content = os.pread(self._written, min(_PIECE, end - start), start)

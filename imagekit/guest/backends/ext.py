@@ -52,11 +52,12 @@ def ext_files(disk: int, written: int, most: int) -> Iterator[ExtFiles]:
     """
     job = json.dumps({"disk": disk, "written": written, "most": most})
     argv = [*child_argv("imagekit.guest.backends.ext_child"), job]
-    try:
-        with spawn(argv, stdin=True, pass_fds=(disk, written)) as child:
-            yield ExtFiles(child)
-    except HostError as error:
-        raise NeedsAppliance(error.what) from error
+    with contextlib.ExitStack() as stack:
+        try:
+            child = stack.enter_context(spawn(argv, stdin=True, pass_fds=(disk, written)))
+        except HostError as error:
+            raise NeedsAppliance(error.what) from error
+        yield ExtFiles(child)
 
 
 class ExtFiles(ServedFiles):
