@@ -62,11 +62,8 @@ class Aim:
 
 
 COLD, PEER, UNCHANGED = "imagekit, cold", "mmdebstrap to tar", "imagekit, unchanged"
-FILE, PACKAGE, SECOND = (
-    "imagekit, one file changed",
-    "imagekit, package added",
-    "imagekit, 2nd spec",
-)
+FILE, PACKAGE = "imagekit, one file changed", "imagekit, one package added"
+SECOND = "imagekit, second spec"
 LVM_COLD, LVM_FILE = "imagekit LVM, cold", "imagekit LVM, one file changed"
 INJECT, INSPECT, LVM_INSPECT = "inject one file", "inspect", "inspect LVM"
 STORE_ONE, STORE_TEN = "store after one build", "store after ten builds"

@@ -19,7 +19,7 @@ SPEC = ROOT / "examples/web01.yaml"
 ELEMENTS = ("xen-guest", "xen-pv-kernel", "growroot", "serial-console")
 ADDED = "rsync"
 TEN = ("rsync", "cron", "less", "nano", "tree", "lsof", "file", "zip", "bc")
-"""A package for each of nine builds beside the first: small ones, so that the base is what costs."""
+"""A package for each of nine builds beside the first; small ones, so that the base counts."""
 FORMATS = "raw + qcow2 + VHD, bootable"
 
 

@@ -21,7 +21,11 @@ from imagekit.guest.signatures import Content
 from imagekit.host.run import child_argv, spawn
 
 SHIPS = (
-    *("ext_child.py", "ext_tree.py", "ext_inodes.py", "ext_blocks.py", "ext_library.py"),
+    "ext_child.py",
+    "ext_tree.py",
+    "ext_inodes.py",
+    "ext_blocks.py",
+    "ext_library.py",
     "tree_child.py",
 )
 _UNSURE = (errno.EOPNOTSUPP, errno.EUCLEAN, errno.EIO, errno.EFBIG, errno.ENOMEM, errno.EINVAL)

@@ -126,7 +126,7 @@ def test_a_store_is_counted_as_du_counts_it(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "below/file").write_bytes(os.urandom(100_000))
     os.link(tmp_path / "below/file", tmp_path / "second")
-    argv = ["du", "-s", "-B1", tmp_path]
+    argv: list[str | Path] = ["du", "-s", "-B1", tmp_path]
     told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()[0]
     own = tmp_path.stat().st_blocks * 512
     assert used(tmp_path) == int(told) - own
