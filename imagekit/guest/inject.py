@@ -13,9 +13,9 @@ from pathlib import Path
 from imagekit.guest.appliance import Drive, appliance, sweep_sockets
 from imagekit.guest.apply import apply
 from imagekit.guest.backends.appliance import ApplianceFiles, run_in_appliance
-from imagekit.guest.backends.ext import NeedsAppliance
 from imagekit.guest.changes import Change, RunScript
 from imagekit.guest.devices import partition_name
+from imagekit.guest.files import NeedsAppliance
 from imagekit.guest.mounts import mount_guest
 from imagekit.guest.quick import quick_root
 from imagekit.guest.selinux import RELABELLED, relabel

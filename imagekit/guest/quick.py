@@ -14,8 +14,9 @@ from pathlib import Path
 
 from imagekit.disk.extents import opened
 from imagekit.errors import GuestError, ToolError
-from imagekit.guest.backends.ext import ExtFiles, NeedsAppliance, Place, ext_files
+from imagekit.guest.backends.ext import ExtFiles, Place, ext_files
 from imagekit.guest.devices import DISK
+from imagekit.guest.files import NeedsAppliance
 from imagekit.guest.osfiles import looks_like_system, parse_fstab
 from imagekit.guest.working import WorkingCopy
 from imagekit.host.program import Bounds, confined, given

@@ -27,7 +27,7 @@ from imagekit.disk.extents import copy_sparse, opened, writable, write_exactly
 from imagekit.disk.settled import settled
 from imagekit.errors import BusyError, ImagekitError, SpecError
 from imagekit.guest import redo
-from imagekit.guest.backends.ext import NeedsAppliance
+from imagekit.guest.files import NeedsAppliance
 from imagekit.guest.openimage import OpenImage, open_image
 from imagekit.host.outfile import by_descriptor, os_errors, replacing
 from imagekit.pipeline.workspace import Workspace

@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 from imagekit.errors import GuestError, HostError
 from imagekit.guest.backends.served import ServedFiles
+from imagekit.guest.files import NeedsAppliance
 from imagekit.guest.signatures import Content
 from imagekit.host.run import child_argv, spawn
 
@@ -30,10 +31,6 @@ SHIPS = (
 )
 _UNSURE = (errno.EOPNOTSUPP, errno.EUCLEAN, errno.EIO, errno.EFBIG, errno.ENOMEM, errno.EINVAL)
 """What is left to the appliance: what the child does not do, and what is damaged."""
-
-
-class NeedsAppliance(Exception):
-    """Nothing was changed, and the libguestfs appliance has to do it; the text says why."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from oracles.guest_images import ENV
 from oracles.local_tree import LocalTree
 
 from imagekit.errors import GuestError
-from imagekit.guest.backends.ext import ExtFiles, NeedsAppliance, Place, ext_files
-from imagekit.guest.files import GuestFiles
+from imagekit.guest.backends.ext import ExtFiles, Place, ext_files
+from imagekit.guest.files import GuestFiles, NeedsAppliance
 
 MIB = 1 << 20
 KINDS = {

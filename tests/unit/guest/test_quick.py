@@ -15,8 +15,8 @@ from imagekit.disk.vhd import read_vhd, write_vhd
 from imagekit.errors import GuestError
 from imagekit.guest import inject as injecting
 from imagekit.guest import quick
-from imagekit.guest.backends.ext import NeedsAppliance
 from imagekit.guest.changes import Change, Copy, Hostname, Mkdir, RunScript, Write
+from imagekit.guest.files import NeedsAppliance
 from imagekit.guest.inject import inject
 from imagekit.guest.working import working_copy
 from imagekit.pipeline.events import Events
