@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +20,7 @@ from imagekit.pipeline.store import Store
 from imagekit.pipeline.workspace import workspace
 from imagekit.spec.load import SpecFile, load_spec
 from imagekit.spec.lock import read_lock
+from imagekit.spec.manifest import Manifest
 from imagekit.spec.untrusted import check_untrusted, check_untrusted_lock
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The guest's spec (YAML).")]
@@ -58,6 +59,15 @@ def build(
         Path | None,
         typer.Option("--locked", metavar="LOCK", help="Install exactly what this lock names."),
     ] = None,
+    store_remote: Annotated[
+        Path | None,
+        typer.Option(
+            "--store-remote",
+            metavar="DIR",
+            help="Share results with other machines in DIR: fetch what is there, publish what is "
+            "made. Default: IMAGEKIT_STORE_REMOTE, or store.remote in imagekit.toml.",
+        ),
+    ] = None,
     untrusted: UntrustedOption = False,
     prove: Annotated[
         bool,
@@ -80,12 +90,21 @@ def build(
     if untrusted:
         check_untrusted_lock(lock)
     with console.events_for(json_output) as events:
-        make = partial(build_spec, fresh=no_cache, force=force, verify=verify, lock=lock)
+        make: Callable[..., Manifest] = build_spec
         if prove:
             from imagekit.proof.publish import build_proven
 
-            make = partial(build_proven, fresh=no_cache, force=force, verify=verify, lock=lock)
-        manifest = make(file, directory, events)
+            make = build_proven
+        manifest = make(
+            file,
+            directory,
+            events,
+            fresh=no_cache,
+            force=force,
+            verify=verify,
+            lock=lock,
+            store_remote=store_remote,
+        )
         if sign is not None:
             with workspace(events) as space:
                 sign_build(directory, sign, space.temporary("sign"))

@@ -20,11 +20,12 @@ from imagekit.installs.context import BuildContext, context_for
 from imagekit.installs.methods import method_called
 from imagekit.installs.mirrors import reached
 from imagekit.pipeline.build_directory import BuildDirectory
+from imagekit.pipeline.configured import configured_store
 from imagekit.pipeline.deliver import deliver, plan_digest, rewrite_manifest
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import StageResult, execute, needed
 from imagekit.pipeline.plan import Plan, Planned, why
-from imagekit.pipeline.store import Store
+from imagekit.pipeline.result_store import ResultStore
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock
 from imagekit.spec.manifest import MANIFEST, Artefact, Manifest, StageRecord, parse_manifest
@@ -53,7 +54,7 @@ def plan_for(context: BuildContext) -> Plan:
     return method.plan(context)
 
 
-def outlook(context: BuildContext, store: Store) -> list[PlannedStage]:
+def outlook(context: BuildContext, store: ResultStore) -> list[PlannedStage]:
     """What a build would do now. Writes nothing."""
     file, plan = context.file, plan_for(context)
     verdict = needed(plan, store, fresh=False)
@@ -83,6 +84,7 @@ def build(  # noqa: PLR0913 - an option of "imagekit build" each
     debs: Path | None = None,
     called: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    store_remote: Path | None = None,
 ) -> Manifest:
     """Build ``file`` into the directory ``out`` and return the manifest.
 
@@ -91,7 +93,8 @@ def build(  # noqa: PLR0913 - an option of "imagekit build" each
     made; ``verify`` reads all that was stored and delivered, and makes anew what is damaged. With
     ``lock`` exactly its packages are installed, with its SOURCE_DATE_EPOCH; the directory ``debs``,
     if given, holds them. ``environment`` has the variables that the spec's secrets name, and
-    SOURCE_DATE_EPOCH; default is this process's. Raises ImagekitError; then ``out`` is as it was.
+    SOURCE_DATE_EPOCH; default is this process's. ``store_remote`` is a directory of results that
+    machines share; default is the one that is set. Raises ImagekitError; then ``out`` is as it was.
     """
     name = file.spec.name
     directory = BuildDirectory(out.absolute(), sha256_sparse)
@@ -105,7 +108,7 @@ def build(  # noqa: PLR0913 - an option of "imagekit build" each
         directory.refuse_strangers(name, force=force)
         events.emit("build-started", name=name, directory=str(out), stages=len(plan.stages))
         # Named, so that it lives, and keeps the results from a prune, until they are delivered.
-        store = Store(digest=sha256_sparse, verify=verify)
+        store = configured_store(events, sha256_sparse, _copy, verify=verify, remote=store_remote)
         with let_through(loopback_forwards(reached(file, lock))):
             results = execute(plan, store, events, guest=name, fresh=fresh, digest=sha256_sparse)
         facts = _facts(plan, results)

@@ -11,18 +11,16 @@ import os
 import re
 import shutil
 import stat
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.errors import SpecError
 from imagekit.pipeline.record import RECORD, Record, read_record
+from imagekit.pipeline.settings import Setting, settings
 from imagekit.spec.values import parse_size
 
 KEY = re.compile(r"[0-9a-f]{64}")
-SIZE_VARIABLE = "IMAGEKIT_CACHE_SIZE"
-FREE_VARIABLE = "IMAGEKIT_CACHE_FREE"
 MOST = 20 << 30
 """Bytes of the store, if nobody says otherwise and its file system has four times as many."""
 FREE = 1 << 30
@@ -72,52 +70,16 @@ def bounds(root: Path) -> Bounds:
 
     Raises SpecError for a value that is no size, naming where it stands.
     """
-    given = {**settings(), **_environment()}
+    given = {s.name: _size(s) for s in settings("cache")}
     usual = default_bounds(root)
     return Bounds(given.get("size", usual.size), given.get("free", usual.free))
 
 
-def settings_files() -> tuple[Path, ...]:
-    """Files of settings that are read, the weaker first: the host's, the user's."""
-    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path("/etc/imagekit/imagekit.toml"), Path(home, "imagekit/imagekit.toml")
-
-
-def settings() -> dict[str, int]:
-    """``size`` and ``free`` of the table ``cache`` of all settings files. Raises SpecError."""
-    found: dict[str, int] = {}
-    for path in settings_files():
-        try:
-            tables = tomllib.loads(path.read_text())
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise SpecError(f"cannot be read: {error}", where=str(path)) from None
-        where = str(path)
-        for name in tables:
-            if name != "cache":
-                raise SpecError(f"there is no table {name!r}", where=where, hint="use [cache]")
-        table = tables.get("cache", {})
-        if not isinstance(table, dict):
-            raise SpecError("cache must be a table", where=where, hint="write [cache]")
-        for name, value in table.items():
-            if name not in ("size", "free"):
-                hint = "use size or free"
-                raise SpecError(f"there is no setting cache.{name}", where=where, hint=hint)
-            found[name] = _size(value, f"{where}: cache.{name}")
-    return found
-
-
-def _environment() -> dict[str, int]:
-    names = {"size": SIZE_VARIABLE, "free": FREE_VARIABLE}
-    return {k: _size(os.environ[v], v) for k, v in names.items() if os.environ.get(v)}
-
-
-def _size(value: object, where: str) -> int:
+def _size(setting: Setting) -> int:
     try:
-        return parse_size(value)
+        return parse_size(setting.value)
     except ValueError as error:
-        raise SpecError(str(error), where=where) from None
+        raise SpecError(str(error), where=setting.where) from None
 
 
 def results(root: Path) -> list[Result]:

@@ -63,6 +63,9 @@ class Stage(ABC):
     makes: Sequence[str] = ()
     loads: Sequence[str] = ()
     """Modules that it imports by a name found at run time; they belong to its code."""
+    shared: ClassVar[bool] = True
+    """Whether machines share its results. Not if it makes them in less time than moving them takes,
+    as other formats of a disk, or if they hold what belongs to this host."""
 
     def check(self) -> None:  # noqa: B027 - most stages have nothing to check
         """Raise SpecError for inputs that are not there, or HostError; called when it is planned.

@@ -39,6 +39,8 @@ from imagekit.pipeline.workspace import HINT, cache_root, deaf
 
 FOLDERS = ("objects", "locks", "last", "tmp", "files")
 Digest = Callable[[Path], str]
+Copy = Callable[[Path, Path], None]
+"""Copies a file to a new one, and keeps its holes."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Made:
-    """Which stage made a result, and for which guest; for those who look at the store."""
+    """Which stage made a result, and for which guest; for those who look at the store.
+
+    ``shared``: other machines should have it; ``replaces``: also instead of one that they have.
+    """
 
     stage: str = ""
     guest: str = ""
+    shared: bool = False
+    replaces: bool = False
 
 
 class Store:
@@ -70,12 +77,12 @@ class Store:
         With ``verify`` everything that is asked for is read, once. Raises HostError.
         """
         self.root = root or cache_root() / "store"
-        self._digest = digest
+        self.digest = digest
         self._verify = verify
         self._verified: set[str] = set()
         self._held: dict[str, int] = {}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="digests")
-        self._digesting: list[Future[None]] = []
+        self._digesting: dict[str, Future[None]] = {}
         try:
             for name in FOLDERS:
                 os.close(make_folder(self.root / name, 0o700))
@@ -123,6 +130,11 @@ class Store:
             os.utime(directory / RECORD)
         return Entry(key, directory, {n: directory / n for n in seen}, record.digests())
 
+    def obtain(self, key: str, makes: Sequence[str], *, shared: bool) -> Entry | None:
+        """As :meth:`get`: there is no other place to look."""
+        del shared
+        return self.get(key, makes)
+
     def _seen(self, path: Path, known: StoredFile, key: str) -> StoredFile | None:
         """The file as it is now, if it is the one that is ``known``; reads it where it must.
 
@@ -133,7 +145,7 @@ class Store:
             return None
         if known.is_seen(status) and not (self._verify and key not in self._verified):
             return known
-        if known.sha256 is None or self._digest(path) != known.sha256:
+        if known.sha256 is None or self.digest(path) != known.sha256:
             return None
         return StoredFile.of(status, known.sha256)
 
@@ -210,7 +222,7 @@ class Store:
         if unknown:
             # Its thread starts here. One that hears signals would spoil the quiet of a release.
             with deaf():
-                self._digesting.append(self._reader.submit(self._take_digests, target, unknown))
+                self._digesting[key] = self._reader.submit(self._take_digests, target, unknown)
         return entry
 
     def _take_digests(self, directory: Path, names: list[str]) -> None:
@@ -220,7 +232,7 @@ class Store:
             known = read_record(directory).files
             for name in names:
                 path = directory / name
-                sha256 = self._digest(path)
+                sha256 = self.digest(path)
                 status = path.lstat()
                 if known[name].is_seen(status):
                     taken[name] = StoredFile.of(status, sha256)
@@ -228,8 +240,18 @@ class Store:
 
     def settle(self) -> None:
         """Wait until all digests are noted: without them a copy of a result counts as none."""
-        while self._digesting:
-            self._digesting.pop().result()
+        for key in list(self._digesting):
+            self._digesting.pop(key).result()
+
+    def record(self, key: str) -> Record | None:
+        """What is recorded of a result, its digests too; waits for them."""
+        digesting = self._digesting.get(key)
+        if digesting is not None:
+            digesting.result()
+        try:
+            return read_record(self.root / "objects" / key)
+        except (OSError, ValueError):
+            return None
 
     def last(self, name: str) -> dict[str, str] | None:
         """The key parts that the stage ``name`` (with its guest) last ran with."""

@@ -28,7 +28,7 @@ def waiting_room(out: Path) -> Path:
     return out.with_name(f"{WAITING}{out.name}")
 
 
-def build_proven(
+def build_proven(  # noqa: PLR0913 - an option of "imagekit build" each
     file: SpecFile,
     out: Path,
     events: Events,
@@ -38,13 +38,14 @@ def build_proven(
     verify: bool = False,
     under: str = "xen",
     lock: Lock | None = None,
+    store_remote: Path | None = None,
 ) -> Manifest:
     """Build ``file``, boot it in every mode it claims, and only then write ``out``.
 
     What was in ``out`` before stays until the proof has succeeded. The configs that are proven are
     those of ``out``, byte for byte; the files they name are played by those of the waiting room.
     With ``lock`` exactly its packages are installed; with ``verify`` all that was stored and
-    delivered is read, and made anew where it is damaged.
+    delivered is read, and made anew where it is damaged. ``store_remote``: see :func:`build`.
     Raises ProofError or InconclusiveError, and
     then the unproven build with its consoles stays in the waiting room for a look.
     """
@@ -52,10 +53,20 @@ def build_proven(
     digest = plan_digest(plan_for(context_for(file, out, os.environ, lock=lock)))
     published = BuildDirectory(out, sha256_sparse)
     if not fresh and _proven(out) == digest and published.intact(digest, verify=verify):
-        return build(file, out, events, lock=lock)
+        return build(file, out, events, lock=lock, store_remote=store_remote)
     published.refuse_strangers(file.spec.name, force=force)
     room = waiting_room(out)
-    build(file, room, events, fresh=fresh, force=True, verify=verify, lock=lock, called=out)
+    build(
+        file,
+        room,
+        events,
+        fresh=fresh,
+        force=True,
+        verify=verify,
+        lock=lock,
+        called=out,
+        store_remote=store_remote,
+    )
     events.emit("stage-started", stage="prove", title="booting it under Xen", key="")
     try:
         report = prove_build(room, file.spec.proof, events, under=under)
@@ -69,7 +80,7 @@ def build_proven(
     kept.mkdir()
     (room / DIRECTORY).rename(kept / DIRECTORY)
     shutil.rmtree(room)
-    manifest = build(file, out, events, force=force, lock=lock)
+    manifest = build(file, out, events, force=force, lock=lock, store_remote=store_remote)
     shutil.rmtree(out / DIRECTORY, ignore_errors=True)
     (kept / DIRECTORY).rename(out / DIRECTORY)
     report.moved(room, out).write(out)

@@ -64,7 +64,7 @@ def remastered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.path
 
 
-@pytest.mark.parametrize("firmware", ["bios", "uefi"])
+@pytest.mark.parametrize("firmware", ["bios", pytest.param("uefi", marks=pytest.mark.long)])
 def test_debians_installer_takes_our_answers_up_to_its_missing_components(
     remastered: Path, firmware: str, tmp_path: Path
 ) -> None:

@@ -177,6 +177,7 @@ def test_reinstalling_offline_after_kills_gives_the_same_bytes(again: Path, orig
 
 @pytest.mark.xen
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_was_reinstalled_boots_as_pv_under_xen_with_the_same_mac(
     again: Path, original: Path, imagekit: Run
 ) -> None:

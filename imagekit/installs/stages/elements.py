@@ -70,6 +70,8 @@ class ElementPhase(Stage):
 
     phase: ClassVar[str]
     outside: ClassVar[bool]
+    shared: ClassVar[bool] = False
+    """Between the phases the tree has this host's resolver."""
 
     def __init_subclass__(cls, *, phase: str, title: str, outside: bool = False) -> None:
         """``outside``: the scripts run beside the tree, as disk-image-create runs them."""
@@ -277,6 +279,7 @@ class CleanupPhase(
     """cleanup.d; then what the elements needed is taken out again, and packages are listed."""
 
     PACKAGES: ClassVar[str] = "elements-packages.json"
+    shared: ClassVar[bool] = True
 
     def __init__(self, context: BuildContext, plan: ElementPlan, tree: str, hooks: str) -> None:
         super().__init__(context, plan, tree, hooks)

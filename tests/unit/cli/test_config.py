@@ -61,6 +61,9 @@ def test_notes_go_to_standard_error(build: Path) -> None:
     assert "dom0 attaches it" in err
     assert "MAC" not in err
     assert "nova gives the guest other MAC" in run(build, "--toolstack", "glance")[1]
+    words = (build, "--toolstack", "opennebula", "--option", "network=lan")
+    assert "the virtual network lan gives the guest other MAC" in run(*words)[1]
+    assert "other MAC" not in run(*words, "--option", "mac=true")[1]
 
 
 def test_files_are_written_whole_and_never_over_others(build: Path, tmp_path: Path) -> None:
