@@ -42,9 +42,9 @@ AT_ONCE = 8
 about four large ones itself."""
 TOGETHER_S = 600
 """Results that were used within so many seconds are taken for those of one build."""
-TIMES = 2
+TIMES = 3
 """The store may be this many times as large as what a build uses before old results are
-condensed: a second build of a changed spec need not wait for that."""
+condensed: a few builds of a spec that changes need not wait for that."""
 
 
 def condense(
