@@ -75,7 +75,8 @@ def build(
             "--store-remote",
             metavar="DIR",
             help="Share results with other machines in DIR: fetch what is there, publish what is "
-            "made. Default: IMAGEKIT_STORE_REMOTE, or store.remote in imagekit.toml.",
+            "made; none: share nothing. Default: IMAGEKIT_STORE_REMOTE, or store.remote in "
+            "imagekit.toml.",
         ),
     ] = None,
     untrusted: UntrustedOption = False,
