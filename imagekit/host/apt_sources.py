@@ -51,8 +51,8 @@ def canonical_archive(distribution: str, suite: str) -> Archive:
         return Archive(
             "http://archive.ubuntu.com/ubuntu", "http://security.ubuntu.com/ubuntu", None
         )
-    host = "http://archive.debian.org" if suite in ARCHIVED else "http://deb.debian.org"
-    return Archive(f"{host}/debian", f"{host}/debian-security", None)
+    server = f"http://{'archive' if suite in ARCHIVED else 'deb'}.debian.org"
+    return Archive(f"{server}/debian", f"{server}/debian-security", None)
 
 
 def host_archive(distribution: str, root: Path = Path("/")) -> Archive:

@@ -124,6 +124,7 @@ def build(  # noqa: PLR0913 - an option of "imagekit build" each
         events.emit("stage-started", stage="deliver", title="writing the build directory", key="")
         instead = {FACTS: facts_text(facts)} if facts else {}
         manifest = deliver(plan, results, directory, manifest, _copy, instead)
+        store.condense()
         seconds = sum(r.seconds for r in results.values())
         events.emit("build-finished", name=name, directory=str(out), seconds=round(seconds, 3))
         return manifest

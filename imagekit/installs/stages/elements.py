@@ -74,6 +74,7 @@ class ElementPhase(Stage):
     outside: ClassVar[bool]
     shared: ClassVar[bool] = False
     """Between the phases the tree has this host's resolver."""
+    interim: ClassVar[bool] = True
 
     def __init_subclass__(cls, *, phase: str, title: str, outside: bool = False) -> None:
         """``outside``: the scripts run beside the tree, as disk-image-create runs them."""

