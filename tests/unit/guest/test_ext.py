@@ -374,4 +374,4 @@ def test_the_place_is_checked(tmp_path: Path) -> None:
     with opened(image) as (files, _finish):
         for start, size in ((MIB, 24 * MIB), (-MIB, 24 * MIB), (0, 1 << 50)):
             with pytest.raises(NeedsAppliance):
-                files.open(Place(1, start, size, "ext"))
+                files.open(Place("1", 1, start, size, "ext"))
