@@ -142,7 +142,7 @@ def perform(files: GuestFiles, operation: tuple[object, ...]) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(OPERATIONS, min_size=1, max_size=25))
 def test_it_becomes_what_a_tree_of_the_kernel_becomes(
@@ -344,7 +344,7 @@ def test_names_below_another_file_system_are_left_to_the_appliance(tmp_path: Pat
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=12))
 def test_a_damaged_file_system_is_never_written(damage: list[tuple[int, int]]) -> None:
