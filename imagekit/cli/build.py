@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,8 @@ from imagekit.cli.signing_options import GpgKeyOption, MinisignKeyOption, SshKey
 from imagekit.host.signing import BUILD_NAMESPACE, sign_build
 from imagekit.installs.build import build as build_spec
 from imagekit.installs.build import outlook
-from imagekit.installs.context import context_for
+from imagekit.installs.preflight import warnings
+from imagekit.installs.start import start
 from imagekit.pipeline.store import Store
 from imagekit.pipeline.workspace import workspace
 from imagekit.spec.load import SpecFile, load_spec
@@ -59,13 +61,22 @@ def build(
         Path | None,
         typer.Option("--locked", metavar="LOCK", help="Install exactly what this lock names."),
     ] = None,
+    unique: Annotated[
+        bool,
+        typer.Option(
+            "--unique",
+            help="Random identifiers of disk, partitions and file systems, other ones with every "
+            "build. Default: derived from spec and lock, so that a rebuild is the same.",
+        ),
+    ] = False,
     store_remote: Annotated[
         Path | None,
         typer.Option(
             "--store-remote",
             metavar="DIR",
             help="Share results with other machines in DIR: fetch what is there, publish what is "
-            "made. Default: IMAGEKIT_STORE_REMOTE, or store.remote in imagekit.toml.",
+            "made; none: share nothing. Default: IMAGEKIT_STORE_REMOTE, or store.remote in "
+            "imagekit.toml.",
         ),
     ] = None,
     untrusted: UntrustedOption = False,
@@ -90,6 +101,7 @@ def build(
     if untrusted:
         check_untrusted_lock(lock)
     with console.events_for(json_output) as events:
+        seed = secrets.token_hex(16) if unique else ""
         make: Callable[..., Manifest] = build_spec
         if prove:
             from imagekit.proof.publish import build_proven
@@ -103,6 +115,7 @@ def build(
             force=force,
             verify=verify,
             lock=lock,
+            unique=seed,
             store_remote=store_remote,
         )
         if sign is not None:
@@ -122,6 +135,8 @@ def build(
                 f"  {artefact.role:<15} {label:<6} {artefact.path}"
                 f"  ({console.size(artefact.size_bytes)})"
             )
+    for warning in warnings(file):
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def plan(
@@ -135,8 +150,10 @@ def plan(
 ) -> None:
     """Show the stages of a build, which results are stored, and why the others are not."""
     file = _spec(spec, set_, untrusted)
-    context = context_for(file, out or Path("build") / file.spec.name, os.environ)
+    context = start(file, out or Path("build") / file.spec.name, os.environ)
     stages = outlook(context, Store())
+    for warning in warnings(file):
+        typer.echo(f"warning: {warning}", err=True)
     if json_output:
         print(json.dumps([vars(stage) for stage in stages], indent=2))
         return

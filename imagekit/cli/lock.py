@@ -18,11 +18,9 @@ from imagekit.locks.changes import changes
 from imagekit.locks.reproduce import verify_reproducible as verify
 from imagekit.locks.update import update_lock
 from imagekit.pipeline.workspace import workspace
-from imagekit.spec.derived import source_date_epoch
+from imagekit.spec.derived import DEFAULT_EPOCH, source_date_epoch
 from imagekit.spec.load import load_spec
 from imagekit.spec.lock import lock_text, read_lock
-
-DEFAULT_EPOCH = 1_700_000_000
 
 
 class _Group(TyperGroup):
@@ -67,15 +65,16 @@ def diff(
     new: Annotated[Path, typer.Argument(metavar="NEW.lock")],
     json_output: JsonOption = False,
 ) -> None:
-    """Say what changed between the builds of two locks."""
+    """Say what changed between the builds of two locks; exit 1 when anything did, as diff(1)."""
     found = changes(read_lock(old), read_lock(new))
     if json_output:
         print(json.dumps([vars(change) for change in found], indent=2))
-        return
-    for change in found:
-        print(change)
-    if not found:
-        print("nothing changed")
+    else:
+        for change in found:
+            print(change)
+        if not found:
+            print("nothing changed")
+    raise typer.Exit(1 if found else 0)
 
 
 @app.command()

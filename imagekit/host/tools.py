@@ -11,6 +11,7 @@ from imagekit.errors import HostError
 PACKAGES: dict[str, str] = {
     "mmdebstrap": "mmdebstrap",
     "debootstrap": "debootstrap",
+    "arch-test": "arch-test",
     "gpgv": "gpgv",
     "gpg": "gnupg",
     "age": "age",
@@ -21,6 +22,7 @@ PACKAGES: dict[str, str] = {
     "dumpe2fs": "e2fsprogs",
     "mkfs.xfs": "xfsprogs",
     "mkfs.btrfs": "btrfs-progs",
+    "faketime": "faketime",
     "mkfs.vfat": "dosfstools",
     "mcopy": "mtools",
     "mdir": "mtools",

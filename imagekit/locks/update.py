@@ -8,7 +8,7 @@ lists no longer tell the dependencies.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,16 @@ from imagekit.installs.elements.planning import plan_elements
 from imagekit.installs.mirrors import Mirrors, mirrors_for
 from imagekit.installs.stages.archive import collect
 from imagekit.installs.stages.lockfile import input_digests, lock_tools
+from imagekit.installs.stages.mirrorfailures import explain
 from imagekit.installs.stages.provenance import MAX_LIST_BYTES, fields, provenance, stanzas
-from imagekit.installs.stages.rootfs import explain
 from imagekit.installs.tree_packages import wanted_packages
 from imagekit.pipeline.stage import digest_file
 from imagekit.pipeline.store import Store
 from imagekit.pipeline.workspace import Workspace
+from imagekit.spec.derived import disk_seed
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock, LockedPackage
+from imagekit.spec.nearest import did_you_mean
 
 PRIORITIES = {
     "essential": (),
@@ -50,6 +52,7 @@ class _Archive:
     env: Mapping[str, str]
     log: Path
     file: SpecFile
+    mirrors: Mirrors
 
     @property
     def lists(self) -> Path:
@@ -65,7 +68,7 @@ class _Archive:
             return run(argv, env=self.env, log=self.log, timeout=3600, what="apt-get").text
         except ToolError as error:
             if not words:
-                raise explain(error, self.file, self.log) from None
+                raise explain(error, self.file, self.log, self.mirrors) from None
             lines = [x for x in error.output.splitlines() if x.startswith((" ", "E:"))]
             raise SpecError(
                 "the packages cannot be brought together:\n" + "\n".join(lines[:20]),
@@ -107,7 +110,7 @@ def update_lock(
         **lock.model_dump(mode="json"),
         "spec_sha256": file.image_sha256,
         "keyring_sha256": digest_file(mirrors.keyring),
-        "sources": mirrors.public(),
+        "sources": mirrors.guest_lines(),
         "inputs": input_digests(file),
         "elements": [e.model_dump(mode="json") for e in locked_elements(file, elements)],
         "tools": lock_tools(),
@@ -115,9 +118,17 @@ def update_lock(
         "releases": releases,
         "kernel": _kernel(lock.kernel, [p["name"] for p in packages]),
     }
-    if lock.epoch_from == "releases":
-        value["source_date_epoch"] = max(r["date"] for r in releases)
-    return Lock.model_validate(value), gone
+    return Lock.model_validate({**value, **_times(lock, file, releases)}), gone
+
+
+def _times(lock: Lock, file: SpecFile, releases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Epoch and seed of the new lock: one that was asked for stays, others follow."""
+    epoch, origin = lock.source_date_epoch, lock.epoch_from
+    if origin not in ("environment", "packages"):
+        epoch, origin = max(r["date"] for r in releases), "archive"
+    derived = lock.seed in ("", disk_seed(lock.spec_sha256, lock.source_date_epoch))
+    seed = disk_seed(file.image_sha256, epoch) if derived else lock.seed
+    return {"source_date_epoch": epoch, "epoch_from": origin, "seed": seed}
 
 
 def _checked(lock: Lock, file: SpecFile, names: Sequence[str]) -> Mirrors:
@@ -131,10 +142,26 @@ def _checked(lock: Lock, file: SpecFile, names: Sequence[str]) -> Mirrors:
     mirrors = mirrors_for(file)
     if not mirrors.sources:
         raise SpecError("an update needs a mirror", where=file.where("os"), hint="name os.mirror")
-    unknown = sorted(set(names) - {p.name for p in lock.packages})
-    if unknown:
-        raise SpecError(f"{', '.join(unknown)}: not in the lock", where=lock.name)
+    known = {p.name for p in lock.packages}
+    for name in names:
+        if name not in known:
+            raise _unknown_package(name, known, file)
     return mirrors
+
+
+def _unknown_package(name: str, known: Collection[str], file: SpecFile) -> SpecError:
+    if "/" in name or name.endswith((".lock", ".yaml", ".yml")):
+        return SpecError(
+            f"{name!r} is not the name of a package",
+            where="PACKAGE",
+            hint="the spec is named by --spec, the lock by --lock, the new lock by --output",
+        )
+    return SpecError(
+        f"the lock has no package {name}, so there is nothing to update{did_you_mean(name, known)}",
+        where="PACKAGE",
+        hint=f"to add it, write it into {file.where('install', 'packages')}; imagekit lock update "
+        "without a package then locks it",
+    )
 
 
 Row = tuple[str, str, str]
@@ -170,7 +197,7 @@ def _archive(file: SpecFile, mirrors: Mirrors, workspace: Workspace) -> _Archive
     proxy = file.spec.os.proxy
     env = {"APT_CONFIG": str(config)}
     env |= dict.fromkeys(("http_proxy", "https_proxy"), proxy) if proxy else {}
-    return _Archive(base, env, base / "log", file)
+    return _Archive(base, env, base / "log", file, mirrors)
 
 
 def _lists(archive: _Archive) -> Iterator[bytes]:

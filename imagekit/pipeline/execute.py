@@ -88,7 +88,7 @@ def execute(
                         store.sweep()
                         space = stack.enter_context(workspace(events))
                     started = time.monotonic()
-                    made = Made(name, guest, planned.stage.shared, replaces=fresh)
+                    made = _made(planned, plan, guest, fresh=fresh)
                     entry = _run(planned, plan, store, space, made, results, wanted, digest)
                     seconds = time.monotonic() - started
             store.remember(f"{guest} {name}", planned.parts)
@@ -103,6 +103,19 @@ def execute(
     store.settle()
     store.shrink()
     return results
+
+
+def _made(planned: Planned, plan: Plan, guest: str, *, fresh: bool) -> Made:
+    stage = planned.stage
+    inputs = tuple(dict.fromkeys(plan.maker(name).key for name in stage.needs))
+    return Made(
+        stage.name,
+        guest,
+        inputs,
+        shared=stage.shared,
+        replaces=fresh,
+        interim=stage.interim,
+    )
 
 
 def _inputs(

@@ -51,7 +51,7 @@ class LayeredStore:
         self._events = events
         self._patience = patience
         self._reads = self._writes = True
-        self._waiting: queue.Queue[tuple[str, bool]] = queue.Queue()
+        self._waiting: queue.Queue[tuple[str, bool] | None] = queue.Queue()
         self._unpublished = 0
         self._bytes = 0
         self._changed = threading.Condition()
@@ -151,8 +151,8 @@ class LayeredStore:
         return entry
 
     def _publish_all(self) -> None:
-        while True:
-            key, replaces = self._waiting.get()
+        while (job := self._waiting.get()) is not None:
+            key, replaces = job
             try:
                 if self._writes:
                     self._publish(key, replace=replaces)
@@ -167,7 +167,7 @@ class LayeredStore:
     def _publish(self, key: str, *, replace: bool) -> None:
         record = self._local.record(key)
         directory = self.root / "objects" / key
-        if record is None or len(record.digests()) < len(record.files):
+        if record is None or record.differences or len(record.digests()) < len(record.files):
             return
         try:
             if not replace and self._remote.look_up(key) is not None:
@@ -191,6 +191,13 @@ class LayeredStore:
         if not done:
             self._reads = self._writes = False
             self._warn("is too slow: not all results were published")
+        if self._publisher is not None:
+            self._waiting.put(None)
+            self._publisher = None
+
+    def condense(self) -> None:
+        """See :meth:`Store.condense`."""
+        self._local.condense()
 
     def last(self, name: str) -> dict[str, str] | None:
         """See :meth:`Store.last`."""

@@ -56,6 +56,9 @@ class ResultStore(Protocol):
     def settle(self) -> None:
         """Wait until everything that was put is recorded, and shared where it should be."""
 
+    def condense(self) -> None:
+        """Keep results in less space, now that a build is done."""
+
     def last(self, name: str) -> dict[str, str] | None:
         """The key parts that the stage ``name`` (with its guest) last ran with."""
 

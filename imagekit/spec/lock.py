@@ -13,12 +13,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from imagekit.errors import SpecError
-from imagekit.spec.install import Sha256
+from imagekit.spec.faults import refusal
+from imagekit.spec.values import Sha256
 from imagekit.spec.yamltext import yaml_reader
 
 MAX_LOCK_BYTES = 16 << 20
 MAX_SOURCE_CHARACTERS = 1000
 MAX_LOCK_NODES = 2_000_000
+HINT = "every build writes NAME.lock into its directory"
 _PART = r"[A-Za-z0-9_+~:%-][A-Za-z0-9_.+~:%-]*"
 PoolPath = Annotated[str, Field(pattern=rf"^({_PART}/)*{_PART}$", max_length=512)]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+:~-]{1,200}$")]
@@ -44,6 +46,14 @@ def _source(line: str) -> str:
 SourceLine = Annotated[str, AfterValidator(_source)]
 """A line of sources.list(5) for the guest, or a comment. mmdebstrap names a keyring in its own;
 ``trusted=yes`` would have the guest take packages from anybody.
+"""
+
+
+EpochFrom = Literal["environment", "archive", "default", "releases", "packages"]
+"""Where the epoch of a lock is from: SOURCE_DATE_EPOCH, the newest Release file when the build
+began, or neither. The build that wrote the lock had that epoch, but for "releases", and "packages"
+with 0: imagekit wrote them before builds without SOURCE_DATE_EPOCH had one. "packages" is still
+said of what an installer put there, which no epoch makes the same again.
 """
 
 
@@ -96,14 +106,18 @@ class InstalledPackage(_Model):
 
 
 class Lock(_Model):
-    """Everything outside the spec that decides what a build gives."""
+    """Everything outside the spec that decides what a build gives.
+
+    ``seed`` is what the identifiers of its disk follow from; locks of earlier versions have none.
+    """
 
     lock: Literal[1] = 1
     name: Line
     spec_sha256: Sha256
     method: Line
     source_date_epoch: int = Field(ge=0, le=1 << 34)
-    epoch_from: Literal["environment", "releases", "packages"] = "environment"
+    epoch_from: EpochFrom = "environment"
+    seed: Annotated[str, Field(pattern=r"^[A-Za-z0-9 ]{0,200}$")] = ""
     kernel: Line = ""
     iso_sha256: Sha256 | None = None
     keyring_sha256: Sha256 | None = None
@@ -115,6 +129,16 @@ class Lock(_Model):
     elements: list[LockedElement] = Field(default_factory=list, max_length=1000)
     packages: list[LockedPackage] = Field(default_factory=list, max_length=100_000)
     installed: list[InstalledPackage] = Field(default_factory=list, max_length=100_000)
+
+    @property
+    def has_epoch(self) -> bool:
+        """Whether builds of the lock take its epoch."""
+        return self.epoch_from != "packages" or self.source_date_epoch > 0
+
+    @property
+    def repeats(self) -> bool:
+        """Whether builds of the lock are byte for byte the build that wrote it."""
+        return self.epoch_from not in ("releases", "packages")
 
     @property
     def digest(self) -> str:
@@ -144,7 +168,7 @@ def read_lock(path: Path) -> Lock:
         raise SpecError(
             f"cannot read the lock: {error.strerror}",
             where=str(path),
-            hint="every build writes NAME.lock into its directory",
+            hint=HINT,
         ) from None
     return parse_lock(data, str(path))
 
@@ -157,8 +181,9 @@ def parse_lock(data: bytes, where: str) -> Lock:
         value = yaml_reader(max_nodes=MAX_LOCK_NODES).load(data.decode())
         return Lock.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise SpecError(f"is no lock: {place}: {first['msg']}", where=where) from None
+        refused = refusal(error, Lock, where, HINT)
+        refused.what = f"not a lock: {refused.what}"
+        raise refused from None
     except (YAMLError, ValueError, RecursionError) as error:
-        raise SpecError(f"is no lock: {str(error).splitlines()[0]}", where=where) from None
+        said = str(error).splitlines()[0]
+        raise SpecError(f"not a lock: {said}", where=where, hint=HINT) from None

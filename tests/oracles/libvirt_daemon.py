@@ -99,10 +99,14 @@ class Daemon:
         made.unlink()
         return Reading(config, "")
 
+    @property
+    def uri(self) -> str:
+        """Where clients find it."""
+        return f"xen:///system?socket={self.root}/libvirt-sock"
+
     def _virsh(self, commands: str) -> subprocess.CompletedProcess[str]:
-        uri = f"xen:///system?socket={self.root}/libvirt-sock"
         return subprocess.run(
-            ["virsh", "-q", "-c", uri, commands],
+            ["virsh", "-q", "-c", self.uri, commands],
             env={"PATH": "/usr/bin:/bin", "HOME": str(self.root)},
             capture_output=True,
             text=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,8 +14,9 @@ from oracles.libvirt_daemon import Daemon
 from support.domains import hvm, machine
 
 from imagekit.domain import model
-from imagekit.errors import CapabilityError, ImagekitError
+from imagekit.errors import CapabilityError, ExistsError, ImagekitError, ToolError
 from imagekit.toolstacks.libvirt import emitter as libvirt
+from imagekit.toolstacks.libvirt.define import define
 from imagekit.toolstacks.xl import emitter as xl
 
 MISSING = libvirt_daemon.missing() or xl_reader.missing()
@@ -102,3 +104,40 @@ def test_a_weight_that_libvirt_refuses_is_refused_before(daemon: Daemon) -> None
 def test_the_schema_is_asked(daemon: Daemon) -> None:
     text = libvirt.emit(machine()).replace("on_reboot", "on_rebot")
     assert "on_rebot" in daemon.read(text).said
+
+
+def test_define_is_refused_or_replaces_as_it_says(
+    daemon: Daemon, capfd: pytest.CaptureFixture[str]
+) -> None:
+    libvirt_python = pytest.importorskip("libvirt", reason="missing: python3-libvirt of Debian")
+
+    def defined(domain: model.Domain, force: bool = False) -> None:
+        define(libvirt.emit(domain), domain, daemon.uri, force=force)
+
+    bigger = machine(memory_mib=1024)
+    defined(machine())
+    with pytest.raises(ExistsError, match="a domain web1 already"):
+        defined(bigger)
+    defined(bigger, force=True)
+    other = machine(uuid="5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d12")
+    for clash in (other, machine(name="web2")):
+        with pytest.raises(ExistsError, match="another domain web1"):
+            defined(clash, force=True)
+    with pytest.raises(ToolError, match="nonsense"):
+        define(
+            libvirt.emit(other).replace("web1", "web3").replace("clock", "nonsense"),
+            machine(name="web3", uuid=other.uuid),
+            daemon.uri,
+        )
+    connection = libvirt_python.open(daemon.uri)
+    (found,) = connection.listAllDomains(libvirt_python.VIR_CONNECT_LIST_DOMAINS_INACTIVE)
+    assert (found.name(), found.maxMemory()) == ("web1", 1024 * 1024)
+    found.undefine()
+    connection.close()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_libvirtd_that_is_not_there_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("libvirt", reason="missing: python3-libvirt of Debian")
+    with pytest.raises(ToolError, match="cannot be reached"):
+        define("", machine(), f"xen:///system?socket={tmp_path}/none")
