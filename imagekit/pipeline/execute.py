@@ -14,8 +14,9 @@ from imagekit.errors import HostError, ImagekitError
 from imagekit.host import run as host_run
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.plan import Plan, Planned
+from imagekit.pipeline.result_store import ResultStore
 from imagekit.pipeline.stage import StageRun
-from imagekit.pipeline.store import Digest, Entry, Made, Store
+from imagekit.pipeline.store import Digest, Entry, Made
 from imagekit.pipeline.workspace import Workspace, cache_root, workspace
 
 
@@ -29,10 +30,11 @@ class StageResult:
     seconds: float
 
 
-def needed(plan: Plan, store: Store, *, fresh: bool) -> dict[str, bool]:
+def needed(plan: Plan, store: ResultStore, *, fresh: bool) -> dict[str, bool]:
     """Stage name to "must run" for every stage the targets need, walking back from them.
 
-    With ``fresh`` nothing in the store counts. Stages behind a stored result are not listed.
+    What ``store`` has elsewhere is fetched. With ``fresh`` nothing in the store counts. Stages
+    behind a stored result are not listed.
     """
     verdict: dict[str, bool] = {}
     queue = [plan.maker(t.artefact) for t in plan.targets]
@@ -41,14 +43,19 @@ def needed(plan: Plan, store: Store, *, fresh: bool) -> dict[str, bool]:
         name = planned.stage.name
         if name in verdict:
             continue
-        verdict[name] = fresh or store.get(planned.key, list(planned.stage.makes)) is None
+        verdict[name] = fresh or _obtained(planned, store) is None
         if verdict[name]:
             queue += [plan.maker(n) for n in planned.stage.needs]
     return verdict
 
 
+def _obtained(planned: Planned, store: ResultStore) -> Entry | None:
+    stage = planned.stage
+    return store.obtain(planned.key, list(stage.makes), shared=stage.shared)
+
+
 def execute(
-    plan: Plan, store: Store, events: Events, *, guest: str, fresh: bool, digest: Digest
+    plan: Plan, store: ResultStore, events: Events, *, guest: str, fresh: bool, digest: Digest
 ) -> dict[str, StageResult]:
     """Run what is needed; returns the result of every stage in question, by stage name.
 
@@ -81,7 +88,8 @@ def execute(
                         store.sweep()
                         space = stack.enter_context(workspace(events))
                     started = time.monotonic()
-                    entry = _run(planned, plan, store, space, guest, results, wanted, digest)
+                    made = _made(planned, plan, guest, fresh=fresh)
+                    entry = _run(planned, plan, store, space, made, results, wanted, digest)
                     seconds = time.monotonic() - started
             store.remember(f"{guest} {name}", planned.parts)
             results[name] = StageResult(planned, entry, cached, seconds)
@@ -97,8 +105,21 @@ def execute(
     return results
 
 
+def _made(planned: Planned, plan: Plan, guest: str, *, fresh: bool) -> Made:
+    stage = planned.stage
+    inputs = tuple(dict.fromkeys(plan.maker(name).key for name in stage.needs))
+    return Made(
+        stage.name,
+        guest,
+        inputs,
+        shared=stage.shared,
+        replaces=fresh,
+        interim=stage.interim,
+    )
+
+
 def _inputs(
-    planned: Planned, plan: Plan, store: Store, results: Mapping[str, StageResult]
+    planned: Planned, plan: Plan, store: ResultStore, results: Mapping[str, StageResult]
 ) -> dict[str, Path]:
     inputs = {}
     for artefact in planned.stage.needs:
@@ -114,9 +135,9 @@ def _inputs(
 def _run(
     planned: Planned,
     plan: Plan,
-    store: Store,
+    store: ResultStore,
     space: Workspace,
-    guest: str,
+    made: Made,
     results: Mapping[str, StageResult],
     wanted: set[str],
     digest: Digest,
@@ -138,9 +159,9 @@ def _run(
         inputs = _inputs(planned, plan, store, results)
         stage.run(StageRun(space, inputs, output, logs, progress, store.pool))
         digests = {n: digest(output / n) for n in stage.makes if n in wanted}
-        return store.put(planned.key, output, stage.makes, digests, Made(stage.name, guest))
+        return store.put(planned.key, output, stage.makes, digests, made)
     except BaseException as error:
-        kept = _keep_logs(logs, guest, stage.name)
+        kept = _keep_logs(logs, made.guest, stage.name)
         space.events.emit("stage-failed", stage=stage.name, error=str(error), logs=str(kept or ""))
         shutil.rmtree(output, ignore_errors=True)
         if isinstance(error, ImagekitError) and kept and error.hint:

@@ -63,6 +63,12 @@ class Stage(ABC):
     makes: Sequence[str] = ()
     loads: Sequence[str] = ()
     """Modules that it imports by a name found at run time; they belong to its code."""
+    shared: ClassVar[bool] = True
+    """Whether machines share its results. Not if it makes them in less time than moving them takes,
+    as other formats of a disk, or if they hold what belongs to this host."""
+    interim: ClassVar[bool] = False
+    """Whether its results are little more than a step to the next stage's: the store keeps them as
+    differences from what they were made of, which costs a little when they are used again."""
 
     def check(self) -> None:  # noqa: B027 - most stages have nothing to check
         """Raise SpecError for inputs that are not there, or HostError; called when it is planned.
