@@ -57,13 +57,18 @@ def judged(image: Path) -> None:
     assert done.returncode == 0, done.stdout.decode()
 
 
-@pytest.mark.parametrize("kind", ["raw", "qcow2", "vhd"])
-def test_every_format_is_changed(kind: str, base: Path, tmp_path: Path, space: Workspace) -> None:
+@pytest.mark.parametrize(
+    ("kind", "others_may"), [("raw", 0), ("qcow2", 0), ("vhd", 0), ("raw", 0o22), ("qcow2", 0o22)]
+)
+def test_every_format_is_changed(
+    kind: str, others_may: int, base: Path, tmp_path: Path, space: Workspace
+) -> None:
     image, after = copy_of(base, tmp_path), tmp_path / "after.raw"
     if kind == "qcow2":
         write_qcow2(base, image := tmp_path / "guest.qcow2")
     elif kind == "vhd":
         write_vhd(base, image := tmp_path / "guest.vhd")
+    image.chmod(0o644 | others_may)
     (tmp_path / "data").write_bytes(os.urandom(5 * MIB))
     wanted: list[Change] = [
         Write("/etc/motd", b"new motd\n"),
