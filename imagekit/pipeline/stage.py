@@ -28,6 +28,14 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+class Outdated(Exception):
+    """A stage saw while it ran that it must not use the stored ``artefact`` of another."""
+
+    def __init__(self, artefact: str) -> None:
+        super().__init__(f"the stored {artefact} is out of date")
+        self.artefact = artefact
+
+
 @dataclass
 class StageRun:
     """What a running stage gets: its inputs, where its outputs go, and how to speak.
@@ -35,7 +43,8 @@ class StageRun:
     ``inputs`` maps artefact names to files (read only: they belong to the store); ``output`` is an
     empty directory in which the stage leaves one file for each name in ``makes``; ``logs`` takes
     the logs of external tools; ``progress`` is called with (done, total) in any unit. ``pool``, if
-    there is one, keeps what was fetched for the next time.
+    there is one, keeps what was fetched for the next time. ``made_now`` are inputs that
+    this run has made; about others a stage may raise :class:`Outdated`, once.
     """
 
     workspace: Workspace
@@ -44,6 +53,7 @@ class StageRun:
     logs: Path
     progress: Callable[[int, int], None] = field(default=lambda _done, _total: None)
     pool: FilePool | None = None
+    made_now: frozenset[str] = frozenset()
 
     def note(self, text: str) -> None:
         """Tell the user something that is worth knowing and no error."""
