@@ -66,7 +66,7 @@ class Bootstrap:
         where: Sequence[str],
         *,
         repository: Path | None,
-        wanted: Sequence[str],
+        wanted: Sequence[str] = (),
         on_line: Callable[[str], None],
     ) -> None:
         """Run mmdebstrap; ``where`` are suite and sources; ``repository`` is shown read-only.
