@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from functools import partial
+import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -15,11 +16,12 @@ from imagekit.cli.signing_options import GpgKeyOption, MinisignKeyOption, SshKey
 from imagekit.host.signing import BUILD_NAMESPACE, sign_build
 from imagekit.installs.build import build as build_spec
 from imagekit.installs.build import outlook
-from imagekit.installs.context import context_for
+from imagekit.installs.start import start
 from imagekit.pipeline.store import Store
 from imagekit.pipeline.workspace import workspace
 from imagekit.spec.load import SpecFile, load_spec
 from imagekit.spec.lock import read_lock
+from imagekit.spec.manifest import Manifest
 from imagekit.spec.untrusted import check_untrusted, check_untrusted_lock
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The guest's spec (YAML).")]
@@ -58,6 +60,23 @@ def build(
         Path | None,
         typer.Option("--locked", metavar="LOCK", help="Install exactly what this lock names."),
     ] = None,
+    unique: Annotated[
+        bool,
+        typer.Option(
+            "--unique",
+            help="Random identifiers of disk, partitions and file systems, other ones with every "
+            "build. Default: derived from spec and lock, so that a rebuild is the same.",
+        ),
+    ] = False,
+    store_remote: Annotated[
+        Path | None,
+        typer.Option(
+            "--store-remote",
+            metavar="DIR",
+            help="Share results with other machines in DIR: fetch what is there, publish what is "
+            "made. Default: IMAGEKIT_STORE_REMOTE, or store.remote in imagekit.toml.",
+        ),
+    ] = None,
     untrusted: UntrustedOption = False,
     prove: Annotated[
         bool,
@@ -80,12 +99,23 @@ def build(
     if untrusted:
         check_untrusted_lock(lock)
     with console.events_for(json_output) as events:
-        make = partial(build_spec, fresh=no_cache, force=force, verify=verify, lock=lock)
+        seed = secrets.token_hex(16) if unique else ""
+        make: Callable[..., Manifest] = build_spec
         if prove:
             from imagekit.proof.publish import build_proven
 
-            make = partial(build_proven, fresh=no_cache, force=force, verify=verify, lock=lock)
-        manifest = make(file, directory, events)
+            make = build_proven
+        manifest = make(
+            file,
+            directory,
+            events,
+            fresh=no_cache,
+            force=force,
+            verify=verify,
+            lock=lock,
+            unique=seed,
+            store_remote=store_remote,
+        )
         if sign is not None:
             with workspace(events) as space:
                 sign_build(directory, sign, space.temporary("sign"))
@@ -116,7 +146,7 @@ def plan(
 ) -> None:
     """Show the stages of a build, which results are stored, and why the others are not."""
     file = _spec(spec, set_, untrusted)
-    context = context_for(file, out or Path("build") / file.spec.name, os.environ)
+    context = start(file, out or Path("build") / file.spec.name, os.environ)
     stages = outlook(context, Store())
     if json_output:
         print(json.dumps([vars(stage) for stage in stages], indent=2))

@@ -67,6 +67,9 @@ def inject(
 ) -> None:
     """Change a finished image: all of it, or nothing when any part fails.
 
+    Where the root is a plain ext4 this takes a second or two; otherwise, and for --script, a small
+    virtual machine is started, and it is said why.
+
     Order: --mkdir, --copy, --write, --delete, --hostname, --ssh-key, --script; each in the order
     given. Without any of them a change that a crash interrupted is finished.
     """
@@ -98,5 +101,5 @@ def _parsed(parse: Callable[[str], T], values: list[str] | None) -> list[T]:
 
 
 def _show(event: Event) -> None:
-    if event.kind == "change":
+    if event.kind in ("change", "appliance"):
         print(event.fields["text"], file=sys.stderr, flush=True)

@@ -18,11 +18,9 @@ from imagekit.locks.changes import changes
 from imagekit.locks.reproduce import verify_reproducible as verify
 from imagekit.locks.update import update_lock
 from imagekit.pipeline.workspace import workspace
-from imagekit.spec.derived import source_date_epoch
+from imagekit.spec.derived import DEFAULT_EPOCH, source_date_epoch
 from imagekit.spec.load import load_spec
 from imagekit.spec.lock import lock_text, read_lock
-
-DEFAULT_EPOCH = 1_700_000_000
 
 
 class _Group(TyperGroup):

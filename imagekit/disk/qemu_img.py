@@ -13,7 +13,7 @@ import re
 import signal
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ _SAYS = 1 << 20
 """Bytes that are taken of what it says: it has a line for each cluster that it does not like."""
 _MAP = 64 << 20
 """Bytes of a map: about 150 for each stretch, of which a disk of 64 KiB clusters may have many."""
+_AT_ONCE, _MOST_AT_ONCE = 200, 64 << 20
+"""Pieces, and bytes of them, that are written by one process."""
 _CHECK_LEAKED = 3
 """qemu-img(1): check exits 3 for clusters that are counted but unused, which harms nobody."""
 
@@ -192,26 +194,56 @@ def commit(overlay: Path, base: Path, base_format: str) -> None:
         run(command, what=what, pass_fds=confine.files, output_limit=_SAYS)
 
 
-def write(overlay: Path, base: Path, base_format: str, pieces: Sequence[tuple[int, bytes]]) -> None:
-    """Write pieces (offset in bytes, content) into the qcow2 ``overlay`` of ``base`` by qemu-io(1),
-    which takes contents from a file. Raises ToolError."""
-    with (
-        writable(overlay) as top,
-        opened(base) as below,
-        tempfile.TemporaryFile() as content,
-    ):
-        name = given(content.fileno())
-        for offset, data in pieces:
-            content.seek(0)
-            content.truncate()
+def write(
+    overlay: Path, base: tuple[Path, str] | None, pieces: Iterable[tuple[int, bytes]]
+) -> None:
+    """Write pieces (offset in bytes, content) into the qcow2 ``overlay``, which stands on ``base``,
+    an image and its format, or on nothing. Raises ToolError.
+
+    By qemu-io(1), which takes contents from files.
+    """
+    with contextlib.ExitStack() as stack:
+        top = stack.enter_context(writable(overlay))
+        node = _node(top, "qcow2")
+        files = []
+        if base is not None:
+            files.append(stack.enter_context(opened(base[0])))
+            node["backing"] = _node(files[0], base[1])
+        for batch in _batches(pieces):
+            _write_batch(_json(node), top, files, batch, f"writing into {overlay.name}")
+
+
+def _batches(pieces: Iterable[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+    """The pieces, as many at once as one process gets."""
+    batch: list[tuple[int, bytes]] = []
+    for piece in pieces:
+        batch.append(piece)
+        if len(batch) == _AT_ONCE or sum(len(data) for _, data in batch) > _MOST_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _write_batch(
+    node: str, top: int, files: list[int], batch: list[tuple[int, bytes]], what: str
+) -> None:
+    with contextlib.ExitStack() as stack:
+        contents = []
+        argv = ["qemu-io"]
+        for offset, data in batch:
+            content = stack.enter_context(tempfile.TemporaryFile())
             content.write(data)
             content.flush()
-            node = {**_node(top, "qcow2"), "backing": _node(below, base_format)}
-            confine = _Confine((below, content.fileno()), (top,))
-            argv = ["qemu-io", "-c", f"write -q -s {name} {offset} {len(data)}", _json(node)]
-            what = f"writing into {overlay.name}"
-            command = confine.command(argv)
-            run(command, what=what, timeout=120, pass_fds=confine.files, output_limit=_SAYS)
+            contents.append(content.fileno())
+            argv += ["-c", f"write -q -s {given(contents[-1])} {offset} {len(data)}"]
+        confine = _Confine((*files, *contents), (top,))
+        command = confine.command([*argv, node])
+        done = run(command, what=what, timeout=600, pass_fds=confine.files, output_limit=_SAYS)
+        # It ends with 0 whatever a command said, and a write that goes well says nothing.
+        said = (done.stdout + done.stderr).decode("utf-8", "backslashreplace").strip()
+        if said:
+            raise ToolError(f"{what} failed", output=said, returncode=done.returncode)
 
 
 def changes(overlay: Path, base: Path, base_format: str) -> list[Change]:

@@ -11,9 +11,9 @@ from imagekit.guest.appliance import Appliance, Drive, appliance
 from imagekit.guest.backends.appliance import ApplianceFiles
 from imagekit.guest.checks import CHECKS, FIXES
 from imagekit.guest.findings import ORDER, Finding, Subject
-from imagekit.guest.inject import relabel
 from imagekit.guest.inspect import survey
 from imagekit.guest.mounts import mount_guest
+from imagekit.guest.selinux import relabel
 from imagekit.guest.working import readable_copy, working_copy
 from imagekit.pipeline.workspace import Workspace
 

@@ -53,6 +53,11 @@ class Status:
         return stat.S_ISLNK(self.mode)
 
 
+class NeedsAppliance(Exception):
+    """Nothing was changed, and libguestfs's appliance has to do it; the text says why. Of back ends
+    that do only what they can do exactly."""
+
+
 class GuestFiles(ABC):
     """File operations on one guest; all raise GuestError.
 

@@ -10,7 +10,7 @@ from imagekit.guest.appliance import Appliance, CallFailed
 from imagekit.guest.backends.appliance import ApplianceFiles
 from imagekit.guest.devices import DISK, partition_name, partition_number
 from imagekit.guest.disks import NESTED, Disk, read_disk
-from imagekit.guest.osfiles import parse_fstab
+from imagekit.guest.osfiles import looks_like_system, parse_fstab
 
 ROOT_TYPES = ("ext2", "ext3", "ext4", "xfs", "f2fs", "jfs", "reiserfs")
 MAX_MOUNTS = 16
@@ -107,8 +107,7 @@ def _systems(app: Appliance, disk: Disk) -> dict[str, dict[str, str]]:
             continue
         try:
             files = ApplianceFiles(app)
-            release = any(files.stat(p) for p in ("/etc/os-release", "/usr/lib/os-release"))
-            if release and any(files.stat(p) for p in ("/bin", "/usr/bin")):
+            if looks_like_system(files):
                 points = _fstab_points(disk, files.peek("/etc/fstab"))
                 found[filesystem.device] = {**points, "/": filesystem.device}
         finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from imagekit.guest.files import GuestFiles
+
 MAX_LINES = 500
 
 
@@ -40,3 +42,9 @@ def parse_fstab(text: str) -> tuple[FstabLine, ...]:
             options = fields[3] if len(fields) > 3 else "defaults"
             lines.append(FstabLine(number, fields[0], fields[1], fields[2], options))
     return tuple(lines)
+
+
+def looks_like_system(files: GuestFiles) -> bool:
+    """Whether these are the files of a Linux: os-release(5), and programs."""
+    release = any(files.stat(p) for p in ("/etc/os-release", "/usr/lib/os-release"))
+    return release and any(files.stat(p) for p in ("/bin", "/usr/bin"))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,10 +23,11 @@ from uuid import UUID
 
 from imagekit.disk import image_info, qemu_img, reading, vhd
 from imagekit.disk.convert import SUFFIXES
-from imagekit.disk.extents import copy_sparse, opened
+from imagekit.disk.extents import copy_sparse, opened, writable, write_exactly
 from imagekit.disk.settled import settled
 from imagekit.errors import BusyError, ImagekitError, SpecError
 from imagekit.guest import redo
+from imagekit.guest.files import NeedsAppliance
 from imagekit.guest.openimage import OpenImage, open_image
 from imagekit.host.outfile import by_descriptor, os_errors, replacing
 from imagekit.pipeline.workspace import Workspace
@@ -71,12 +72,46 @@ class WorkingCopy:
     virtual_size: int
     _put: Callable[[], None] = field(repr=False)
     notes: tuple[str, ...] = ()
+    _base: tuple[Path, str] | None = None
+    """The image and its format below an overlay."""
 
     def commit(self) -> None:
         """Put the changes into the image. Raises HostError, which says when to repeat it, and
         BusyError when another file has the image's name by now."""
         with redo.deferred_signals():
             self._put()
+
+    @contextlib.contextmanager
+    def as_raw(self, most: int, *, workspace: Workspace) -> Iterator[Path]:
+        """The disk as it is before any change, as a raw file or device that is only read.
+
+        A qcow2 is unpacked into the workspace, if it has at most ``most`` bytes. Raises
+        NeedsAppliance, HostError, ImageError.
+        """
+        source, kind = self._base or (self.path, self.format)
+        if kind == "raw":
+            yield source
+            return
+        size = qemu_img.measure(source, kind)
+        if size > most:
+            raise NeedsAppliance("the qcow2 is large")
+        raw = workspace.temporary("raw", size_bytes=size) / "disk.raw"
+        try:
+            qemu_img.convert(
+                source, raw, source_format=kind, target_format="raw", size_bytes=self.virtual_size
+            )
+            yield raw
+        finally:
+            raw.unlink(missing_ok=True)
+
+    def write(self, pieces: Iterable[tuple[int, bytes]]) -> None:
+        """Write pieces (offset in bytes, content) into the copy. Raises HostError, ToolError."""
+        if self.format == "qcow2":
+            qemu_img.write(self.path, self._base, pieces)
+            return
+        with os_errors(self.path), writable(self.path) as fd:
+            for offset, content in pieces:
+                write_exactly(fd, content, offset)
 
 
 @contextlib.contextmanager
@@ -135,6 +170,7 @@ def _prepared(
         size,
         lambda: redo.commit_overlay(image, image_format, copy, keeping.redo),
         tuple(notes),
+        (image.name, image_format),
     )
 
 

@@ -35,6 +35,26 @@ class Archive:
     keyring: Path | None
 
 
+NO_ARCHIVE = Archive(None, None, None)
+ARCHIVED = {"jessie", "stretch", "buster"}
+"""Debian's suites that only archive.debian.org has (https://www.debian.org/distrib/archive); their
+security archive has another path (https://www.debian.org/security/).
+"""
+
+
+def canonical_archive(distribution: str, suite: str) -> Archive:
+    """The distribution's own names of the archive that has ``suite``.
+
+    https://www.debian.org/mirror/list; sources.list of Ubuntu's own images.
+    """
+    if distribution == "ubuntu":
+        return Archive(
+            "http://archive.ubuntu.com/ubuntu", "http://security.ubuntu.com/ubuntu", None
+        )
+    server = f"http://{'archive' if suite in ARCHIVED else 'deb'}.debian.org"
+    return Archive(f"{server}/debian", f"{server}/debian-security", None)
+
+
 def host_archive(distribution: str, root: Path = Path("/")) -> Archive:
     """Mirror and security mirror of ``distribution`` as the host at ``root`` uses them.
 
@@ -44,7 +64,7 @@ def host_archive(distribution: str, root: Path = Path("/")) -> Archive:
     """
     release = os_release(root)
     if release.get("ID") != distribution:
-        return Archive(None, None, None)
+        return NO_ARCHIVE
     codename = release.get("VERSION_CODENAME", "")
     found: dict[str, Source] = {}
     for source in read_sources(root):

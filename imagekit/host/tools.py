@@ -21,6 +21,7 @@ PACKAGES: dict[str, str] = {
     "dumpe2fs": "e2fsprogs",
     "mkfs.xfs": "xfsprogs",
     "mkfs.btrfs": "btrfs-progs",
+    "faketime": "faketime",
     "mkfs.vfat": "dosfstools",
     "mcopy": "mtools",
     "mdir": "mtools",

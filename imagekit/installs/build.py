@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ from imagekit.host.apt_sources import os_release
 from imagekit.host.sandbox.means import lost
 from imagekit.host.sandbox.network import let_through, loopback_forwards
 from imagekit.host.versions import tool_versions
-from imagekit.installs.context import BuildContext, context_for
+from imagekit.installs.context import BuildContext
 from imagekit.installs.methods import method_called
 from imagekit.installs.mirrors import reached
+from imagekit.installs.start import is_outdated, start
 from imagekit.pipeline.build_directory import BuildDirectory
+from imagekit.pipeline.configured import configured_store
 from imagekit.pipeline.deliver import deliver, plan_digest, rewrite_manifest
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import StageResult, execute, needed
 from imagekit.pipeline.plan import Plan, Planned, why
-from imagekit.pipeline.store import Store
+from imagekit.pipeline.result_store import ResultStore
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock
 from imagekit.spec.manifest import MANIFEST, Artefact, Manifest, StageRecord, parse_manifest
@@ -53,7 +56,7 @@ def plan_for(context: BuildContext) -> Plan:
     return method.plan(context)
 
 
-def outlook(context: BuildContext, store: Store) -> list[PlannedStage]:
+def outlook(context: BuildContext, store: ResultStore) -> list[PlannedStage]:
     """What a build would do now. Writes nothing."""
     file, plan = context.file, plan_for(context)
     verdict = needed(plan, store, fresh=False)
@@ -81,8 +84,10 @@ def build(  # noqa: PLR0913 - an option of "imagekit build" each
     verify: bool = False,
     lock: Lock | None = None,
     debs: Path | None = None,
+    unique: str = "",
     called: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    store_remote: Path | None = None,
 ) -> Manifest:
     """Build ``file`` into the directory ``out`` and return the manifest.
 
@@ -90,13 +95,16 @@ def build(  # noqa: PLR0913 - an option of "imagekit build" each
     ``fresh`` runs every stage again; ``force`` allows overwriting what no build of this guest
     made; ``verify`` reads all that was stored and delivered, and makes anew what is damaged. With
     ``lock`` exactly its packages are installed, with its SOURCE_DATE_EPOCH; the directory ``debs``,
-    if given, holds them. ``environment`` has the variables that the spec's secrets name, and
-    SOURCE_DATE_EPOCH; default is this process's. Raises ImagekitError; then ``out`` is as it was.
+    if given, holds them. Identifiers follow from the random text ``unique``, if given, instead of
+    from the spec. ``environment`` has the variables that the spec's secrets name, and
+    SOURCE_DATE_EPOCH; default is this process's. ``store_remote`` is a directory of results that
+    machines share; default is the one that is set. Raises ImagekitError; then ``out`` is as it was.
     """
     name = file.spec.name
     directory = BuildDirectory(out.absolute(), sha256_sparse)
     variables = os.environ if environment is None else environment
-    context = context_for(file, called or out, variables, lock=lock, debs=debs)
+    begin = partial(start, file, called or out, variables, lock=lock, debs=debs, unique=unique)
+    context = begin(fresh=fresh)
     plan = plan_for(context)
     with directory.locked():
         known = directory.manifest()
@@ -105,14 +113,18 @@ def build(  # noqa: PLR0913 - an option of "imagekit build" each
         directory.refuse_strangers(name, force=force)
         events.emit("build-started", name=name, directory=str(out), stages=len(plan.stages))
         # Named, so that it lives, and keeps the results from a prune, until they are delivered.
-        store = Store(digest=sha256_sparse, verify=verify)
-        with let_through(loopback_forwards(reached(file, lock))):
+        store = configured_store(events, sha256_sparse, _copy, verify=verify, remote=store_remote)
+        if not fresh and is_outdated(plan, needed(plan, store, fresh=False)):
+            context = begin(fresh=True)
+            plan = plan_for(context)
+        with let_through(loopback_forwards(reached(file, lock, context.host))):
             results = execute(plan, store, events, guest=name, fresh=fresh, digest=sha256_sparse)
         facts = _facts(plan, results)
         manifest = _manifest(file, plan, results, facts)
         events.emit("stage-started", stage="deliver", title="writing the build directory", key="")
         instead = {FACTS: facts_text(facts)} if facts else {}
         manifest = deliver(plan, results, directory, manifest, _copy, instead)
+        store.condense()
         seconds = sum(r.seconds for r in results.values())
         events.emit("build-finished", name=name, directory=str(out), seconds=round(seconds, 3))
         return manifest

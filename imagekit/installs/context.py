@@ -13,11 +13,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from imagekit.errors import SpecError
+from imagekit.host.apt_sources import NO_ARCHIVE, Archive
 from imagekit.pipeline.events import Events
 from imagekit.spec.base import Secret
-from imagekit.spec.derived import VARIABLE, source_date_epoch
+from imagekit.spec.derived import VARIABLE, disk_seed, source_date_epoch
 from imagekit.spec.load import SpecFile
-from imagekit.spec.lock import Lock
+from imagekit.spec.lock import EpochFrom, Lock
 from imagekit.spec.model import Spec
 
 # crypt(5): a hash, or "*" and "!" for accounts nobody may log in to by password.
@@ -29,9 +30,13 @@ class BuildContext:
     """A spec and everything else that a build of it depends on.
 
     ``out`` is where the configs say that the files are, an absolute path. ``epoch`` is
-    SOURCE_DATE_EPOCH, seconds since 1970, or None. ``secrets`` are crypt hashes by account name,
-    which must never be shown. With ``lock`` exactly what that names is installed, from the
-    directory ``debs`` if one is given.
+    SOURCE_DATE_EPOCH, seconds since 1970, or None, and ``epoch_from`` where it is from. ``secrets``
+    are crypt hashes by account name, which must never be shown. With ``lock`` exactly what that
+    names is installed, from the directory ``debs`` if one is given.
+
+    ``host`` is the archive as this build host's apt names it; ``archive`` is a digest of what its
+    mirrors hold (:mod:`imagekit.installs.start`), which keys have in the place of names. ``unique``
+    is random text from which identifiers follow instead of from the spec.
     """
 
     file: SpecFile
@@ -40,6 +45,10 @@ class BuildContext:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     lock: Lock | None = None
     debs: Path | None = None
+    epoch_from: EpochFrom = "environment"
+    host: Archive = NO_ARCHIVE
+    archive: str = ""
+    unique: str = ""
 
     @property
     def spec(self) -> Spec:
@@ -50,6 +59,12 @@ class BuildContext:
     def image_sha256(self) -> str:
         """Digest of what the image is made of, as its lock has it: identifiers follow from it."""
         return self.lock.spec_sha256 if self.lock else self.file.image_sha256
+
+    @property
+    def seed(self) -> str | None:
+        """What the identifiers of the disk follow from; None makes them random."""
+        locked = self.lock.seed if self.lock else ""
+        return self.unique or locked or disk_seed(self.image_sha256, self.epoch)
 
     @property
     def environment(self) -> dict[str, str | None]:
@@ -81,10 +96,12 @@ def context_for(
             where=str(file.path),
             hint="build without --locked to make a new lock, and compare: imagekit lock diff",
         )
-    locked = lock is not None and lock.epoch_from != "packages"
-    epoch = lock.source_date_epoch if lock and locked else source_date_epoch(environment)
+    epoch = source_date_epoch(environment)
+    origin: EpochFrom = "environment"
+    if lock is not None and lock.has_epoch:
+        epoch, origin = lock.source_date_epoch, lock.epoch_from
     secrets = MappingProxyType(read_secrets(file, environment))
-    return BuildContext(file, out.absolute(), epoch, secrets, lock, debs)
+    return BuildContext(file, out.absolute(), epoch, secrets, lock, debs, origin)
 
 
 def read_secrets(file: SpecFile, environment: Mapping[str, str]) -> dict[str, str]:

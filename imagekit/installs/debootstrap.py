@@ -32,7 +32,11 @@ def plan(context: BuildContext) -> Plan:
     if spec.os.arch == "i386" and "pvh" in spec.boot.modes and spec.os.distribution == "ubuntu":
         raise SpecError("Ubuntu has no i386 kernel", where=file.where("os", "arch"))
     offline = context.lock is not None and context.debs is not None
-    mirrors = Mirrors((), tuple(spec.os.components), Path()) if offline else mirrors_for(file)
+    mirrors = (
+        Mirrors((), tuple(spec.os.components), Path())
+        if offline
+        else mirrors_for(file, context.host)
+    )
     elements = plan_elements(file, mirrors)
     used = locked_elements(file, elements)
     if context.lock is not None:

@@ -38,7 +38,7 @@ def plan(context: BuildContext) -> Plan:
             "disk-image-create needs root",
             hint="run imagekit as root, or use install.method: debootstrap with the elements",
         )
-    mirrors = mirrors_for(file)
+    mirrors = mirrors_for(file, context.host)
     elements = plan_whole(file, install, mirrors)
     used = locked_elements(file, elements)
     if context.lock is not None:

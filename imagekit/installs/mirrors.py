@@ -6,12 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagekit.errors import DownloadError, HostError, SpecError
-from imagekit.host.apt_sources import host_archive, suite_is_gone, without_credentials
+from imagekit.host.apt_sources import (
+    ARCHIVED,
+    Archive,
+    canonical_archive,
+    host_archive,
+    suite_is_gone,
+    without_credentials,
+)
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock
+from imagekit.spec.model import Os
 
-# Suites whose security archive has another path (https://www.debian.org/security/).
-OLD_SECURITY = {"jessie", "stretch", "buster"}
 UNVERSIONED = {"sid", "unstable", "experimental"}
 KEYRINGS = {
     "debian": Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
@@ -23,12 +29,14 @@ KEYRINGS = {
 class Mirrors:
     """Sources in the order of sources.list: (URL, suite); the components; the keyring.
 
-    Without sources the choice is mmdebstrap's or debootstrap's own.
+    Packages are fetched from ``sources``; without any the choice is mmdebstrap's or debootstrap's
+    own. ``guest`` is what the guest's own sources.list names, the same on every build host.
     """
 
     sources: tuple[tuple[str, str], ...]
     components: tuple[str, ...]
     keyring: Path
+    guest: tuple[tuple[str, str], ...] = ()
 
     def lines(self, keyring: Path | None = None) -> list[str]:
         """sources.list(5) lines for the build; the URLs may hold credentials.
@@ -41,38 +49,57 @@ class Mirrors:
         return [f"deb {option}{url} {suite} {components}" for url, suite in self.sources]
 
     def public(self) -> list[str]:
-        """The same without credentials, fit for the guest and for keys."""
+        """The same without credentials, fit for messages and for the time of the build."""
+        return self._named(self.sources)
+
+    def guest_lines(self) -> list[str]:
+        """sources.list(5) lines of the guest, without credentials: part of the image."""
+        return self._named(self.guest)
+
+    def _named(self, sources: tuple[tuple[str, str], ...]) -> list[str]:
         return [
             f"deb {without_credentials(url)} {suite} {' '.join(self.components)}"
-            for url, suite in self.sources
+            for url, suite in sources
         ]
 
 
-def mirrors_for(file: SpecFile) -> Mirrors:
+def mirrors_for(file: SpecFile, host: Archive | None = None) -> Mirrors:
     """Mirrors of a spec: the spec's own, else the build host's, else what the tool chooses.
 
-    Raises HostError when no keyring is there: signatures are always checked.
+    ``host`` is what the build host's apt uses, read now without it. The guest gets the spec's own
+    mirrors, else the distribution's: what this host uses may be out of the guest's reach, and
+    images would depend on who built them. Raises HostError when no keyring is there: signatures
+    are always checked.
     """
     os_ = file.spec.os
-    host = host_archive(os_.distribution)
-    mirror = os_.mirror or host.mirror
-    if mirror is None:
-        return Mirrors((), tuple(os_.components), _keyring(file))
+    host = host_archive(os_.distribution) if host is None else host
+    own = canonical_archive(os_.distribution, os_.suite)
+    guest = _sources(os_, own)
+    fetched = _sources(os_, host) if os_.mirror or host.mirror else ()
+    return Mirrors(fetched, tuple(os_.components), _keyring(file), guest)
+
+
+def _sources(os_: Os, archive: Archive) -> tuple[tuple[str, str], ...]:
+    """URL and suite of what the spec names, and for the rest of ``archive``."""
+    main = os_.mirror or archive.mirror or ""
     # A private mirror rarely has a second archive beside it: no security source is invented then.
-    security = os_.security_mirror or (None if os_.mirror else host.security)
-    sources = [(mirror, os_.suite)]
+    second = os_.security_mirror or (None if os_.mirror else archive.security)
+    sources = [(main, os_.suite)]
     if os_.suite not in UNVERSIONED and not os_.mirror:
-        sources.append((mirror, f"{os_.suite}-updates"))
-    if security and os_.suite not in UNVERSIONED:
-        old = os_.distribution == "debian" and os_.suite in OLD_SECURITY
-        sources.append((security, f"{os_.suite}{'/updates' if old else '-security'}"))
-    return Mirrors(tuple(sources), tuple(os_.components), _keyring(file))
+        sources.append((main, f"{os_.suite}-updates"))
+    if second and os_.suite not in UNVERSIONED:
+        old = os_.distribution == "debian" and os_.suite in ARCHIVED
+        sources.append((second, f"{os_.suite}{'/updates' if old else '-security'}"))
+    return tuple(sources)
 
 
-def reached(file: SpecFile, lock: Lock | None) -> list[str]:
-    """The URLs of mirrors and proxy by which programs of a build of ``file`` reach packages."""
+def reached(file: SpecFile, lock: Lock | None, host: Archive | None = None) -> list[str]:
+    """The URLs of mirrors and proxy by which programs of a build of ``file`` reach packages.
+
+    ``host`` is as for :func:`mirrors_for`.
+    """
     os_ = file.spec.os
-    host = host_archive(os_.distribution)
+    host = host_archive(os_.distribution) if host is None else host
     mine = [os_.mirror, os_.security_mirror] if os_.mirror else [host.mirror, host.security]
     locked = [word for line in (lock.sources if lock else ()) for word in line.split()]
     found = [*mine, os_.security_mirror, os_.proxy, *(w for w in locked if "://" in w)]

@@ -10,17 +10,14 @@ import re
 from urllib.parse import urlsplit
 
 from imagekit.errors import SpecError
+from imagekit.host.apt_sources import canonical_archive
 from imagekit.spec.install import Iso, Netboot
 from imagekit.spec.model import Spec
 from imagekit.vm.gate import Endpoint
 
 PORTS = {"http": 80, "https": 443, "ftp": 21}
-_NAMES = {"debian": ("debian.org", "deb"), "ubuntu": ("ubuntu.com", "archive")}
-ARCHIVES = {
-    distribution: (f"{archive}.{domain}", f"security.{domain}")
-    for distribution, (domain, archive) in _NAMES.items()
-}
-"""The archive that an installer takes by itself, and the one of security updates."""
+SECURITY = {"debian": "security.debian.org", "ubuntu": "security.ubuntu.com"}
+"""The archive of security updates that an installer takes by itself."""
 _URL = re.compile(r"\b(?:https?|ftp)://[^\s,\"']+")
 
 
@@ -40,8 +37,10 @@ def reach_of(spec: Spec, install: Iso | Netboot) -> tuple[Endpoint, ...]:
         if url and url.partition(":")[0] in PORTS:
             found.append(_endpoint(url, name))
     if install.answers != "kickstart":
-        archive, security = ARCHIVES[spec.os.distribution]
-        found += [Endpoint(security, 80), *([] if spec.os.mirror else [Endpoint(archive, 80)])]
+        found.append(Endpoint(SECURITY[spec.os.distribution], 80))
+        if not spec.os.mirror:
+            archive = canonical_archive(spec.os.distribution, spec.os.suite).mirror
+            found.append(_endpoint(str(archive), "os.mirror"))
     for item in install.reach:
         host, _, port = item.rpartition(":")
         found.append(Endpoint(host.strip("[]"), int(port)))

@@ -31,6 +31,7 @@ def changes(old: Lock, new: Lock) -> list[Change]:
     for field in ("name", "spec_sha256", "method", "kernel", "iso_sha256", "keyring_sha256"):
         found += _pair(field, "", getattr(old, field), getattr(new, field))
     found += _pair("source_date_epoch", "", str(old.source_date_epoch), str(new.source_date_epoch))
+    found += _pair("seed", "", old.seed, new.seed)
     found += _mappings("input", old.inputs, new.inputs)
     found += _mappings("template", old.templates, new.templates)
     found += _mappings("tool", old.tools, new.tools)

@@ -26,6 +26,7 @@ from imagekit.installs.tree_packages import wanted_packages
 from imagekit.pipeline.stage import digest_file
 from imagekit.pipeline.store import Store
 from imagekit.pipeline.workspace import Workspace
+from imagekit.spec.derived import disk_seed
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock, LockedPackage
 
@@ -50,6 +51,7 @@ class _Archive:
     env: Mapping[str, str]
     log: Path
     file: SpecFile
+    mirrors: Mirrors
 
     @property
     def lists(self) -> Path:
@@ -65,7 +67,7 @@ class _Archive:
             return run(argv, env=self.env, log=self.log, timeout=3600, what="apt-get").text
         except ToolError as error:
             if not words:
-                raise explain(error, self.file, self.log) from None
+                raise explain(error, self.file, self.log, self.mirrors) from None
             lines = [x for x in error.output.splitlines() if x.startswith((" ", "E:"))]
             raise SpecError(
                 "the packages cannot be brought together:\n" + "\n".join(lines[:20]),
@@ -107,7 +109,7 @@ def update_lock(
         **lock.model_dump(mode="json"),
         "spec_sha256": file.image_sha256,
         "keyring_sha256": digest_file(mirrors.keyring),
-        "sources": mirrors.public(),
+        "sources": mirrors.guest_lines(),
         "inputs": input_digests(file),
         "elements": [e.model_dump(mode="json") for e in locked_elements(file, elements)],
         "tools": lock_tools(),
@@ -115,9 +117,17 @@ def update_lock(
         "releases": releases,
         "kernel": _kernel(lock.kernel, [p["name"] for p in packages]),
     }
-    if lock.epoch_from == "releases":
-        value["source_date_epoch"] = max(r["date"] for r in releases)
-    return Lock.model_validate(value), gone
+    return Lock.model_validate({**value, **_times(lock, file, releases)}), gone
+
+
+def _times(lock: Lock, file: SpecFile, releases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Epoch and seed of the new lock: one that was asked for stays, others follow."""
+    epoch, origin = lock.source_date_epoch, lock.epoch_from
+    if origin not in ("environment", "packages"):
+        epoch, origin = max(r["date"] for r in releases), "archive"
+    derived = lock.seed in ("", disk_seed(lock.spec_sha256, lock.source_date_epoch))
+    seed = disk_seed(file.image_sha256, epoch) if derived else lock.seed
+    return {"source_date_epoch": epoch, "epoch_from": origin, "seed": seed}
 
 
 def _checked(lock: Lock, file: SpecFile, names: Sequence[str]) -> Mirrors:
@@ -170,7 +180,7 @@ def _archive(file: SpecFile, mirrors: Mirrors, workspace: Workspace) -> _Archive
     proxy = file.spec.os.proxy
     env = {"APT_CONFIG": str(config)}
     env |= dict.fromkeys(("http_proxy", "https_proxy"), proxy) if proxy else {}
-    return _Archive(base, env, base / "log", file)
+    return _Archive(base, env, base / "log", file, mirrors)
 
 
 def _lists(archive: _Archive) -> Iterator[bytes]:

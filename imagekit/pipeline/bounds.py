@@ -11,22 +11,22 @@ import os
 import re
 import shutil
 import stat
-import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagekit.errors import SpecError
 from imagekit.pipeline.record import RECORD, Record, read_record
+from imagekit.pipeline.settings import Setting, settings
 from imagekit.spec.values import parse_size
 
 KEY = re.compile(r"[0-9a-f]{64}")
-SIZE_VARIABLE = "IMAGEKIT_CACHE_SIZE"
-FREE_VARIABLE = "IMAGEKIT_CACHE_FREE"
 MOST = 20 << 30
 """Bytes of the store, if nobody says otherwise and its file system has four times as many."""
 FREE = 1 << 30
 """Bytes that stay free on the store's file system, if nobody says otherwise."""
+DEEPEST = 8
+"""A difference is made with whole files and with differences of these, so that 3 would do."""
 BLOCK = 512
 """st_blocks is in units of this many bytes (stat(2))."""
 
@@ -72,52 +72,16 @@ def bounds(root: Path) -> Bounds:
 
     Raises SpecError for a value that is no size, naming where it stands.
     """
-    given = {**settings(), **_environment()}
+    given = {s.name: _size(s) for s in settings("cache")}
     usual = default_bounds(root)
     return Bounds(given.get("size", usual.size), given.get("free", usual.free))
 
 
-def settings_files() -> tuple[Path, ...]:
-    """Files of settings that are read, the weaker first: the host's, the user's."""
-    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path("/etc/imagekit/imagekit.toml"), Path(home, "imagekit/imagekit.toml")
-
-
-def settings() -> dict[str, int]:
-    """``size`` and ``free`` of the table ``cache`` of all settings files. Raises SpecError."""
-    found: dict[str, int] = {}
-    for path in settings_files():
-        try:
-            tables = tomllib.loads(path.read_text())
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise SpecError(f"cannot be read: {error}", where=str(path)) from None
-        where = str(path)
-        for name in tables:
-            if name != "cache":
-                raise SpecError(f"there is no table {name!r}", where=where, hint="use [cache]")
-        table = tables.get("cache", {})
-        if not isinstance(table, dict):
-            raise SpecError("cache must be a table", where=where, hint="write [cache]")
-        for name, value in table.items():
-            if name not in ("size", "free"):
-                hint = "use size or free"
-                raise SpecError(f"there is no setting cache.{name}", where=where, hint=hint)
-            found[name] = _size(value, f"{where}: cache.{name}")
-    return found
-
-
-def _environment() -> dict[str, int]:
-    names = {"size": SIZE_VARIABLE, "free": FREE_VARIABLE}
-    return {k: _size(os.environ[v], v) for k, v in names.items() if os.environ.get(v)}
-
-
-def _size(value: object, where: str) -> int:
+def _size(setting: Setting) -> int:
     try:
-        return parse_size(value)
+        return parse_size(setting.value)
     except ValueError as error:
-        raise SpecError(str(error), where=where) from None
+        raise SpecError(str(error), where=setting.where) from None
 
 
 def results(root: Path) -> list[Result]:
@@ -127,7 +91,34 @@ def results(root: Path) -> list[Result]:
         if KEY.fullmatch(path.name):
             with contextlib.suppress(FileNotFoundError):
                 found.append(_result(path))
-    return sorted(found, key=lambda result: (result.used, result.key))
+    return _dependents_first(found)
+
+
+def _dependents_first(found: list[Result]) -> list[Result]:
+    """In order of use, where a base is used when its dependents are; those that lack one first."""
+    known = {result.key: result for result in found if not result.fetched}
+    used = {key: result.used for key, result in known.items()}
+    depth = dict.fromkeys(known, 0)
+    for key, result in known.items():
+        if not result.record.bases() <= set(known):
+            used[key] = 0.0
+    for key in sorted(known, key=lambda key: used[key]):
+        _pass_on(key, known, used, depth)
+    ordered = [r if r.fetched else replace(r, used=used[r.key]) for r in found]
+    return sorted(ordered, key=lambda r: (r.used, depth.get(r.key, 0), r.key))
+
+
+def _pass_on(
+    key: str, known: dict[str, Result], used: dict[str, float], depth: dict[str, int]
+) -> None:
+    """Let the bases of a result be used as late as it is, and be ``depth`` steps below it."""
+    for base in known[key].record.bases() & set(known):
+        if depth[base] > DEEPEST:
+            continue  # a store that was written to by others: no result goes round in a circle
+        if used[base] < used[key] or depth[base] <= depth[key]:
+            used[base] = max(used[base], used[key])
+            depth[base] = max(depth[base], depth[key] + 1)
+            _pass_on(base, known, used, depth)
 
 
 def _result(directory: Path) -> Result:
@@ -169,15 +160,19 @@ def _walk(root: Path) -> Iterator[os.stat_result]:
 def prune(root: Path, limits: Bounds) -> Pruned:
     """Remove results from the store at ``root`` until it keeps to ``limits``.
 
-    What a running build uses stays; so may more than the limits allow. What one is making does not
+    What a running build uses stays; so may more than the limits allow. A result of which another
+    one is a difference goes after that. What one is making does not
     count yet: a large disk in the making would drive out all that is cached.
     """
     total = _results_size(root)
     removed = 0
+    kept: set[str] = set()
     for result in results(root):
         if total <= limits.size and _free(root) >= limits.free:
             break
-        if _remove(root, result):
+        if result.key in kept or not _remove(root, result):
+            kept |= {result.key, *result.record.bases()}
+        else:
             total -= result.bytes
             removed += 1
     return Pruned(removed, _results_size(root) if removed else total)

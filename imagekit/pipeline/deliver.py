@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,8 @@ from imagekit.pipeline.execute import StageResult
 from imagekit.pipeline.plan import Plan
 from imagekit.pipeline.record import StoredFile, marks, note
 from imagekit.pipeline.stage import Target, digest_file, digest_json
+from imagekit.pipeline.store import Copy
 from imagekit.spec.manifest import MANIFEST, Artefact, Manifest, manifest_text
-
-Copy = Callable[[Path, Path], None]
 
 
 @dataclass(frozen=True)

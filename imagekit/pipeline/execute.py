@@ -16,9 +16,10 @@ from imagekit.host import run as host_run
 from imagekit.pipeline.events import Events
 from imagekit.pipeline.lanes import Queue, run_lanes
 from imagekit.pipeline.plan import Plan, Planned
+from imagekit.pipeline.result_store import ResultStore
 from imagekit.pipeline.schedule import Schedule
-from imagekit.pipeline.stage import Outdated, StageRun
-from imagekit.pipeline.store import Digest, Entry, Made, Store
+from imagekit.pipeline.stage import StageRun
+from imagekit.pipeline.store import Digest, Entry, Made
 from imagekit.pipeline.workspace import Workspace, cache_root, workspace
 
 LOCK_SECONDS = 3600.0
@@ -35,10 +36,11 @@ class StageResult:
     seconds: float
 
 
-def needed(plan: Plan, store: Store, *, fresh: bool) -> dict[str, bool]:
+def needed(plan: Plan, store: ResultStore, *, fresh: bool) -> dict[str, bool]:
     """Stage name to "must run" for every stage the targets need, walking back from them.
 
-    With ``fresh`` nothing in the store counts. Stages behind a stored result are not listed.
+    What ``store`` has elsewhere is fetched. With ``fresh`` nothing in the store counts. Stages
+    behind a stored result are not listed.
     """
     verdict: dict[str, bool] = {}
     queue = [plan.maker(t.artefact) for t in plan.targets]
@@ -47,14 +49,19 @@ def needed(plan: Plan, store: Store, *, fresh: bool) -> dict[str, bool]:
         name = planned.stage.name
         if name in verdict:
             continue
-        verdict[name] = fresh or store.get(planned.key, list(planned.stage.makes)) is None
+        verdict[name] = fresh or _obtained(planned, store) is None
         if verdict[name]:
             queue += [plan.maker(n) for n in planned.stage.needs]
     return verdict
 
 
+def _obtained(planned: Planned, store: ResultStore) -> Entry | None:
+    stage = planned.stage
+    return store.obtain(planned.key, list(stage.makes), shared=stage.shared)
+
+
 def execute(
-    plan: Plan, store: Store, events: Events, *, guest: str, fresh: bool, digest: Digest
+    plan: Plan, store: ResultStore, events: Events, *, guest: str, fresh: bool, digest: Digest
 ) -> dict[str, StageResult]:
     """Run what is needed; returns the result of every stage in question, by stage name.
 
@@ -89,7 +96,7 @@ class _Spaces:
     That is in the main thread, which signals reach: several lanes are there only with one open.
     """
 
-    def __init__(self, stack: contextlib.ExitStack, events: Events, store: Store) -> None:
+    def __init__(self, stack: contextlib.ExitStack, events: Events, store: ResultStore) -> None:
         self._stack = stack
         self._events = events
         self._store = store
@@ -107,7 +114,7 @@ class _Execution:
     """A plan that is being executed; its methods run in several threads."""
 
     plan: Plan
-    store: Store
+    store: ResultStore
     events: Events
     spaces: _Spaces
     schedule: Schedule
@@ -138,28 +145,9 @@ class _Execution:
                 stage.used(entry.files, self.store.pool)
             else:
                 started = time.monotonic()
-                try:
-                    entry = self._run(planned)
-                except Outdated as old:
-                    self._renew(old.artefact)
-                    entry = self._run(planned)
+                entry = self._run(planned)
                 seconds = time.monotonic() - started
         self._done(StageResult(planned, entry, cached, seconds))
-
-    def _renew(self, artefact: str) -> None:
-        """Make a stored artefact anew, unless another build has just done so."""
-        maker = self.plan.maker(artefact)
-        known = self.results[maker.stage.name].entry
-        text = f"the stored {artefact} is older than what its sources have now: it is made anew"
-        self.events.emit("note", text=text)
-        self._started(maker)
-        started = time.monotonic()
-        with self._locked(maker.key):
-            entry = self.store.get(maker.key, list(maker.stage.makes))
-            if entry is None or entry.sha256.get(artefact) == known.sha256.get(artefact):
-                entry = self._run(maker)
-        seconds = time.monotonic() - started
-        self._done(StageResult(maker, entry, cached=False, seconds=seconds))
 
     def _started(self, planned: Planned) -> None:
         stage = planned.stage
@@ -208,11 +196,6 @@ class _Execution:
             inputs[artefact] = entry.files[artefact]
         return inputs
 
-    def _made_now(self, planned: Planned) -> frozenset[str]:
-        makers = {n: self.plan.maker(n).stage.name for n in planned.stage.needs}
-        made = {name for name, result in self.results.items() if not result.cached}
-        return frozenset(n for n, maker in makers.items() if maker in made)
-
     def _progress(self, stage: str) -> Callable[[int, int], None]:
         last = 0.0
 
@@ -226,6 +209,18 @@ class _Execution:
 
         return progress
 
+    def _made(self, planned: Planned) -> Made:
+        stage = planned.stage
+        inputs = tuple(dict.fromkeys(self.plan.maker(name).key for name in stage.needs))
+        return Made(
+            stage.name,
+            self.guest,
+            inputs,
+            shared=stage.shared,
+            replaces=self.fresh,
+            interim=stage.interim,
+        )
+
     def _run(self, planned: Planned) -> Entry:
         stage, space, store = planned.stage, self.spaces.get(), self.store
         output = store.new_output()
@@ -233,14 +228,9 @@ class _Execution:
         logs.mkdir(mode=0o700)
         try:
             inputs, progress = self._inputs(planned), self._progress(stage.name)
-            now = self._made_now(planned)
-            stage.run(StageRun(space, inputs, output, logs, progress, store.pool, now))
+            stage.run(StageRun(space, inputs, output, logs, progress, store.pool))
             digests = {n: self.digest(output / n) for n in stage.makes if n in self.wanted}
-            made = Made(stage.name, self.guest)
-            return store.put(planned.key, output, stage.makes, digests, made)
-        except Outdated:
-            shutil.rmtree(output, ignore_errors=True)
-            raise
+            return store.put(planned.key, output, stage.makes, digests, self._made(planned))
         except BaseException as error:
             kept = _keep_logs(logs, self.guest, stage.name)
             kind = "stage-stopped" if self.schedule.ended.is_set() else "stage-failed"

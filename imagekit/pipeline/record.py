@@ -1,8 +1,9 @@
 """What the store writes down of a result: its files, their digests, and when they were last seen.
 
-``object.json`` lies beside the files. A file is known by its SHA-256, so that a copy of the store
-is as good as the store. Size, mtime, inode and ctime are a shortcut: as long as they are what they
-were when the digest was taken, the file need not be read.
+``object.json`` lies beside the files. Each lies there whole, or as what others do not have of it,
+``NAME.difference`` (``imagekit.pipeline.difference``). A file is known by its SHA-256, so that a
+copy of the store is as good as the store. Size, mtime, inode and ctime are a shortcut: as long as
+they are what they were when the digest was taken, the file need not be read.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 RECORD = "object.json"
 VERSION = 2
+DIFFERENCE = ".difference"
+"""What the name of a file that is no whole one ends with."""
 Marks = tuple[int, int, int]
+_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 def marks(status: os.stat_result) -> Marks:
@@ -48,12 +53,45 @@ class StoredFile:
 
 
 @dataclass(frozen=True)
+class Base:
+    """A file that a difference is made with: of the result ``key``, as it is called there."""
+
+    key: str
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference file itself, and what it is made with, in order."""
+
+    file: StoredFile
+    bases: tuple[Base, ...]
+
+
+@dataclass(frozen=True)
 class Record:
-    """A stored result: its files by name, the stage that made it and for which guest."""
+    """A stored result: its files by name, the stage that made it and for which guest.
+
+    ``inputs`` are the keys of the results that it was made of, ``differences`` the files that do
+    not lie there whole.
+    """
 
     files: Mapping[str, StoredFile]
     stage: str = ""
     guest: str = ""
+    inputs: tuple[str, ...] = ()
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+
+    def lying(self) -> dict[str, StoredFile]:
+        """The files that lie in the directory, by the names that they have there."""
+        whole = {n: file for n, file in self.files.items() if n not in self.differences}
+        parts = {f"{n}{DIFFERENCE}": part.file for n, part in self.differences.items()}
+        return {**whole, **parts}
+
+    def bases(self) -> set[str]:
+        """The keys of the results without which this one is none."""
+        return {base.key for part in self.differences.values() for base in part.bases}
 
     def digests(self) -> dict[str, str]:
         """The digests that are known, by file name."""
@@ -67,7 +105,9 @@ def read_record(directory: Path) -> Record:
         if value["version"] != VERSION:
             raise ValueError(f"a record of version {value['version']}")
         files = {_plain(name): _file(entry) for name, entry in value["files"].items()}
-        return Record(files, str(value["stage"]), str(value["guest"]))
+        parts = {n: _difference(entry) for n, entry in value.get("differences", {}).items()}
+        inputs = tuple(_key(key) for key in value.get("inputs", ()))
+        return Record(files, str(value["stage"]), str(value["guest"]), inputs, parts)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no record: {error}") from None
 
@@ -79,6 +119,8 @@ def write_record(directory: Path, record: Record) -> None:
         "stage": record.stage,
         "guest": record.guest,
         "files": {name: asdict(entry) for name, entry in record.files.items()},
+        "inputs": record.inputs,
+        "differences": {name: asdict(part) for name, part in record.differences.items()},
     }
     part = directory / f"{RECORD}.{secrets.token_hex(4)}"
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -88,10 +130,28 @@ def write_record(directory: Path, record: Record) -> None:
 
 
 def note(directory: Path, files: Mapping[str, StoredFile]) -> None:
-    """Replace what the record has of ``files``; of a result that is gone nothing is noted."""
+    """Replace what the record has of ``files``, by the names that they have in ``directory``.
+
+    Of a result that is gone nothing is noted.
+    """
     with contextlib.suppress(OSError, ValueError), _held(directory):
         record = read_record(directory)
-        write_record(directory, replace(record, files={**record.files, **files}))
+        parts = {
+            name: replace(part, file=files.get(f"{name}{DIFFERENCE}", part.file))
+            for name, part in record.differences.items()
+        }
+        whole = {name: files.get(name, file) for name, file in record.files.items()}
+        write_record(directory, replace(record, files=whole, differences=parts))
+
+
+def note_difference(directory: Path, name: str, part: Difference) -> None:
+    """Write down that the file ``name`` lies in ``directory`` as a difference from now on.
+
+    Raises OSError, and ValueError for a result without a record.
+    """
+    with _held(directory):
+        record = read_record(directory)
+        write_record(directory, replace(record, differences={**record.differences, name: part}))
 
 
 @contextlib.contextmanager
@@ -111,6 +171,19 @@ def _file(entry: Any) -> StoredFile:
     if not all(isinstance(n, int) for n in numbers) or not isinstance(sha256, str | None):
         raise TypeError("a file that is described otherwise")
     return StoredFile(entry["size"], sha256, (size, mtime, inode), entry["changed"])
+
+
+def _difference(entry: Any) -> Difference:
+    bases = tuple(
+        Base(_key(b["key"]), _plain(b["name"]), _key(b["sha256"])) for b in entry["bases"]
+    )
+    return Difference(_file(entry["file"]), bases)
+
+
+def _key(text: Any) -> str:
+    if not _HEX.fullmatch(text):
+        raise ValueError(f"{text!r} is neither a key nor a SHA-256")
+    return str(text)
 
 
 def _plain(name: str) -> str:

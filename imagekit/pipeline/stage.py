@@ -28,14 +28,6 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-class Outdated(Exception):
-    """A stage saw while it ran that it must not use the stored ``artefact`` of another."""
-
-    def __init__(self, artefact: str) -> None:
-        super().__init__(f"the stored {artefact} is out of date")
-        self.artefact = artefact
-
-
 @dataclass
 class StageRun:
     """What a running stage gets: its inputs, where its outputs go, and how to speak.
@@ -43,8 +35,7 @@ class StageRun:
     ``inputs`` maps artefact names to files (read only: they belong to the store); ``output`` is an
     empty directory in which the stage leaves one file for each name in ``makes``; ``logs`` takes
     the logs of external tools; ``progress`` is called with (done, total) in any unit. ``pool``, if
-    there is one, keeps what was fetched for the next time. ``made_now`` are inputs that
-    this run has made; about others a stage may raise :class:`Outdated`, once.
+    there is one, keeps what was fetched for the next time.
     """
 
     workspace: Workspace
@@ -53,7 +44,6 @@ class StageRun:
     logs: Path
     progress: Callable[[int, int], None] = field(default=lambda _done, _total: None)
     pool: FilePool | None = None
-    made_now: frozenset[str] = frozenset()
 
     def note(self, text: str) -> None:
         """Tell the user something that is worth knowing and no error."""
@@ -73,6 +63,12 @@ class Stage(ABC):
     makes: Sequence[str] = ()
     loads: Sequence[str] = ()
     """Modules that it imports by a name found at run time; they belong to its code."""
+    shared: ClassVar[bool] = True
+    """Whether machines share its results. Not if it makes them in less time than moving them takes,
+    as other formats of a disk, or if they hold what belongs to this host."""
+    interim: ClassVar[bool] = False
+    """Whether its results are little more than a step to the next stage's: the store keeps them as
+    differences from what they were made of, which costs a little when they are used again."""
 
     def check(self) -> None:  # noqa: B027 - most stages have nothing to check
         """Raise SpecError for inputs that are not there, or HostError; called when it is planned.

@@ -1,6 +1,6 @@
 """The content-addressed store of stage results: whole or not there, locked, bounded, checked.
 
-Layout below the root: ``objects/KEY/`` with the files and their record
+Layout below the root: ``objects/KEY/`` with the files, or differences, and their record
 (``imagekit.pipeline.record``); ``locks/KEY``; ``last/NAME.json`` with the parts of the key a stage
 last ran with (to explain a miss); ``files/SHA256`` (``imagekit.pipeline.pool``); ``tmp/``. A copy
 of it, wherever it is, is the same store.
@@ -15,18 +15,23 @@ import json
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from imagekit.errors import BusyError, HostError
 from imagekit.host.ownership import is_kept
 from imagekit.host.strangers import make_folder, require_private_path
 from imagekit.pipeline.bounds import Bounds, Pruned, bounds, prune
+from imagekit.pipeline.condense import condense
+from imagekit.pipeline.difference import put_together
 from imagekit.pipeline.pool import FilePool
 from imagekit.pipeline.record import (
+    DIFFERENCE,
     RECORD,
     Record,
     StoredFile,
@@ -39,6 +44,28 @@ from imagekit.pipeline.workspace import HINT, cache_root, deaf
 
 FOLDERS = ("objects", "locks", "last", "tmp", "files")
 Digest = Callable[[Path], str]
+Copy = Callable[[Path, Path], None]
+"""Copies a file to a new one, and keeps its holes."""
+
+
+class Files(Mapping[str, Path]):
+    """Artefact name to file; one that lies there as a difference is put together when asked for.
+
+    Asking raises OSError, where there is no space left, and ValueError.
+    """
+
+    def __init__(self, whole: Mapping[str, Path], parts: Mapping[str, Callable[[], Path]]) -> None:
+        self._whole = whole
+        self._parts = parts
+
+    def __getitem__(self, name: str) -> Path:
+        return self._parts[name]() if name in self._parts else self._whole[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._whole, *self._parts))
+
+    def __len__(self) -> int:
+        return len(self._whole) + len(self._parts)
 
 
 @dataclass(frozen=True)
@@ -53,10 +80,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Made:
-    """Which stage made a result, and for which guest; for those who look at the store."""
+    """Which stage made a result, and for which guest; for those who look at the store.
+
+    ``inputs`` are the keys of what it was made of. ``shared``: other machines should have it;
+    ``replaces``: also instead of one that they have. ``interim``: see :attr:`Stage.interim`.
+    """
 
     stage: str = ""
     guest: str = ""
+    inputs: tuple[str, ...] = ()
+    shared: bool = False
+    replaces: bool = False
+    interim: bool = False
 
 
 class Store:
@@ -70,12 +105,15 @@ class Store:
         With ``verify`` everything that is asked for is read, once. Raises HostError.
         """
         self.root = root or cache_root() / "store"
-        self._digest = digest
+        self.digest = digest
         self._verify = verify
         self._verified: set[str] = set()
         self._held: dict[str, int] = {}
+        self._interim: list[str] = []
+        self._scratch: Path | None = None
+        self._putting_together = threading.Lock()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="digests")
-        self._digesting: list[Future[None]] = []
+        self._digesting: dict[str, Future[None]] = {}
         try:
             for name in FOLDERS:
                 os.close(make_folder(self.root / name, 0o700))
@@ -110,20 +148,66 @@ class Store:
             record = read_record(directory)
             if set(makes) - set(record.files):
                 return None
-            seen = {n: self._seen(directory / n, f, key) for n, f in record.files.items()}
+            verify = self._verify and key not in self._verified
+            if not self._right(directory, record.lying(), verify=verify):
+                return None
+            parts = [self._fits(key, record, name, verify=verify) for name in record.differences]
+            if not all(parts):
+                return None
         except (OSError, ValueError):
             return None
-        anew = {name: file for name, file in seen.items() if file != record.files[name]}
-        if None in anew.values():
-            return None
+        self._verified.add(key)
+        for used in (key, *record.bases()):  # in this order: what is a base goes later
+            with contextlib.suppress(OSError):
+                os.utime(self._directory(used) / RECORD)
+        whole = {n: directory / n for n in record.files if n not in record.differences}
+        files = Files(whole, {n: partial(self._whole, key, n) for n in record.differences})
+        return Entry(key, directory, files if record.differences else whole, record.digests())
+
+    def _directory(self, key: str) -> Path:
+        return self.root / "objects" / key
+
+    def _right(self, directory: Path, files: Mapping[str, StoredFile], *, verify: bool) -> bool:
+        """Whether ``files`` are in ``directory`` as they should be; reads them where it must."""
+        seen = {n: self._seen(directory / n, file, verify=verify) for n, file in files.items()}
+        anew = {name: file for name, file in seen.items() if file != files[name]}
         if anew:
             note(directory, {name: file for name, file in anew.items() if file is not None})
-        self._verified.add(key)
-        with contextlib.suppress(OSError):
-            os.utime(directory / RECORD)
-        return Entry(key, directory, {n: directory / n for n in seen}, record.digests())
+        return None not in anew.values()
 
-    def _seen(self, path: Path, known: StoredFile, key: str) -> StoredFile | None:
+    def _fits(self, key: str, record: Record, name: str, *, verify: bool) -> bool:
+        """Whether the file ``name``, which lies there as a difference, can be put together."""
+        for base in record.differences[name].bases:
+            self._hold(base.key)
+            directory = self._directory(base.key)
+            if not (is_kept(directory.lstat()) and is_kept((directory / RECORD).lstat())):
+                return False
+            file = read_record(directory).lying().get(base.name)
+            if file is None or file.sha256 != base.sha256:
+                return False
+            if not self._right(directory, {base.name: file}, verify=False):
+                return False
+        return not verify or self.digest(self._whole(key, name)) == record.files[name].sha256
+
+    def _whole(self, key: str, name: str) -> Path:
+        """Put the file ``name`` together; it lives as long as this Store."""
+        with self._putting_together:  # two stages of a build may ask at once
+            if self._scratch is None:
+                self._scratch = self.new_output()
+            target = self._scratch / key / name
+            if not target.exists():
+                target.parent.mkdir(mode=0o700, exist_ok=True)
+                bases = read_record(self._directory(key)).differences[name].bases
+                sources = [self._directory(base.key) / base.name for base in bases]
+                put_together(self._directory(key) / f"{name}{DIFFERENCE}", sources, target)
+            return target
+
+    def obtain(self, key: str, makes: Sequence[str], *, shared: bool) -> Entry | None:
+        """As :meth:`get`: there is no other place to look."""
+        del shared
+        return self.get(key, makes)
+
+    def _seen(self, path: Path, known: StoredFile, *, verify: bool) -> StoredFile | None:
         """The file as it is now, if it is the one that is ``known``; reads it where it must.
 
         An owner can set the time of modification back, not that of change.
@@ -131,9 +215,9 @@ class Store:
         status = path.lstat()
         if not is_kept(status) or status.st_size != known.size:
             return None
-        if known.is_seen(status) and not (self._verify and key not in self._verified):
+        if known.is_seen(status) and not verify:
             return known
-        if known.sha256 is None or self._digest(path) != known.sha256:
+        if known.sha256 is None or self.digest(path) != known.sha256:
             return None
         return StoredFile.of(status, known.sha256)
 
@@ -142,12 +226,15 @@ class Store:
             path = self.root / "locks" / f"{key}.use"
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_SH)
-            self._held[key] = fd
+            if self._held.setdefault(key, fd) != fd:  # another stage was faster
+                os.close(fd)
 
     def __del__(self) -> None:
         for fd in getattr(self, "_held", {}).values():
             with contextlib.suppress(OSError):
                 os.close(fd)
+        if getattr(self, "_scratch", None) is not None:
+            shutil.rmtree(str(self._scratch), ignore_errors=True)
 
     @contextlib.contextmanager
     def locked(self, key: str, *, wait_seconds: float = 3600) -> Iterator[None]:
@@ -195,7 +282,7 @@ class Store:
             path.chmod(0o600)
             files[name] = StoredFile.of(path.lstat(), sha256.get(name))
         made = made or Made()
-        write_record(output, Record(files, made.stage, made.guest))
+        write_record(output, Record(files, made.stage, made.guest, made.inputs))
         target = self.root / "objects" / key
         if target.exists():
             old = self.root / "tmp" / f"old-{secrets.token_hex(6)}"
@@ -203,6 +290,8 @@ class Store:
             shutil.rmtree(old, ignore_errors=True)
         output.rename(target)
         self._verified.add(key)
+        if made.interim:
+            self._interim.append(key)
         entry = self.get(key, list(makes))
         if entry is None:
             raise HostError(f"files in the store {self.root} changed unexpectedly")
@@ -210,7 +299,7 @@ class Store:
         if unknown:
             # Its thread starts here. One that hears signals would spoil the quiet of a release.
             with deaf():
-                self._digesting.append(self._reader.submit(self._take_digests, target, unknown))
+                self._digesting[key] = self._reader.submit(self._take_digests, target, unknown)
         return entry
 
     def _take_digests(self, directory: Path, names: list[str]) -> None:
@@ -220,7 +309,7 @@ class Store:
             known = read_record(directory).files
             for name in names:
                 path = directory / name
-                sha256 = self._digest(path)
+                sha256 = self.digest(path)
                 status = path.lstat()
                 if known[name].is_seen(status):
                     taken[name] = StoredFile.of(status, sha256)
@@ -228,8 +317,18 @@ class Store:
 
     def settle(self) -> None:
         """Wait until all digests are noted: without them a copy of a result counts as none."""
-        while self._digesting:
-            self._digesting.pop().result()
+        for key in list(self._digesting):
+            self._digesting.pop(key).result()
+
+    def record(self, key: str) -> Record | None:
+        """What is recorded of a result, its digests too; waits for them."""
+        digesting = self._digesting.get(key)
+        if digesting is not None:
+            digesting.result()
+        try:
+            return read_record(self.root / "objects" / key)
+        except (OSError, ValueError):
+            return None
 
     def last(self, name: str) -> dict[str, str] | None:
         """The key parts that the stage ``name`` (with its guest) last ran with."""
@@ -248,6 +347,15 @@ class Store:
 
     def _last(self, name: str) -> Path:
         return self.root / "last" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
+
+    def condense(self) -> None:
+        """Keep as differences what was interim, and old results where there are many.
+
+        Called when a build is done: it reads and writes large files. Whatever goes wrong, all
+        results stay what they were.
+        """
+        with contextlib.suppress(OSError):
+            condense(self.root, self._held, self._interim, self.digest)
 
     def shrink(self) -> Pruned:
         """:func:`prune` to the bounds that are set; raises SpecError for what is no size."""

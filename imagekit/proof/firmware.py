@@ -63,7 +63,7 @@ class LabFirmware(Stage):
     def key(self) -> Mapping[str, Any]:
         return {
             "source": [SOURCE, self._file.spec.os.suite],
-            "mirrors": self._mirrors.public(),
+            "mirrors": self._mirrors.guest_lines(),
             "keyring": digest_file(self._mirrors.keyring),
             "options": [*OPTIONS],
             "script": COMPILE,
@@ -122,7 +122,7 @@ class LabFirmware(Stage):
             try:
                 host_run(argv, env=env, cwd=base / "files", log=log, timeout=1800, what="apt-get")
             except ToolError as error:
-                raise explain(error, self._file, log) from None
+                raise explain(error, self._file, log, self._mirrors) from None
         found = sorted((base / "files").iterdir())
         if sum(path.suffix == ".dsc" for path in found) != 1:
             raise VerificationError(f"the archive's source package {SOURCE} is not whole")

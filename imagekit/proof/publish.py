@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 from imagekit.disk.extents import sha256_sparse
 from imagekit.errors import InconclusiveError, ProofError
 from imagekit.installs.build import build, plan_for
-from imagekit.installs.context import context_for
+from imagekit.installs.start import start
 from imagekit.pipeline.build_directory import BuildDirectory
 from imagekit.pipeline.deliver import plan_digest
 from imagekit.pipeline.events import Events
@@ -28,7 +29,7 @@ def waiting_room(out: Path) -> Path:
     return out.with_name(f"{WAITING}{out.name}")
 
 
-def build_proven(
+def build_proven(  # noqa: PLR0913 - an option of "imagekit build" each
     file: SpecFile,
     out: Path,
     events: Events,
@@ -38,24 +39,43 @@ def build_proven(
     verify: bool = False,
     under: str = "xen",
     lock: Lock | None = None,
+    unique: str = "",
+    store_remote: Path | None = None,
 ) -> Manifest:
     """Build ``file``, boot it in every mode it claims, and only then write ``out``.
 
     What was in ``out`` before stays until the proof has succeeded. The configs that are proven are
     those of ``out``, byte for byte; the files they name are played by those of the waiting room.
-    With ``lock`` exactly its packages are installed; with ``verify`` all that was stored and
-    delivered is read, and made anew where it is damaged.
+    With ``lock`` exactly its packages are installed; ``unique`` is as for
+    :func:`~imagekit.installs.build.build`; with ``verify`` all that was stored and
+    delivered is read, and made anew where it is damaged. ``store_remote``: see :func:`build`.
     Raises ProofError or InconclusiveError, and
     then the unproven build with its consoles stays in the waiting room for a look.
     """
     out = out.absolute()
-    digest = plan_digest(plan_for(context_for(file, out, os.environ, lock=lock)))
+
+    def planned() -> str:
+        return plan_digest(plan_for(start(file, out, os.environ, lock=lock, unique=unique)))
+
+    again = partial(build, file, out, events, lock=lock, unique=unique, store_remote=store_remote)
+    digest = planned()
     published = BuildDirectory(out, sha256_sparse)
     if not fresh and _proven(out) == digest and published.intact(digest, verify=verify):
-        return build(file, out, events, lock=lock)
+        return again()
     published.refuse_strangers(file.spec.name, force=force)
     room = waiting_room(out)
-    build(file, room, events, fresh=fresh, force=True, verify=verify, lock=lock, called=out)
+    build(
+        file,
+        room,
+        events,
+        fresh=fresh,
+        force=True,
+        verify=verify,
+        lock=lock,
+        unique=unique,
+        called=out,
+        store_remote=store_remote,
+    )
     events.emit("stage-started", stage="prove", title="booting it under Xen", key="")
     try:
         report = prove_build(room, file.spec.proof, events, under=under)
@@ -69,13 +89,15 @@ def build_proven(
     kept.mkdir()
     (room / DIRECTORY).rename(kept / DIRECTORY)
     shutil.rmtree(room)
-    manifest = build(file, out, events, force=force, lock=lock)
+    manifest = build(
+        file, out, events, force=force, lock=lock, unique=unique, store_remote=store_remote
+    )
     shutil.rmtree(out / DIRECTORY, ignore_errors=True)
     (kept / DIRECTORY).rename(out / DIRECTORY)
     report.moved(room, out).write(out)
     kept.rmdir()
     with BuildDirectory(out).held() as held:
-        held.write(PROVEN, json.dumps({"plan": digest}))
+        held.write(PROVEN, json.dumps({"plan": planned()}))
     return manifest
 
 

@@ -144,7 +144,7 @@ class Disks:
             )
             table = self._table_locked(size)
             if table is not None:
-                qemu_img.write(overlay, base.disk, base.format, table.writes)
+                qemu_img.write(overlay, (base.disk, base.format), table.writes)
             self._overlays[size] = overlay
             return overlay
 

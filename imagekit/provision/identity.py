@@ -168,6 +168,16 @@ class _Batch:
         return str(self.app.call("vfs_uuid", device)).lower() == uuid.lower()
 
 
+def forget_golden(files: GuestFiles) -> None:
+    """Take out what would make two clones one machine: its id, host keys, seeds, leases.
+
+    An image that was built has none of it; one that was booted, or comes from elsewhere, may.
+    """
+    for identity in IDENTITIES:
+        if not identity.trace:
+            remove_identity(files, identity)
+
+
 def _settle_one(batch: _Batch, device: str, target: Target) -> None:
     app = batch.app
     root = batch.root(device)
@@ -178,9 +188,7 @@ def _settle_one(batch: _Batch, device: str, target: Target) -> None:
     if target.grown is not None:
         _grow_filesystem(app, place, root.filesystem)
     files = CloneFiles(app)
-    for identity in IDENTITIES:
-        if not identity.trace:
-            remove_identity(files, identity)
+    forget_golden(files)
     set_hostname(files, target.request.hostname or target.request.name)
     _set_network(files, target)
     for change in target.keys:

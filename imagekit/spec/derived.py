@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 VARIABLE = "SOURCE_DATE_EPOCH"
 """https://reproducible-builds.org/specs/source-date-epoch/"""
+DEFAULT_EPOCH = 1_700_000_000
+"""The time of builds, seconds since 1970, that nothing else gives one: 2023-11-14."""
 XEN_PREFIX = "00:16:3e"
 """Xen's own MAC prefix (Xensource OUI); libxl makes random addresses in it."""
 VHD_STEP_BYTES = 2 << 20

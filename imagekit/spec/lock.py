@@ -47,6 +47,14 @@ SourceLine = Annotated[str, AfterValidator(_source)]
 """
 
 
+EpochFrom = Literal["environment", "archive", "default", "releases", "packages"]
+"""Where the epoch of a lock is from: SOURCE_DATE_EPOCH, the newest Release file when the build
+began, or neither. The build that wrote the lock had that epoch, but for "releases", and "packages"
+with 0: imagekit wrote them before builds without SOURCE_DATE_EPOCH had one. "packages" is still
+said of what an installer put there, which no epoch makes the same again.
+"""
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -96,14 +104,18 @@ class InstalledPackage(_Model):
 
 
 class Lock(_Model):
-    """Everything outside the spec that decides what a build gives."""
+    """Everything outside the spec that decides what a build gives.
+
+    ``seed`` is what the identifiers of its disk follow from; locks of earlier versions have none.
+    """
 
     lock: Literal[1] = 1
     name: Line
     spec_sha256: Sha256
     method: Line
     source_date_epoch: int = Field(ge=0, le=1 << 34)
-    epoch_from: Literal["environment", "releases", "packages"] = "environment"
+    epoch_from: EpochFrom = "environment"
+    seed: Annotated[str, Field(pattern=r"^[A-Za-z0-9 ]{0,200}$")] = ""
     kernel: Line = ""
     iso_sha256: Sha256 | None = None
     keyring_sha256: Sha256 | None = None
@@ -115,6 +127,16 @@ class Lock(_Model):
     elements: list[LockedElement] = Field(default_factory=list, max_length=1000)
     packages: list[LockedPackage] = Field(default_factory=list, max_length=100_000)
     installed: list[InstalledPackage] = Field(default_factory=list, max_length=100_000)
+
+    @property
+    def has_epoch(self) -> bool:
+        """Whether builds of the lock take its epoch."""
+        return self.epoch_from != "packages" or self.source_date_epoch > 0
+
+    @property
+    def repeats(self) -> bool:
+        """Whether builds of the lock are byte for byte the build that wrote it."""
+        return self.epoch_from not in ("releases", "packages")
 
     @property
     def digest(self) -> str:

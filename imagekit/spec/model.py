@@ -42,10 +42,12 @@ class Os(Model):
     suite: Word
     arch: Literal["amd64", "i386"] = "amd64"
     mirror: Url | None = Field(
-        None, description="Default: the mirror in this build host's own apt sources."
+        None,
+        description="Where packages are fetched, and the guest's own source. Default: the build "
+        "host's apt sources; the guest gets the distribution's archive.",
     )
     security_mirror: Url | None = Field(
-        None, description="Default: the build host's own; false entries are left out."
+        None, description="Security updates, as for mirror; none by default if mirror is set."
     )
     components: list[Word] = Field(default_factory=lambda: ["main"], min_length=1)
     keyring: HostPath | None = Field(None, description="Keyring that signs the mirror's Release.")

@@ -23,6 +23,13 @@ Netboots = Literal["arguments", "profile", "convention"]
 (``--mac=``, ``--interface=``), by one argument, which names a profile file beside the config, or by
 what the toolstack hands over of its own accord."""
 
+NETBOOT_WORDS: dict[Netboots, str] = {
+    "arguments": "yes, by arguments to the bootloader program",
+    "profile": "yes, by one argument, `--profile=NAME`, and a file beside the config",
+    "convention": "yes, by what the toolstack hands to the program of itself",
+}
+"""How, for the documents."""
+
 
 @dataclass(frozen=True)
 class NoOptions:
@@ -78,11 +85,11 @@ class Toolstack(Generic[Choices]):
 
     ``name`` is what ``--toolstack`` and the spec say; ``gives`` describes the config in a few
     words; ``suffix`` follows NAME.MODE in the name of a build's config, which a build writes only
-    if ``built``; ``page`` is where the documents tell about it, with its anchor. ``emitter`` words
-    a domain by the ``options``, a dataclass whose fields have defaults. ``netboots`` is None where
-    no bootloader program can netboot a PV guest. ``other_macs`` says so where the platform gives a
-    guest other MAC addresses than the spec's. ``define``, ``import_`` and ``upload`` are None where
-    it cannot; they raise ImagekitErrors.
+    if ``built``; ``page`` is where the documents tell about it. ``emitter`` words a domain by the
+    ``options``, a dataclass whose fields have defaults. ``netboots`` is None where no bootloader
+    program can netboot a PV guest. ``other_macs`` says so where the platform, used by these
+    options, gives a guest other MAC addresses than the spec's. ``define``, ``import_`` and
+    ``upload`` are None where it cannot; they raise ImagekitErrors.
     """
 
     name: str
@@ -93,7 +100,7 @@ class Toolstack(Generic[Choices]):
     emitter: Callable[[Choices], Emitter]
     netboots: Netboots | None = None
     built: bool = True
-    other_macs: str = ""
+    other_macs: Callable[[Choices], str] = lambda _options: ""
     define: Callable[[Domain, BuildFacts, Choices, Define], Delivered] | None = None
     import_: Callable[[Domain, BuildFacts, Choices, Import], Delivered] | None = None
     upload: Callable[[Domain, BuildFacts, Choices, Upload], Delivered] | None = None

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Any
 
 from imagekit.toolstacks.declaration import Toolstack
@@ -32,11 +31,8 @@ def table() -> str:
 
 
 def _row(found: Toolstack[Any]) -> str:
-    page, _, anchor = found.page.partition("#")
-    name = PurePosixPath(page).name
-    link = f"#{anchor}" if name == "toolstacks.md" else f"{name}#{anchor}" if anchor else name
     cells = [
-        f"[{found.name}]({link})",
+        f"[{found.name}]({found.page.removeprefix('docs/')})",
         found.gives,
         f"`NAME.MODE.{found.suffix}`" if found.built else "none",
         _code(found.option_names),

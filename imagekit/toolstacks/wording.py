@@ -71,10 +71,11 @@ class Worded:
     def notes(self) -> list[str]:
         """What a user should know of the domain, one sentence each; nothing is wrong with it."""
         found = bootpath.notes(self.domain)
-        if self.toolstack.other_macs and self.domain.nics:
+        other_macs = self.toolstack.other_macs(self.options)
+        if other_macs and self.domain.nics:
             found.insert(
                 0,
-                f"{self.toolstack.other_macs}; systems that imagekit installed know their VIFs by "
+                f"{other_macs}; systems that imagekit installed know their VIFs by "
                 "their order then, others may have no network",
             )
         return found

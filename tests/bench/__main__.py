@@ -1,6 +1,7 @@
-"""``make bench``: build times beside other builders, with the same packages, in one run.
+"""``make bench``: what people wait for, beside other builders with the same packages, in one run.
 
-Numbers of different machines or hours do not compare; the ratios of one run do.
+Numbers of different machines or hours do not compare; the ratios of one run do. With ``--work``
+what was built and measured stays in that directory, and a run that was stopped goes on there.
 """
 
 from __future__ import annotations
@@ -9,211 +10,108 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from imagekit.host.sandbox.box import SUDO  # noqa: E402
-from imagekit.installs.mirrors import mirrors_for  # noqa: E402
-from imagekit.installs.tree_packages import wanted_packages  # noqa: E402
-from imagekit.spec.load import load_spec  # noqa: E402
+from . import aims
+from .aims import Measured, aims_table, table, with_needed
+from .builders import Bench, used
+from .guests import Guests
 
-from .guests import Guests  # noqa: E402
-
-SPEC = ROOT / "examples/web01.yaml"
-ELEMENTS = ("xen-guest", "xen-pv-kernel", "growroot", "serial-console")
+RESULTS = "bench.jsonl"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: who, how long in seconds, and what came out."""
+    """What can be measured: seconds of ``run``, the median of ``times``; or the bytes that ``size``
+    tells after it. ``needs`` are rows whose builds it stands on; ``before`` is not measured."""
 
     name: str
-    seconds: float | None
-    result: str
+    run: Callable[[], str]
+    needs: Sequence[str] = ()
+    before: Callable[[], object] | None = None
+    times: int = 1
+    size: Callable[[], int] | None = None
 
 
-def timed(run: Callable[[], str]) -> tuple[float | None, str]:
-    """Seconds of ``run`` and what it says; None when it failed."""
-    started = time.monotonic()
+def rows_of(bench: Bench) -> list[Row]:
+    """All rows, in an order in which each finds what it needs."""
+    store = bench.cache / "store"
+
+    def bytes_of_store() -> int:
+        return used(store)
+
+    def ten() -> str:
+        bench.store_of_ten()
+        return "ten builds, each with another package"
+
+    cold = (aims.COLD,)
+    return [
+        Row(aims.PEER, bench.mmdebstrap),
+        Row(aims.COLD, bench.cold),
+        Row(aims.STORE_ONE, lambda: "the cold build's", cold, size=bytes_of_store),
+        Row(aims.UNCHANGED, bench.build, cold, times=3),
+        Row("XVA of the image", bench.xva, cold),
+        Row(aims.INJECT, bench.inject, cold, bench.injected, 3),
+        Row("virt-copy-in of one file", bench.virt_copy_in, cold, bench.injected, 3),
+        Row(aims.INSPECT, bench.inspect, cold, times=3),
+        # Before any other spec has put something into the store.
+        Row(aims.STORE_TEN, ten, (aims.STORE_ONE,), size=bytes_of_store),
+        Row(aims.FILE, bench.changed, cold),
+        Row(aims.PACKAGE, bench.package_added, cold),
+        Row(aims.SECOND, bench.second_spec, cold),
+        Row(aims.LVM_COLD, bench.lvm_cold),
+        Row(aims.LVM_FILE, bench.lvm_changed, (aims.LVM_COLD,)),
+        Row(aims.LVM_INSPECT, bench.lvm_inspect, (aims.LVM_COLD,), times=3),
+        Row("proof: lab and first PV guest", bench.prove_first, cold),
+        Row("proof: PV and PVH, lab stored", bench.prove_more, cold),
+        Row("debootstrap", bench.debootstrap),
+        Row("diskimage-builder", bench.diskimage_builder),
+        Row("imagekit + elements, cold", bench.with_elements),
+        Row("imagekit + elements, unchanged", bench.with_elements, ["imagekit + elements, cold"]),
+        Row("disk-image-create + same, cold", bench.diskimage_builder_with_elements),
+        Row("disk-image-create + same, again", bench.diskimage_builder_with_elements),
+    ]
+
+
+def measure(row: Row) -> Measured:
+    """Run ``row``; without a value when it failed."""
+    seconds: list[float] = []
+    result = ""
     try:
-        result = run()
+        if row.before is not None:
+            row.before()
+        for _ in range(row.times):
+            started = time.monotonic()
+            result = row.run()
+            seconds.append(time.monotonic() - started)
+        if row.size is not None:
+            return Measured(row.name, row.size(), result, "B")
     except subprocess.CalledProcessError as error:
         last = (error.stderr or error.stdout or "").strip().splitlines()[-1:]
-        return None, f"failed: {' '.join(last)[:60]}"
+        return Measured(row.name, None, f"failed: {' '.join(last)[:60]}")
     except FileNotFoundError as error:
-        return None, f"not installed: {error.filename}"
-    return time.monotonic() - started, result
+        return Measured(row.name, None, f"not installed: {error.filename}")
+    load = f"load {os.getloadavg()[0]:.1f}"
+    return Measured(row.name, statistics.median(seconds), f"{result}, {load}")
 
 
-def sh(*argv: str | Path, env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(
-        [*map(str, argv)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, **(env or {})},
-    )
-    return done.stdout
-
-
-class Bench:
-    """The candidates, all building the package set of the demo image below one directory."""
-
-    def __init__(self, work: Path) -> None:
-        self.work = work
-        self.cache = work / "cache"
-        self.file = load_spec(SPEC)
-        self.packages = wanted_packages(self.file.spec)
-        mirrors = mirrors_for(self.file)
-        self.sources = work / "sources.list"
-        self.sources.write_text("\n".join(mirrors.lines()) + "\n")
-        self.mirror = [url for url, _suite in mirrors.sources[:1]]
-        self.dib_mirrors = {
-            name: url
-            for name, (url, _suite) in zip(
-                ("DIB_DISTRIBUTION_MIRROR", "DIB_DEBIAN_SECURITY_MIRROR"),
-                (*mirrors.sources[:1], *mirrors.sources[-1:]),
-                strict=False,
-            )
-        }
-        self.suite = self.file.spec.os.suite
-
-    def imagekit(self, *args: str) -> str:
-        sh(
-            sys.executable,
-            "-m",
-            "imagekit",
-            "build",
-            SPEC,
-            "-o",
-            self.work / "out",
-            *args,
-            env={"IMAGEKIT_CACHE": str(self.cache)},
-        )
-        return "raw + qcow2 + VHD, bootable"
-
-    def changed(self) -> str:
-        return self.imagekit("--set", "files=[{target: /etc/motd, content: changed}]", "--force")
-
-    def mmdebstrap(self) -> str:
-        target = self.work / "mmdebstrap.tar"
-        sh(
-            "mmdebstrap",
-            "--variant=minbase",
-            f"--include={','.join(self.packages)}",
-            self.suite,
-            target,
-            self.sources,
-        )
-        target.unlink()
-        return "tar, not bootable"
-
-    def debootstrap(self) -> str:
-        target = self.work / "debootstrap"
-        sh(
-            "debootstrap",
-            "--variant=minbase",
-            f"--include={','.join(self.packages)}",
-            self.suite,
-            target,
-            *self.mirror,
-        )
-        shutil.rmtree(target)
-        return "directory, not bootable"
-
-    def with_elements(self) -> str:
-        """The demo image with elements, by imagekit's own stages."""
-        sh(
-            *(sys.executable, "-m", "imagekit", "build", SPEC, "-o", self.work / "elements"),
-            *("--set", f"install.elements=[{', '.join(ELEMENTS)}]"),
-            env={"IMAGEKIT_CACHE": str(self.work / "elements-cache")},
-        )
-        return "raw + qcow2 + VHD, bootable"
-
-    def diskimage_builder(self) -> str:
-        return self._disk_image_create()
-
-    def diskimage_builder_with_elements(self) -> str:
-        return self._disk_image_create(*ELEMENTS)
-
-    def _sudo(self) -> Path:
-        """A directory with a sudo for root, found where the host has none."""
-        directory = self.work / "bin"
-        directory.mkdir(exist_ok=True)
-        shutil.copyfile(SUDO, directory / "sudo")
-        (directory / "sudo").chmod(0o755)
-        return directory
-
-    def _disk_image_create(self, *elements: str) -> str:
-        """disk-image-create as it is, with a cache of its own that later runs find again."""
-        target = self.work / "dib"
-        bin_ = Path(sys.executable).parent
-        env = {
-            "PATH": f"{bin_}:{os.environ['PATH']}:/usr/sbin:/sbin:{self._sudo()}",
-            "DIB_RELEASE": self.suite,
-            "DIB_PYTHON_VERSION": "3",
-            "DIB_INITRD_LATER": "0",
-            "DIB_IMAGE_CACHE": str(self.work / "image-cache"),
-            "ELEMENTS_PATH": str(ROOT / "elements"),
-            "TMP_DIR": str(self.work),  # a TMPDIR would be looked for in the tree too
-            "DIB_DEBIAN_COMPONENTS": "main",
-            **self.dib_mirrors,
-        }
-        packages = ",".join(self.packages)
-        options = ["-t", "tar", "-o", str(target), "-p", packages]
-        sh(bin_ / "disk-image-create", *options, "debian-minimal", *elements, env=env)
-        for path in self.work.glob("dib*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return "tar, not bootable"
-
-    def xva(self) -> str:
-        target = self.work / "xva"
-        sh(
-            *(sys.executable, "-m", "imagekit", "config", self.work / "out"),
-            *("--toolstack", "xva", "--mode", "pv", "--boot", "pygrub", "-o", target),
-        )
-        size = sum(f.stat().st_size for f in target.iterdir())
-        shutil.rmtree(target)
-        return f"{size / 1e6:.0f} MB written"
-
-    def prove(self, *args: str) -> str:
-        argv = [sys.executable, "-m", "imagekit", "prove", str(self.work / "out"), *args]
-        sh(*argv, env={"IMAGEKIT_CACHE": str(self.cache)})
-        report = json.loads((self.work / "out/proof.json").read_text())
-        parts = ", ".join(f"{name} {seconds} s" for name, seconds in report["seconds"].items())
-        return parts
-
-    def prove_first(self) -> str:
-        return self.prove("--mode", "pv", "--boot", "pygrub")
-
-    def prove_more(self) -> str:
-        return self.prove("--mode", "pv", "--mode", "pvh")
-
-
-def stages(out: Path) -> list[Row]:
+def stages(out: Path) -> list[Measured]:
     """The stage table of the build in ``out``."""
     manifest = json.loads((out / "manifest.json").read_text())
-    return [Row(s["name"], s["seconds"], "") for s in manifest["stages"]]
+    return [Measured(s["name"], s["seconds"], "") for s in manifest["stages"]]
 
 
-def table(title: str, rows: list[Row], base: float | None) -> str:
-    lines = [title]
-    for row in rows:
-        seconds = f"{row.seconds:8.2f} s" if row.seconds is not None else "         -"
-        ratio = f"{row.seconds / base:6.2f}" if row.seconds is not None and base else "     -"
-        lines.append(f"  {row.name:<32} {seconds} {ratio}  {row.result}")
-    return "\n".join(lines)
-
-
-def guest_rows(golden: Path, work: Path, wanted: Callable[[str], bool]) -> list[Row]:
+def guest_rows(golden: Path, work: Path, wanted: Callable[[str], bool]) -> list[Measured]:
     """What a guest of the build in ``golden`` costs, in several ways; seconds are for each."""
     guests = Guests(golden, work)
     ways: list[tuple[str, Callable[[], tuple[float, str]]]] = [
@@ -235,61 +133,82 @@ def guest_rows(golden: Path, work: Path, wanted: Callable[[str], bool]) -> list[
             each.append(seconds)
             return text
 
-        _, result = timed(run)
-        rows.append(Row(name, each[0] if each else None, result))
-        print(f"{name}: {round(each[0], 2) if each else result}", flush=True)
+        said = measure(Row(name, run))
+        rows.append(Measured(name, each[0] if each else None, said.result))
+        print(f"{name}: {rows[-1].shown}", flush=True)
     return rows
 
 
-def main() -> None:
+def earlier(path: Path) -> dict[str, Measured]:
+    """What a run that was stopped has measured, by row; not what failed."""
+    if not path.is_file():
+        return {}
+    found = [Measured(**json.loads(line)) for line in path.read_text().splitlines() if line]
+    return {row.name: row for row in found if row.value is not None}
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", action="append", help="run only candidates whose name has this")
+    parser.add_argument(
+        "--only", action="append", help="run only rows whose name has this, and what they need"
+    )
+    parser.add_argument("--aims", action="store_true", help="run only the rows of the aims")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows")
     parser.add_argument("--golden", type=Path, help="make the guests of this build")
-    options = parser.parse_args()
+    parser.add_argument("--work", type=Path, help="keep builds and results here, and go on there")
+    return parser.parse_args()
 
-    def wanted(name: str) -> bool:
-        return not options.only or any(word in name for word in options.only)
 
-    work = Path(tempfile.mkdtemp(prefix="imagekit-bench-"))
-    try:
+def run_rows(bench: Bench, names: Sequence[str], results: Path) -> dict[str, Measured]:
+    """Measure the rows ``names`` that ``results`` has not yet, and add them to it."""
+    measured = earlier(results)
+    for row in rows_of(bench):
+        if row.name not in names or row.name in measured:
+            continue
+        found = measure(row)
+        measured[row.name] = found
+        with results.open("a") as stream:
+            stream.write(f"{json.dumps(asdict(found))}\n")
+        print(f"{row.name}: {found.shown} ({found.result})", flush=True)
+    return measured
+
+
+def main() -> None:
+    """Measure, and print the tables."""
+    options = arguments()
+    with ExitStack() as stack:
+        work = options.work
+        if work is None:
+            work = Path(tempfile.mkdtemp(prefix="imagekit-bench-"))
+            stack.callback(shutil.rmtree, work, ignore_errors=True)
+        work.mkdir(parents=True, exist_ok=True)
         bench = Bench(work)
-        candidates: list[tuple[str, Callable[[], str]]] = [
-            ("mmdebstrap to tar", bench.mmdebstrap),
-            ("imagekit, cold", bench.imagekit),
-            ("imagekit, unchanged", bench.imagekit),
-            ("imagekit, one file changed", bench.changed),
-            ("XVA of the image", bench.xva),
-            ("proof: lab and first PV guest", bench.prove_first),
-            ("proof: PV and PVH, lab stored", bench.prove_more),
-            ("debootstrap", bench.debootstrap),
-            ("diskimage-builder", bench.diskimage_builder),
-            ("imagekit + elements, cold", bench.with_elements),
-            ("imagekit + elements, unchanged", bench.with_elements),
-            ("disk-image-create + same, cold", bench.diskimage_builder_with_elements),
-            ("disk-image-create + same, again", bench.diskimage_builder_with_elements),
-        ]
-        rows: list[Row] = []
-        own: list[Row] = []
-        for name, run in candidates:
-            if not wanted(name):
-                continue
-            seconds, result = timed(run)
-            rows.append(Row(name, seconds, result))
-            print(f"{name}: {seconds if seconds is None else round(seconds, 2)}", flush=True)
-            if name == "imagekit, cold" and seconds is not None:
-                own = stages(work / "out")
-        golden = options.golden or work / "out"
+        needs = {row.name: row.needs for row in rows_of(bench)}
+        if options.list:
+            print("\n".join(needs))
+            return
+        only = {name for aim in aims.AIMS for name in (aim.row, aim.against)}
+
+        def wanted(name: str) -> bool:
+            if options.aims:
+                return name in only
+            return not options.only or any(word in name for word in options.only)
+
+        names = with_needed([name for name in needs if wanted(name)], needs)
+        measured = run_rows(bench, names, work / RESULTS)
+        golden = options.golden or bench.out
         guests = guest_rows(golden, work, wanted) if golden.is_dir() else []
-        base = next((r.seconds for r in rows if r.name == "mmdebstrap to tar"), None)
+        rows = [row for row in measured.values() if row.unit == "s"]
+        base = measured.get(aims.PEER)
         print(f"\n{len(bench.packages)} packages named, {bench.suite}; ratio to mmdebstrap")
-        print(table("builders", rows, base))
+        print(table("builders", rows, base.value if base else None))
         if guests:
-            copy = next((r.seconds for r in guests if r.name == "guests: full copies"), None)
+            copy = next((r.value for r in guests if r.name == "guests: full copies"), None)
             print(table("seconds for one guest; ratio to a full copy", guests, copy))
-        if own:
-            print(table("stages of imagekit, cold", own, sum(r.seconds or 0 for r in own)))
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if aims.COLD in measured and (bench.out / "manifest.json").is_file():
+            own = stages(bench.out)
+            print(table("stages of imagekit, cold", own, sum(r.value or 0 for r in own)))
+        print(aims_table(measured))
 
 
 if __name__ == "__main__":

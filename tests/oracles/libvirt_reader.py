@@ -49,7 +49,6 @@ def from_libvirt(text: str) -> dict[str, Any]:
         ("hvm", "xenfv"): "hvm",
     }[kind, machine]
     vcpu = root.find("vcpu")
-    pins = vcpu.get("cpuset")
     args = root.findtext("bootloader_args") or ""
     loader = system.find("loader")
     hvm = mode == "hvm"
@@ -59,6 +58,7 @@ def from_libvirt(text: str) -> dict[str, Any]:
     order = "".join(LETTERS[b.get("dev")] for b in system.findall("boot"))
     if hvm:
         assert {f.tag for f in root.find("features")} == {"acpi", "apic", "pae"}
+        assert root.find("devices/video/model").get("type") == "cirrus", "no graphics card"
     return {
         "name": root.findtext("name"),
         "uuid": root.findtext("uuid"),
@@ -75,11 +75,9 @@ def from_libvirt(text: str) -> dict[str, Any]:
         "bootloader_args": args.split(" \t\n") if args else [],
         "firmware": "ovmf" if loader is not None and loader.get("type") == "pflash" else None,
         "boot_order": order if hvm and not direct else None,
-        "weight": int(root.findtext("cputune/shares"))
-        if root.find("cputune") is not None
-        else None,
+        "weight": _weight(root),
         "cap": None,
-        "pins": cpu_numbers(pins) if pins else None,
+        "pins": _pins(root, int(vcpu.text)),
         "disks": [_disk(d) for d in root.findall("devices/disk")],
         "nics": [_nic(n, hvm) for n in root.findall("devices/interface")],
         "serial": root.find("devices/serial").get("type")
@@ -90,6 +88,22 @@ def from_libvirt(text: str) -> dict[str, Any]:
         "on_reboot": root.findtext("on_reboot"),
         "on_crash": root.findtext("on_crash"),
     }
+
+
+def _weight(root: Any) -> int | None:
+    shares = root.findtext("cputune/shares")
+    assert shares is None or 2 <= int(shares) <= 262144, "libvirt refuses it"
+    return None if shares is None else int(shares)
+
+
+def _pins(root: Any, maxvcpus: int) -> list[int] | None:
+    """The CPUs that all vCPUs are pinned to; <vcpu cpuset=> is nothing to the driver."""
+    pins = root.findall("cputune/vcpupin")
+    if not pins:
+        return None
+    assert [int(pin.get("vcpu")) for pin in pins] == list(range(maxvcpus))
+    (cpus,) = {pin.get("cpuset") for pin in pins}
+    return cpu_numbers(cpus)
 
 
 def _kib(element: Any) -> int:

@@ -15,7 +15,9 @@ import tempfile
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+Json: TypeAlias = dict[str, Any]
 
 SOURCE = Path(__file__).with_name("xl_offline.c")
 
@@ -25,7 +27,7 @@ class Reading:
     """What xl said: its exit status, the JSON (empty when it failed), and its complaints."""
 
     returncode: int
-    config: dict[str, Any] = field(default_factory=dict)
+    config: Json = field(default_factory=dict)
     complaints: tuple[str, ...] = ()
 
 

@@ -55,6 +55,7 @@ def test_the_guest_of_imagekits_own_stages_boots_as_pv(
 
 
 @pytest.mark.xen
+@pytest.mark.long
 def test_the_image_of_disk_image_create_boots_as_pv_by_somebody_elses_config(
     pair: tuple[Build, Build], imagekit: Run, tmp_path: Path
 ) -> None:

@@ -1,4 +1,5 @@
-"""The same changes to a tree and to an image made of that tree give the same guest."""
+"""The same changes to a tree, and to an image made of that tree with an appliance and without one,
+give the same guest."""
 
 from __future__ import annotations
 
@@ -99,6 +100,8 @@ def test_a_tree_and_an_image_become_the_same_guest(
         "home/web/kept": b"",
     }
     image = partitioned(tree, tmp_path / "guest.raw", tmp_path)
+    plain = tmp_path / "plain.raw"
+    subprocess.run(["cp", "--sparse=always", image, plain], check=True)
     root = tmp_path / "tree"
     root.mkdir()
     tree.write(root)
@@ -107,20 +110,26 @@ def test_a_tree_and_an_image_become_the_same_guest(
     with tree_files(root) as files:
         run_in_tree(SCRIPT, files, root, tmp_path / "log")
     with workspace(Events()) as space:
-        inject(image, "raw", [*wanted, SCRIPT], workspace=space)
+        assert inject(image, "raw", [*wanted, SCRIPT], workspace=space).by_appliance
+        assert not inject(plain, "raw", wanted, workspace=space).by_appliance
     made = guest_trees.of_directory(root, *ALL)
     other = guest_trees.of_image(image, tmp_path / "out", *ALL)
     assert {p: s for p, s in made.items() if other.get(p) != s} == {}
     assert set(other) - set(made) == set()
+    # Without an appliance it is the same guest, but for what the script made.
+    third = guest_trees.of_image(plain, tmp_path / "plain", *ALL)
+    probe = {"/srv/probe"}
+    assert {p for p in set(other) | set(third) if other.get(p) != third.get(p)} == probe
     # Neither made nothing.
     assert made["/opt/setuid"].startswith("-rwsr-x--- 0:33")
     assert made["/home/first.last/link"] == "link to nowhere of 1002:1002"
     assert made["/home/first.last/.ssh/authorized_keys"].startswith("-rw------- 1002:1002")
     assert "stub-resolv.conf" in made["/etc/resolv.conf"]
     assert "/etc/ssh/ssh_host_rsa_key" not in made and "/var/log" not in made
-    probe = (root / "srv/probe").read_text()
-    assert "/.imagekit-script/probe_me.sh\n/\n0022\nnew\n" in probe
-    assert "SOURCE_DATE_EPOCH='7'" in probe and "IMAGEKIT" not in probe
+    printed = (root / "srv/probe").read_text()
+    assert "/.imagekit-script/probe_me.sh\n/\n0022\nnew\n" in printed
+    assert "SOURCE_DATE_EPOCH='7'" in printed and "IMAGEKIT" not in printed
     assert not (root / ".imagekit-script").exists()
-    fsck = ["e2fsck", "-fn", f"{image}?offset={1 << 20}"]
-    assert subprocess.run(fsck, capture_output=True).returncode == 0
+    for disk in (image, plain):
+        fsck = ["e2fsck", "-fn", f"{disk}?offset={1 << 20}"]
+        assert subprocess.run(fsck, capture_output=True).returncode == 0

@@ -1,4 +1,4 @@
-"""Changing real images through libguestfs, read back by debugfs, qemu-img and libvhdi."""
+"""Changing real images, with an appliance and without, read back by debugfs, qemu-img, libvhdi."""
 
 from __future__ import annotations
 
@@ -291,8 +291,10 @@ def test_a_signal_in_the_middle_ends_qemu_and_leaves_nothing(
         "app.command()(inject); app()"
     )
     environment = {**os.environ, "IMAGEKIT_CACHE": str(tmp_path / "cache")}
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\necho never >/etc/motd\n")
     child = subprocess.Popen(
-        [program, "-c", code, image, "--write", "/etc/motd:never"],
+        [program, "-c", code, image, "--script", script],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -312,6 +314,34 @@ def test_a_signal_in_the_middle_ends_qemu_and_leaves_nothing(
         time.sleep(0.1)
     assert not qemu_of(image)
     assert digest(image) == before
+    assert leftovers(tmp_path) == []
+    assert not any((tmp_path / "cache/work").iterdir())
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.6, 0.8, 1.0, 1.2, 1.6])
+def test_a_kill_without_an_appliance_leaves_all_or_nothing(
+    seconds: float, base: Path, tmp_path: Path
+) -> None:
+    image = copy_of(base, tmp_path)
+    program = Path(sys.executable).with_name("python")
+    (tmp_path / "data").write_bytes(bytes(range(256)) * 8192)
+    argv: list[str | Path] = [program, "-m", "imagekit", "inject", image]
+    more = ["--write", "/etc/motd:new", "--copy", f"{tmp_path}/data:/opt/data"]
+    environment = {**os.environ, "IMAGEKIT_CACHE": str(tmp_path / "cache")}
+    child = subprocess.Popen(
+        [*argv, *more], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    subprocess.run(argv, env=environment, check=True)
+    changed = content(image, "/etc/motd") == "new\n"
+    assert changed or content(image, "/etc/motd") == "old motd\n"
+    assert ("/data/" in debugfs(image, "ls -p /opt")) == changed
+    fsck = ["/usr/sbin/e2fsck", "-fn", f"{image}?offset={1 << 20}"]
+    assert subprocess.run(fsck, capture_output=True).returncode == 0
     assert leftovers(tmp_path) == []
     assert not any((tmp_path / "cache/work").iterdir())
 

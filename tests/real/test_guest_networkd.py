@@ -65,3 +65,15 @@ def test_cards_are_known_by_their_mac_before_their_place(tmp_path: Path) -> None
     assert result.addresses["eth0"] == {"198.51.100.5/24"}
     assert "192.0.2.5/24" in result.addresses["eth1"]
     assert result.addresses["eth2"] == set()
+
+
+def test_a_routed_guest_reaches_a_gateway_outside_its_network(tmp_path: Path) -> None:
+    routed = {
+        "addresses": ["203.0.113.7/32", "2001:db8:7::7/128"],
+        "gateways": ["192.0.2.1", "2001:db8::1"],
+    }
+    files = built({"mac": OURS, "network": routed})
+    result = configured(files, [Card("eth0", OURS, "xen-vif-0")], tmp_path, "default via 2001")
+    assert result.addresses["eth0"] >= {"203.0.113.7/32", "2001:db8:7::7/128"}, result.log
+    assert ("default", "192.0.2.1", "eth0") in result.routes
+    assert ("default", "2001:db8::1", "eth0") in result.routes

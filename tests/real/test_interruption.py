@@ -17,6 +17,16 @@ from oracles.builds import ROOT, Build, Run
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 SPEC = ROOT / "examples/web01.yaml"
 STAGES = ["rootfs", "packages", "system", "kernel", "image", "configs", "qcow2", "vhd", "deliver"]
+# Each stage by one signal, those with most to release by each; the others are for test-long.
+MUCH_TO_RELEASE = ["rootfs", "image", "deliver"]
+STOPS = [
+    pytest.param(
+        *(stage, number),
+        marks=[] if stage in MUCH_TO_RELEASE or number == signal.SIGTERM else [pytest.mark.long],
+    )
+    for stage in STAGES
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
+]
 DELAYS = {"rootfs": 3.0, "packages": 2.0}
 """Seconds after which mmdebstrap is at work in these."""
 
@@ -85,8 +95,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("interrupted") / "cache"
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(("stage", "number"), STOPS)
 def test_a_build_stopped_at_any_stage_leaves_nothing(
     stage: str, number: signal.Signals, own_cache: Path, tmp_path: Path
 ) -> None:

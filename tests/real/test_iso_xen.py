@@ -9,7 +9,7 @@ import pytest
 from oracles.builds import Build, Run
 from oracles.proofs import report_of
 
-pytestmark = [pytest.mark.real, pytest.mark.xen, pytest.mark.slow]
+pytestmark = [pytest.mark.real, pytest.mark.xen, pytest.mark.slow, pytest.mark.long]
 
 
 def test_the_installed_guest_boots_as_pv(tiny: Build, imagekit: Run) -> None:
@@ -26,7 +26,6 @@ def test_the_installed_guest_boots_as_pv(tiny: Build, imagekit: Run) -> None:
     assert "tiny01 login:" in console
 
 
-@pytest.mark.long
 def test_the_installed_guest_boots_as_hvm_from_its_own_boot_loader(
     tiny: Build, imagekit: Run
 ) -> None:

@@ -51,6 +51,7 @@ def test_a_lab_that_switches_registers_lazily_fails(cache: Path) -> None:
         checked(lazy, build_tools(Events()))
 
 
+@pytest.mark.long
 def test_a_lab_whose_firmware_has_no_dma_fails(cache: Path) -> None:
     stock = Firmware(STOCK, "stock", digest_file(STOCK))
     with pytest.raises(LabError, match="the lab does not work on this host") as caught:

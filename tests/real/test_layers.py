@@ -15,10 +15,9 @@ from imagekit.host.userns import remove_tree
 from imagekit.installs.context import context_for
 from imagekit.installs.debootstrap import tree_stages
 from imagekit.installs.mirrors import mirrors_for
-from imagekit.installs.stages.packages import Packages
 from imagekit.installs.stages.rootfs import Rootfs
 from imagekit.installs.tree_packages import wanted_packages
-from imagekit.pipeline.events import Event, Events
+from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import StageResult, execute
 from imagekit.pipeline.plan import make_plan
 from imagekit.pipeline.stage import Stage, Target, digest_file
@@ -43,7 +42,6 @@ class Trees:
         self._base = base
         self._patch = patch
         self.proxy = proxy
-        self.told: list[Event] = []
 
     def store(self, name: str) -> Path:
         """Use the store of this name from now on."""
@@ -67,8 +65,7 @@ class Trees:
         made = stages[-1].makes[0]
         plan = make_plan(stages, [Target(made, made, "tree")], context.environment)
         self.proxy.asked.clear()
-        events = Events([self.told.append])
-        return execute(plan, Store(), events, guest="g", fresh=False, digest=digest_file)
+        return execute(plan, Store(), Events(), guest="g", fresh=False, digest=digest_file)
 
 
 @pytest.fixture(scope="module")
@@ -160,29 +157,3 @@ def test_a_forged_package_in_the_store_is_fetched_anew(
     assert digest(trees.build(MORE)) == digest(grown[0])
     assert trees.proxy.packages() == {"psmisc"}
     assert kept.read_bytes() == data
-
-
-def test_a_base_with_a_package_that_has_changed_is_made_anew(
-    trees: Trees, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trees.store("one")
-    original = Packages._tree
-
-    def aged(stage: Packages, *args: object) -> Path:
-        tree = original(stage, *args)  # type: ignore[arg-type]
-        if "rootfs.tar" not in args[1].made_now:  # type: ignore[attr-defined]
-            status = tree / "var/lib/dpkg/status"
-            text = status.read_text()
-            start = text.index("\nVersion: ", text.index("Package: tzdata\n"))
-            end = text.index("\n", start + 1)
-            status.write_text(f"{text[:start]}\nVersion: 2000a-1{text[end:]}")
-        return tree
-
-    monkeypatch.setattr(Packages, "_tree", aged)
-    trees.told.clear()
-    results = trees.build("less, psmisc")
-    assert not results["rootfs"].cached
-    assert [e.fields["text"] for e in trees.told if e.kind == "note"] == [
-        "the stored rootfs.tar is older than what its sources have now: it is made anew"
-    ]
-    assert trees.proxy.packages() == set()

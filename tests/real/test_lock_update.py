@@ -146,6 +146,7 @@ def test_all_packages_move_and_the_lock_says_so(
     assert versions(old) == expected(plain, {n: "2" for n in NEW if n != "libother"})
     new = read_lock(old)
     assert (new.source_date_epoch, new.kernel) == (DATE + 60, "2-amd64")
+    assert (new.epoch_from, new.seed) == ("archive", f"{new.spec_sha256} {DATE + 60}")
     assert {p.sha256 for p in new.packages if p.name == "tool"} == {sha("tool", "2")}
 
 

@@ -81,6 +81,7 @@ def test_the_installer_boots_fetches_our_answers_and_runs_their_command(
     assert "url=http://198.18.0.1/answers/" in console
 
 
+@pytest.mark.long
 def test_the_same_config_boots_the_guests_own_disk_once_it_is_flipped(
     site: Path, imagekit: Run, demo: Build, tmp_path: Path
 ) -> None:

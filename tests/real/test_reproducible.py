@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,13 +10,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from oracles.builds import ROOT, Build, Run
+from support.attacking_archive import Quiet
 from support.damage import flip
+
+from imagekit.spec.lock import Lock, read_lock
 
 pytestmark = pytest.mark.real
 
@@ -32,12 +39,32 @@ def digests(build: Path) -> dict[str, str]:
     return {a["path"]: a["sha256"] for a in manifest["artefacts"] if a["role"] == "disk"}
 
 
-@pytest.fixture
-def elsewhere() -> Iterator[list[str]]:
-    """Runs its arguments on another host, a day ahead, under another umask.
+@contextlib.contextmanager
+def mirror_of(pool: Path, lock: Lock) -> Iterator[str]:
+    """A mirror on loopback that has the packages of ``lock``, from a store's ``pool``, and no more.
 
-    The clock is that of every program of the host, by ld.so(8)'s preload file in a mount namespace;
-    programs inside the guest's tree have their own ld.so, and run at another time of the day.
+    Gives its URL, with a host name that :func:`elsewhere` knows.
+    """
+    files = {f"/debian/{package.path}": pool / package.sha256 for package in lock.packages}
+
+    class Handler(Quiet):
+        def translate_path(self, path: str) -> str:
+            return str(files.get(unquote(path), pool / "missing"))
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://mirror.elsewhere:{server.server_address[1]}/debian"
+    server.shutdown()
+    server.server_close()
+
+
+@contextlib.contextmanager
+def elsewhere(url: str) -> Iterator[list[str]]:
+    """Runs its arguments on another host, a day ahead, under another umask, on one processor.
+
+    Its apt and its resolver know the mirror ``url`` alone. The clock is that of every program of
+    the host, by ld.so(8)'s preload file in a mount namespace; programs inside the guest's tree have
+    their own ld.so, and run at another time of the day.
     """
     directory = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="imagekit-elsewhere-"))
     directory.chmod(0o755)  # apt's methods and gpgv run as another user
@@ -46,43 +73,45 @@ def elsewhere() -> Iterator[list[str]]:
     subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", library, source], check=True)
     subprocess.run(["cp", "-a", "/etc", etc], check=True)
     (etc / "ld.so.preload").write_text(f"{library}\n")
+    (etc / "hosts").write_text("127.0.0.1 localhost mirror.elsewhere\n")
+    shutil.rmtree(etc / "apt/sources.list.d")
+    (etc / "apt/sources.list").write_text(f"deb {url} bookworm main\n")
     script = 'mount --bind "$1" /etc && umask 077 && hostname elsewhere && shift && exec "$@"'
-    yield ["unshare", "--uts", "--mount", "sh", "-c", script, "sh", str(etc)]
+    yield [*("unshare", "--uts", "--mount", "sh", "-c", script, "sh", str(etc))]
     shutil.rmtree(directory)
 
 
 def test_a_locked_build_elsewhere_gives_the_same_disks_byte_by_byte(
-    imagekit: Run, scratch: Path, elsewhere: list[str]
+    imagekit: Run, scratch: Path
 ) -> None:
-    """Another directory, host name, umask, time zone and day; packages by the lock alone."""
+    """Another directory, host, mirror, umask, time zone, locale, day and count of processors."""
     spec = scratch / "tiny.yaml"
     spec.write_text(
         "name: tiny\nos: {distribution: debian, suite: bookworm}\ninstall: {method: debootstrap}\n"
         "disk: {size: 1536MiB, formats: [raw, qcow2, vhd]}\n"
     )
-    argv = [*elsewhere, sys.executable, "-c", "import time; print(time.time())"]
-    ahead = float(subprocess.run(argv, check=True, capture_output=True).stdout) - time.time()
-    assert 86000 < ahead < 86800
-    first = scratch / "first"
-    epoch = {"SOURCE_DATE_EPOCH": "1700000000"}
-    imagekit("build", spec, "-o", first, env={**epoch, "IMAGEKIT_CACHE": str(scratch / "one")})
-    second = scratch / "a second place"
-    argv = [*elsewhere, sys.executable, "-m", "imagekit"]
-    argv += ["build", str(spec), "-o", str(second), "--locked", str(first / "tiny.lock")]
-    env = {**os.environ, "TZ": "Pacific/Kiritimati", "IMAGEKIT_CACHE": str(scratch / "two/x")}
-    env.pop("SOURCE_DATE_EPOCH", None)
-    done = subprocess.run(argv, env=env, cwd="/", capture_output=True, text=True, timeout=900)
+    first, second = scratch / "first", scratch / "a second place"
+    imagekit("build", spec, "-o", first, env={"IMAGEKIT_CACHE": str(scratch / "one")})
+    lock = read_lock(first / "tiny.lock")
+    assert lock.epoch_from == "archive"
+    with mirror_of(scratch / "one/store/files", lock) as url, elsewhere(url) as there:
+        argv = [*there, sys.executable, "-c", "import time; print(time.time())"]
+        ahead = float(subprocess.run(argv, check=True, capture_output=True).stdout) - time.time()
+        assert 86000 < ahead < 86800
+        argv = [*there, "taskset", "--cpu-list", "0", sys.executable, "-m", "imagekit"]
+        argv += ["build", str(spec), "-o", str(second), "--locked", str(first / "tiny.lock")]
+        env = {"TZ": "Pacific/Kiritimati", "LC_ALL": "tr_TR.UTF-8", "LANG": "tr_TR.UTF-8"}
+        env = {**os.environ, **env, "IMAGEKIT_CACHE": str(scratch / "two/x")}
+        done = subprocess.run(argv, env=env, cwd="/", capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert digests(first) == digests(second)
     assert set(digests(first)) == {"tiny.raw", "tiny.qcow2", "tiny.vhd"}
     for path in (*digests(first), "tiny.cdx.json", "packages.json", "tiny.lock"):
         subprocess.run(["cmp", first / path, second / path], check=True)
-    copies_are_as_good_and_damage_is_repaired(spec, scratch, epoch)
+    copies_are_as_good_and_damage_is_repaired(spec, scratch)
 
 
-def copies_are_as_good_and_damage_is_repaired(
-    spec: Path, scratch: Path, epoch: dict[str, str]
-) -> None:
+def copies_are_as_good_and_damage_is_repaired(spec: Path, scratch: Path) -> None:
     """The store and the build of ``first``, brought to another place by other means."""
     shutil.rmtree(scratch / "two")
     cache, out = scratch / "three", scratch / "third"
@@ -91,7 +120,7 @@ def copies_are_as_good_and_damage_is_repaired(
 
     def cached(*options: str) -> dict[str, bool]:
         argv = [sys.executable, "-m", "imagekit", "build", str(spec), "-o", str(out), "--json"]
-        env = {**os.environ, **epoch, "IMAGEKIT_CACHE": str(cache)}
+        env = {**os.environ, "IMAGEKIT_CACHE": str(cache)}
         argv += options
         done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
@@ -111,14 +140,19 @@ def copies_are_as_good_and_damage_is_repaired(
             )
 
 
-def test_a_script_that_uses_the_clock_is_found_out(imagekit: Run, tmp_path: Path) -> None:
+def test_a_script_that_uses_the_clock_is_found_out(
+    demo: Build, imagekit: Run, tmp_path: Path
+) -> None:
+    """Kernel and initrd are there already, which leaves the most of two builds out."""
     script = tmp_path / "clock.sh"
     script.write_text("#!/bin/sh\ndate +%s%N > /etc/built-at\n")
     script.chmod(0o755)
     spec = tmp_path / "odd.yaml"
     spec.write_text(
-        "name: odd\nos: {distribution: debian, suite: bookworm}\ninstall: {method: debootstrap}\n"
-        "disk: {size: 1536MiB, formats: [raw]}\nscripts: [./clock.sh]\n"
+        "name: odd\nos: {distribution: debian, suite: bookworm}\n"
+        f"install: {{method: debootstrap, kernel: {demo.one('kernel')},\n"
+        f"  initrd: {demo.one('initrd')}}}\n"
+        "disk: {size: 1GiB, formats: [raw]}\nboot: {modes: [pvh]}\nscripts: [./clock.sh]\n"
     )
     done = imagekit("verify-reproducible", spec, check=False)
     assert done.returncode == 9, done.stdout + done.stderr

@@ -129,6 +129,7 @@ def test_an_iso_installs_the_same_guest(
     assert differences(built, contents(made)) == {}
 
 
+@pytest.mark.long
 def test_the_network_installs_the_same_guest(
     built: dict[str, str],
     spec: Callable[[dict[str, object]], Path],

@@ -82,6 +82,61 @@ def test_a_store_killed_at_any_moment_never_gives_a_wrong_result(tmp_path: Path)
     assert list((root / "objects").iterdir()) == []
 
 
+# As above, with results that are kept as differences from the first one.
+CONDENSE = """
+import itertools, random, sys
+from pathlib import Path
+from imagekit.pipeline import condense
+from imagekit.pipeline.store import Made, Store
+condense.LEAST = 4096
+root, seed, *keys = sys.argv[1:]
+chance = random.Random(int(seed))
+common = random.Random(0).randbytes(1 << 20)
+print("ready", flush=True)
+for _ in itertools.count():
+    store = Store(Path(root))
+    for key in [keys[0], *chance.sample(keys[1:], 3)]:
+        if store.get(key, ["big"]) is None:
+            output = store.new_output()
+            (output / "big").write_bytes(common[:99999] + key.encode() * 8 + common[99999:])
+            inputs = (keys[0],) if key != keys[0] else ()
+            store.put(key, output, ["big"], {}, Made("s", "g", inputs, interim=bool(inputs)))
+    store.settle()
+    store.condense()
+    del store
+    Store(Path(root)).prune(chance.randrange(3 << 20))
+    Store(Path(root)).sweep()
+"""
+
+
+@pytest.mark.kills
+def test_a_store_killed_while_it_condenses_never_gives_a_wrong_result(tmp_path: Path) -> None:
+    root, found, parts = tmp_path / "store", 0, 0
+    common = random.Random(0).randbytes(1 << 20)
+    for round_ in range(ROUNDS):
+        argv = [sys.executable, "-c", CONDENSE, str(root), str(round_), *KEYS]
+        child = subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=ROOT)
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(random.Random(round_).random() * 0.2)
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+        store = Store(root)
+        parts += len(list(root.glob("objects/*/*.difference")))
+        for key in KEYS:
+            entry = store.get(key, ["big"])
+            if entry is not None:
+                found += 1
+                expected = common[:99999] + key.encode() * 8 + common[99999:]
+                assert entry.files["big"].read_bytes() == expected
+        del store, entry
+    assert found > ROUNDS // 2 and parts > 0
+    Store(root).sweep()
+    assert list((root / "tmp").iterdir()) == []
+    Store(root).prune(0)
+    assert list((root / "objects").iterdir()) == []
+
+
 FILL = """
 import errno, sys
 from pathlib import Path

@@ -19,12 +19,16 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator
-from typing import IO, Any
+from collections.abc import Iterator
+from typing import IO
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 MAX_LINE = 1 << 20
 MAX_PAYLOAD = 4 << 20
+CALLS = (
+    *("lstat", "readlink", "names", "read", "create", "append", "chown", "chmod"),
+    *("rename", "symlink", "mkdir", "remove"),
+)
 
 
 class TreeError(Exception):
@@ -166,15 +170,10 @@ def _write(opened: int, data: bytes) -> None:
             view = view[stream.write(view) :]
 
 
-def serve(tree: Tree, requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer requests until there are no more."""
-    calls: dict[str, Callable[..., Any]] = {
-        name: getattr(tree, name)
-        for name in (
-            *("lstat", "readlink", "names", "read", "create", "append", "chown", "chmod"),
-            *("rename", "symlink", "mkdir", "remove"),
-        )
-    }
+def serve(
+    tree: object, requests: IO[bytes], answers: IO[bytes], more: tuple[str, ...] = ()
+) -> None:
+    """Answer requests until there are no more: CALLS, and ``more`` that ``tree`` has."""
     while line := requests.readline(MAX_LINE):
         request = json.loads(line)
         size = request.pop("size", None)
@@ -184,7 +183,10 @@ def serve(tree: Tree, requests: IO[bytes], answers: IO[bytes]) -> None:
             request["data"] = requests.read(size)
         payload = b""
         try:
-            value = calls[request.pop("call")](**request)
+            name = request.pop("call")
+            if name not in (*CALLS, *more):
+                raise TreeError(f"there is no call {name!r}")
+            value = getattr(tree, name)(**request)
             if isinstance(value, bytes):
                 payload, value = value, None
             answer = {"value": value, "size": len(payload)}

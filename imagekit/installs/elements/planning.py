@@ -36,7 +36,9 @@ class ElementPlan:
 
     ``provided`` tells that an element brings the root file system itself; ``packages`` are the
     names to install with the tree; ``environment`` is what every phase gets; ``added`` are names
-    of elements of our own that the spec does not name.
+    of elements of our own that the spec does not name. ``of_host`` are the variables of
+    ``environment`` that only say where this host fetches packages, ``fetched`` its sources.list(5)
+    lines, and ``guest`` those of the guest.
     """
 
     elements: tuple[Element, ...]
@@ -46,6 +48,9 @@ class ElementPlan:
     network: bool
     timeout: int
     added: tuple[str, ...] = ()
+    of_host: frozenset[str] = frozenset()
+    fetched: tuple[str, ...] = ()
+    guest: tuple[str, ...] = ()
 
     def phases(self) -> list[str]:
         """The phases that run; the first and the last always do."""
@@ -54,7 +59,8 @@ class ElementPlan:
 
     def keyed_environment(self) -> dict[str, str]:
         """The variables that can change a result."""
-        return {k: v for k, v in self.environment.items() if k not in HOST_PATHS}
+        ours = {*HOST_PATHS, *self.of_host}
+        return {k: v for k, v in self.environment.items() if k not in ours}
 
     def shared_digest(self) -> str:
         """Digest of everything a script of any phase may use: all but the scripts themselves."""
@@ -126,6 +132,9 @@ def _plan(
     instead: Sequence[str],
 ) -> ElementPlan:
     spec = file.spec
+    fetched = _mirror(mirrors)
+    # What only this host uses is no part of DIB_ENV, which elements write into the image.
+    of_host = frozenset() if spec.os.mirror else frozenset(fetched) - set(variables)
     try:
         paths = [file.resolve(path) for path in element_path]
         _refuse(sorted(NOT_OURS & set(named)))
@@ -140,11 +149,12 @@ def _plan(
             arch=spec.os.arch,
             filesystem=spec.disk.filesystem,
             extra={
-                **_mirror(mirrors),
+                **{name: value for name, value in fetched.items() if name not in of_host},
                 "DIB_IMAGEKIT_PACKAGES": " ".join(wanted_packages(spec)),
                 **variables,
             },
         )
+        environment |= {name: fetched[name] for name in of_host}
         packages = planned_packages(
             elements,
             distribution=spec.os.distribution,
@@ -162,6 +172,9 @@ def _plan(
         environment=environment,
         network=False,
         timeout=0,
+        of_host=of_host,
+        fetched=tuple(mirrors.public()),
+        guest=tuple(mirrors.guest_lines()),
     )
 
 

@@ -1,20 +1,9 @@
 #!/bin/sh
 # mmdebstrap calls this with a tree that was stored and in which a few more packages are wanted;
-# apt installs them as mmdebstrap installs what it includes (mmdebstrap, run_install). First it is
-# asked whether the tree is still what it would be if it were made now: not if a package of it has
-# changed since.
+# apt installs them as mmdebstrap installs what it includes (mmdebstrap, run_install).
 set -eu
 root=$1
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" TMPDIR="$root/tmp"
-if [ -n "${IMAGEKIT_COMPARE:-}" ]; then
-	plan=$(apt-get -qq --simulate -o Debug::NoLocking=1 dist-upgrade)
-	case $plan in
-	*Inst\ * | *Remv\ *)
-		echo "imagekit: outdated" >&2
-		exit 1
-		;;
-	esac
-fi
 set -f
 # Names for apt: split.
 # shellcheck disable=SC2086

@@ -13,7 +13,7 @@ from imagekit.answers.origin import template_lines
 from imagekit.answers.render import Kind, render, shipped_template
 from imagekit.answers.validate import validate
 from imagekit.errors import SpecError
-from imagekit.host.apt_sources import host_archive, without_credentials
+from imagekit.host.apt_sources import canonical_archive
 from imagekit.installs.context import BuildContext
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.spec.derived import mac_of
@@ -70,13 +70,13 @@ def template_digests(file: SpecFile, install: Iso | Netboot) -> dict[str, str]:
 
 
 def _mirror(file: SpecFile, kind: Kind) -> str | None:
-    """The spec's mirror; for Debian's installer else the host's own, which has to be told one."""
+    """The spec's mirror; for Debian's installer else the distribution's: it has to be told one,
+    and the guest keeps it, so that it is not this host's.
+    """
     os_ = file.spec.os
     if os_.mirror or kind != "preseed":
         return os_.mirror
-    found = host_archive(os_.distribution).mirror
-    plain = without_credentials(found) if found else None
-    return plain if plain and plain.startswith(("http://", "https://")) else None
+    return canonical_archive(os_.distribution, os_.suite).mirror
 
 
 class Answers(Stage):

@@ -95,7 +95,7 @@ def _download(
     auth = directory / ".auth.conf"
     config = directory / ".apt.conf"
     auth.touch(mode=0o600)
-    auth.write_text(_credentials(mirrors))
+    auth.write_text(apt_credentials(mirrors))
     config.write_text(f'Dir::Etc::netrc "{auth}";\nAPT::Sandbox::User "root";\n')
     missing = list(packages)
     bases = list(dict.fromkeys(url for url, _suite in mirrors.sources))
@@ -126,7 +126,7 @@ def _download(
         )
 
 
-def _credentials(mirrors: Mirrors) -> str:
+def apt_credentials(mirrors: Mirrors) -> str:
     """apt_auth.conf(5) lines for the mirrors' passwords: arguments show in the process list."""
     lines = []
     for url, _suite in mirrors.sources:

@@ -25,7 +25,6 @@ from imagekit.installs.stages.bootequipment import boot_equipment, write_equipme
 from imagekit.installs.stages.image import Image
 from imagekit.installs.stages.trees import open_tree
 from imagekit.pipeline.stage import StageRun
-from imagekit.spec.derived import disk_seed
 
 SHIPS = ("../elements/disk",)
 TOOLS = Path(__file__).parents[1] / "elements/disk"
@@ -64,7 +63,7 @@ class BlockDeviceImage(Image):
 
     def run(self, run: StageRun) -> None:
         epoch = self._context.epoch
-        ids = Ids(disk_seed(self._context.image_sha256, epoch))
+        ids = Ids(self._context.seed)
         config = self._config.identified(ids)
         layout = config.layout()
         root = layout.find("root")

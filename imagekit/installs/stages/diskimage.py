@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.errors import ToolError
+from imagekit.guest.backends.tree import tree_files
+from imagekit.host.run import run as run_tool
 from imagekit.host.sandbox.box import Sandbox
 from imagekit.host.sandbox.means import tmpfs_idmapped
 from imagekit.host.sandbox.profiles import ROOT_ELEMENT
@@ -18,6 +21,8 @@ from imagekit.installs.elements import hooks as hook_files
 from imagekit.installs.elements.catalogue import dib_version
 from imagekit.installs.elements.failures import explain, last_phase
 from imagekit.installs.elements.planning import ElementPlan
+from imagekit.installs.stages import fetching
+from imagekit.installs.stages.aptfiles import SOURCES_LIST
 from imagekit.installs.stages.elements import list_packages
 from imagekit.installs.stages.trees import hand_over, pack, unpack
 from imagekit.pipeline.stage import Stage, StageRun
@@ -43,6 +48,7 @@ class DiskImageCreate(Stage):
     def __init__(self, context: BuildContext, install: DiskimageBuilder, plan: ElementPlan) -> None:
         self._file = context.file
         self._epoch = context.epoch
+        self._archive = context.archive
         self._install = install
         self._plan = plan
         if not plan.provided:
@@ -54,6 +60,8 @@ class DiskImageCreate(Stage):
             "scripts": [self._plan.phase_digest(phase) for phase in self._plan.phases()],
             "element files": self._plan.shared_digest(),
             "environment": self._plan.keyed_environment(),
+            "guest sources": list(self._plan.guest),
+            "archive": self._archive if self._plan.provided else "",
             "diskimage-builder": dib_version(),
             "epoch": self._epoch,
         }
@@ -70,10 +78,29 @@ class DiskImageCreate(Stage):
         tree = run.workspace.temporary("tree", size_bytes=image.stat().st_size * 2)
         unpack(image, tree, run.logs / "unpack.log")
         image.unlink()
+        if not self._plan.provided:
+            with tree_files(tree) as files:
+                fetching.end(files, self._plan.guest)
         packages = list_packages(tree, run.logs / "packages.log")
         (run.output / self.PACKAGES).write_text(json.dumps(packages, indent=1))
         pack(tree, run.output / self.TREE, run.logs / "tar.log", epoch=self._epoch)
         hand_over(run.workspace, run.output / self.TREE, tree)
+
+    def _seed(self, work: Path, run: StageRun) -> Path:
+        """imagekit's tree as a tar file, in which apt fetches from where this host does."""
+        seed = run.inputs[SEED]
+        fetched = self._plan.fetched
+        if not fetched or fetched == self._plan.guest:
+            return seed
+        changed = work / SEED
+        shutil.copyfile(seed, changed)
+        listed = work / SOURCES_LIST.lstrip("/")
+        listed.parent.mkdir(parents=True)
+        listed.write_text(fetching.lines_of([fetching.MARK, *fetched]))
+        argv = ["tar", "--append", "--format=posix", "--owner=0", "--group=0", "--mode=0644"]
+        # Of two members of one name the later is what an extracted tree has (tar(1), --append).
+        run_tool([*argv, "-C", str(work), "-f", str(changed), f".{SOURCES_LIST}"])
+        return changed
 
     def _create(self, work: Path, build: Path, run: StageRun) -> None:
         sandbox = Sandbox(
@@ -82,7 +109,7 @@ class DiskImageCreate(Stage):
             host_programs=True,
             read_only={
                 work / "elements": env.ELEMENTS,
-                **({} if self._plan.provided else {run.inputs[SEED]: f"/imagekit/{SEED}"}),
+                **({} if self._plan.provided else {self._seed(work, run): f"/imagekit/{SEED}"}),
             },
             writable={
                 build: env.BUILD,

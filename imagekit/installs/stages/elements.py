@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from imagekit.errors import ToolError
+from imagekit.guest.backends.tree import tree_files
 from imagekit.host.sandbox.box import Sandbox
 from imagekit.host.sandbox.profiles import ELEMENT, LISTING, ROOT_ELEMENT
 from imagekit.installs.context import BuildContext
@@ -21,6 +22,7 @@ from imagekit.installs.elements import hooks as hook_files
 from imagekit.installs.elements.catalogue import dib_version
 from imagekit.installs.elements.failures import explain
 from imagekit.installs.elements.planning import ElementPlan
+from imagekit.installs.stages import fetching
 from imagekit.installs.stages.trees import hand_over, open_tree, pack
 from imagekit.pipeline.stage import Stage, StageRun
 
@@ -70,6 +72,9 @@ class ElementPhase(Stage):
 
     phase: ClassVar[str]
     outside: ClassVar[bool]
+    shared: ClassVar[bool] = False
+    """Between the phases the tree has this host's resolver."""
+    interim: ClassVar[bool] = True
 
     def __init_subclass__(cls, *, phase: str, title: str, outside: bool = False) -> None:
         """``outside``: the scripts run beside the tree, as disk-image-create runs them."""
@@ -80,6 +85,8 @@ class ElementPhase(Stage):
         """``tree`` and ``hooks`` name the artefacts of the stage before; "" where there is none."""
         self._file = context.file
         self._epoch = context.epoch
+        self._archive = context.archive
+        self._guest = context.lock.sources if context.lock else plan.guest
         self._plan = plan
         self._tree = tree
         self._hooks = hooks
@@ -103,6 +110,8 @@ class ElementPhase(Stage):
             "element files": self._plan.shared_digest(),
             "environment": self._plan.keyed_environment(),
             "network": self._plan.network,
+            "guest sources": list(self._guest) if self._plan.network else [],
+            "archive": self._archive if self._plan.provided else "",
             "diskimage-builder": dib_version(),
             "epoch": self._epoch,
         }
@@ -154,6 +163,7 @@ class ElementPhase(Stage):
             sandbox = Sandbox(tree, ELEMENT, read_only=shown, network=plan.network)
             argv = [f"{env.IN_TARGET}/dib-run-parts", f"{env.IN_TARGET}/{self.phase}"]
             variables, cwd = env.inside(plan.environment), "/"
+            self._renew_mirrors(tree, run)
         if self._makes_root:
             variables = env.making_root(variables)
         variables |= self._proxy()
@@ -181,6 +191,18 @@ class ElementPhase(Stage):
             told = explain(error, log, plan.elements, self.phase, network=plan.network)
             told.where = self._file.where("install", "elements")
             raise told from None
+
+    def _renew_mirrors(self, tree: Path, run: StageRun) -> None:
+        """A stored tree may name the mirrors of another host."""
+        if self._swaps_mirrors:
+            with tree_files(tree) as files:
+                renewed = fetching.renew(files, self._plan.fetched)
+            if renewed:
+                self._in_tree(tree, ["apt-get", "update"], run, **self._proxy())
+
+    @property
+    def _swaps_mirrors(self) -> bool:
+        return self._plan.network and not self._plan.provided
 
     def _proxy(self) -> dict[str, str]:
         proxy = self._file.spec.os.proxy if self._plan.network else None
@@ -227,6 +249,8 @@ class RootPhase(
         text = path.read_text(errors="replace") if self._plan.network and path.is_file() else ""
         self._in_tree(tree, ["sh", "-c", BEGIN], run, RESOLV_CONF=text)
         if self._plan.network and not self._plan.provided:
+            with tree_files(tree) as files:
+                fetching.begin(files, self._guest, self._plan.fetched)
             # As the elements that make a Debian root do: package lists are there from the start.
             self._in_tree(tree, ["apt-get", "update"], run, **self._proxy())
 
@@ -277,6 +301,7 @@ class CleanupPhase(
     """cleanup.d; then what the elements needed is taken out again, and packages are listed."""
 
     PACKAGES: ClassVar[str] = "elements-packages.json"
+    shared: ClassVar[bool] = True
 
     def __init__(self, context: BuildContext, plan: ElementPlan, tree: str, hooks: str) -> None:
         super().__init__(context, plan, tree, hooks)
@@ -284,6 +309,9 @@ class CleanupPhase(
 
     def _after(self, tree: Path, run: StageRun) -> None:
         self._in_tree(tree, ["sh", "-c", FINISH], run)
+        if self._swaps_mirrors:
+            with tree_files(tree) as files:
+                fetching.end(files, self._guest)
         packages = list_packages(tree, run.logs / "packages.log")
         (run.output / self.PACKAGES).write_text(json.dumps(packages, indent=1))
 

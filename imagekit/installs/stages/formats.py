@@ -21,6 +21,7 @@ class Qcow2(Stage):
     title: ClassVar[str] = "writing the qcow2 image"
     needs = ("disk.raw",)
     makes = ("disk.qcow2",)
+    shared: ClassVar[bool] = False
 
     def __init__(self, context: BuildContext) -> None:
         self._compression = context.spec.disk.qcow2_compression
@@ -44,6 +45,7 @@ class Vhd(Stage):
     title: ClassVar[str] = "writing the VHD image"
     needs = ("disk.raw",)
     makes = ("disk.vhd",)
+    shared: ClassVar[bool] = False
 
     def __init__(self, context: BuildContext) -> None:
         self._subformat = context.spec.disk.vhd

@@ -27,9 +27,9 @@ from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext
 from imagekit.installs.stages import overlay
 from imagekit.installs.stages.lvm import assemble_lvm, plan_lvm
-from imagekit.installs.stages.trees import open_tree
+from imagekit.installs.stages.trees import clamp_times, open_tree
 from imagekit.pipeline.stage import Stage, StageRun
-from imagekit.spec.derived import disk_seed, effective_disk
+from imagekit.spec.derived import effective_disk
 
 
 class Image(Stage):
@@ -51,20 +51,21 @@ class Image(Stage):
 
     def key(self) -> Mapping[str, Any]:
         tools = ["mke2fs", "sfdisk", "grub-mkimage"]
-        tools += {"xfs": ["mkfs.xfs"], "btrfs": ["mkfs.btrfs"]}.get(self._disk.filesystem, [])
+        tools += {"xfs": ["mkfs.xfs", "faketime"], "btrfs": ["mkfs.btrfs"]}.get(
+            self._disk.filesystem, []
+        )
         return {
             "disk": self._disk.model_dump(mode="json", exclude={"formats", "vhd"}),
             "boot": self._spec.boot.model_dump(mode="json", exclude={"modes"}),
             "tools": tool_versions(tools),
             "epoch": self._context.epoch,
-            "seed": disk_seed(self._context.image_sha256, self._context.epoch),
+            "seed": self._context.seed,
             **overlay.digest_of(self._file, self._context.secrets),
         }
 
     def run(self, run: StageRun) -> None:
         epoch = self._context.epoch
-        # With SOURCE_DATE_EPOCH everything that would be random follows from the spec.
-        ids = Ids(disk_seed(self._context.image_sha256, epoch))
+        ids = Ids(self._context.seed)
         layout = plan_layout(self._disk, ids)
         root_uuid = layout.parts[-1].fs_uuid
         cmdline = f"root=UUID={root_uuid} ro"
@@ -113,7 +114,7 @@ class Image(Stage):
         change_tree(tree, changes)
         epoch = self._context.epoch
         if epoch is not None:
-            _clamp_times(tree, epoch)
+            clamp_times(tree, epoch)
 
     def _fill(self, layout: Layout, ids: Ids, tree: Path, image: Path, stage_run: StageRun) -> None:
         epoch = self._context.epoch
@@ -181,12 +182,3 @@ def _set_aside(tree: Path, part: Part, aside: Path, epoch: int | None) -> Path:
         for changed in (inside, inside.parent):
             os.utime(changed, (epoch, epoch))
     return aside
-
-
-def _clamp_times(tree: Path, epoch: int) -> None:
-    for directory, folders, files in os.walk(tree):
-        for name in (*folders, *files):
-            path = os.path.join(directory, name)  # noqa: PTH118 - hot loop over every file
-            if os.lstat(path).st_mtime > epoch:
-                os.utime(path, (epoch, epoch), follow_symlinks=False)
-    os.utime(tree, (epoch, epoch))

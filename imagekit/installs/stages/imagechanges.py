@@ -22,8 +22,8 @@ from imagekit.guest.from_spec import (
     file_changes,
     script_changes,
 )
-from imagekit.guest.inject import relabel
 from imagekit.guest.mounts import mount_guest
+from imagekit.guest.selinux import relabel
 from imagekit.installs.context import BuildContext
 from imagekit.installs.stages.overlay import digest_of_secrets
 from imagekit.pipeline.stage import StageRun

@@ -13,7 +13,7 @@ from imagekit.installs.context import BuildContext
 from imagekit.kernel.report import read_report
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.spec.load import SpecFile
-from imagekit.spec.lock import Lock, LockedElement, lock_text
+from imagekit.spec.lock import EpochFrom, Lock, LockedElement, lock_text
 
 TOOLS = ("mmdebstrap", "mke2fs", "sfdisk", "grub-mkimage", "qemu-img", "tar")
 
@@ -24,9 +24,26 @@ def _common(context: BuildContext) -> dict[str, Any]:
     return {
         "name": file.spec.name,
         "spec": context.image_sha256,
-        "epoch": context.epoch,
+        "epoch": [context.epoch, context.epoch_from],
+        "seed": context.seed,
         "tools": lock_tools(),
         "inputs": input_digests(file),
+    }
+
+
+def _times(context: BuildContext, without: int, name: EpochFrom) -> dict[str, Any]:
+    """Epoch and seed as a lock has them; ``without`` an epoch another, from ``name``."""
+    if context.epoch is None:
+        return {"source_date_epoch": without, "epoch_from": name}
+    origin = context.epoch_from
+    if name == "packages":
+        origin = "environment" if origin == "environment" else "packages"
+    elif origin == "releases":
+        origin = "archive"  # from now on a build has this epoch
+    return {
+        "source_date_epoch": context.epoch,
+        "epoch_from": origin,
+        "seed": context.seed or "",
     }
 
 
@@ -57,16 +74,13 @@ class LockFile(Stage):
 
     def run(self, run: StageRun) -> None:
         sources = json.loads(run.inputs[self.needs[0]].read_text())
-        epoch = self._context.epoch
         dates = [r["date"] for r in sources["releases"]]
         lock = Lock.model_validate(
             {
                 "name": self._file.spec.name,
                 "spec_sha256": self._context.image_sha256,
                 "method": self._file.spec.install.method,
-                # Without one in the environment builds differ; builds of the lock do not.
-                "source_date_epoch": epoch if epoch is not None else max(dates, default=0),
-                "epoch_from": "environment" if epoch is not None else "releases",
+                **_times(self._context, max(dates, default=0), "releases"),
                 "kernel": run.inputs["release"].read_text(),
                 "keyring_sha256": sources["keyring_sha256"],
                 "sources": sources["sources"],
@@ -117,15 +131,13 @@ class InstalledLock(Stage):
 
     def run(self, run: StageRun) -> None:
         rows = json.loads(run.inputs[self._packages].read_text())
-        epoch = self._context.epoch
         iso = digest_file(run.inputs[self._iso]) if self._iso else None
         made = Lock.model_validate(
             {
                 "name": self._file.spec.name,
                 "spec_sha256": self._context.image_sha256,
                 "method": self._file.spec.install.method,
-                "source_date_epoch": epoch or 0,
-                "epoch_from": "environment" if epoch is not None else "packages",
+                **_times(self._context, 0, "packages"),
                 "kernel": read_report(run.inputs["kernel.json"]).release,
                 "iso_sha256": iso,
                 "inputs": input_digests(self._file),

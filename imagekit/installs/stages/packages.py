@@ -1,8 +1,7 @@
 """Adds the packages of one spec to the tree of packages that specs of a suite share.
 
-A build with an empty store takes the same two steps, so that a stored base gives what it gives. The
-packages of a base that was stored have to be those of today: else it is made anew, and what is
-added has never been built against other versions than the mirrors' own.
+A build with an empty store takes the same two steps, so that a stored base gives what it gives.
+Base and addition are of the same state of the mirrors: that is part of the keys of both.
 """
 
 from __future__ import annotations
@@ -18,10 +17,7 @@ from imagekit.installs.stages.aptfiles import SOURCES_LIST, SOURCES_PARTS
 from imagekit.installs.stages.bootstrap import HOOKS_INSIDE, Bootstrap
 from imagekit.installs.stages.rootfs import LISTS, RESOLV_CONF, Rootfs
 from imagekit.installs.stages.trees import open_tree
-from imagekit.pipeline.stage import Outdated, StageRun
-
-OUTDATED = "imagekit: outdated"
-"""A line of the hook ``install.sh``."""
+from imagekit.pipeline.stage import StageRun
 
 
 class Packages(Rootfs):
@@ -35,15 +31,6 @@ class Packages(Rootfs):
     def __init__(self, context: BuildContext, mirrors: Mirrors, packages: list[str]) -> None:
         """``packages`` are those beyond the base."""
         super().__init__(context, mirrors, packages)
-        self._compares = False
-        self._outdated = False
-
-    def run(self, run: StageRun) -> None:
-        """Raises Outdated for a base whose packages have changed since."""
-        # What was made just now is as good as it gets, and a lock's never changes.
-        self._compares = self._lock is None and self.needs[0] not in run.made_now
-        self._outdated = False
-        super().run(run)
 
     def _tree(self, parent: Path, run: StageRun) -> Path:
         lists = run.workspace.handed_over(Path(LISTS))
@@ -64,29 +51,17 @@ class Packages(Rootfs):
             link = files.readlink(RESOLV_CONF) if status is not None and status.is_link else None
             if link is not None:
                 files.remove(RESOLV_CONF)
-        try:
-            super()._mmdebstrap(boot, stage_run)
-        except Exception:
-            if self._outdated:
-                raise Outdated(self.needs[0]) from None
-            raise
+        super()._mmdebstrap(boot, stage_run)
         if link is not None:
             with tree_files(boot.tree) as files:
                 if files.read(RESOLV_CONF) == Path(RESOLV_CONF).read_bytes():
                     files.link(RESOLV_CONF, link)
 
     def _environment(self) -> dict[str, str]:
-        return {
-            **super()._environment(),
-            "IMAGEKIT_ADDED": " ".join(self._packages),
-            "IMAGEKIT_COMPARE": "yes" if self._compares else "",
-        }
+        return {**super()._environment(), "IMAGEKIT_ADDED": " ".join(self._packages)}
 
     def _options(self) -> list[str]:
         return ["--variant=custom", f"--customize-hook={HOOKS_INSIDE}/install.sh"]
 
     def _wanted(self) -> list[str]:
         return self._packages
-
-    def _said(self, text: str) -> None:
-        self._outdated = self._outdated or text == OUTDATED

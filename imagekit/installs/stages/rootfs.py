@@ -71,6 +71,7 @@ class Rootfs(Stage):
         self._packages = packages
         self._lock = context.lock
         self._debs = context.debs
+        self._archive = context.archive
         self._epoch = context.epoch
 
     def check(self) -> None:
@@ -85,6 +86,7 @@ class Rootfs(Stage):
         return {
             "suite": [os_.distribution, os_.suite, os_.arch],
             "mirrors": self._guest_sources(),
+            "archive": self._archive,
             "keyring": None if self._lock else digest_file(self._mirrors.keyring),
             "lock": self._lock.digest if self._lock else None,
             "packages": self._packages,
@@ -166,7 +168,7 @@ class Rootfs(Stage):
         return parent / "tree"
 
     def _guest_sources(self) -> list[str]:
-        return self._lock.sources if self._lock else self._mirrors.public()
+        return self._lock.sources if self._lock else self._mirrors.guest_lines()
 
     def _provenance(
         self, lists: Path, packages: list[dict[str, str]], own_sources: list[str]
@@ -175,7 +177,7 @@ class Rootfs(Stage):
         if self._lock is None:
             return {
                 **provenance(lists, packages),
-                "sources": self._mirrors.public() or own_sources,
+                "sources": self._mirrors.guest_lines() or own_sources,
                 "keyring_sha256": digest_file(self._mirrors.keyring),
             }
         wanted = {(p.name, p.version, p.architecture) for p in self._lock.packages}
@@ -209,7 +211,6 @@ class Rootfs(Stage):
             if text.startswith(("Unpacking ", "Setting up ")):
                 done += 1
                 stage_run.progress(min(done, 2 * total), 2 * total)
-            self._said(text)
 
         where = [os_.suite]
         repository = None
@@ -231,7 +232,7 @@ class Rootfs(Stage):
                 options, where, repository=repository, wanted=self._wanted(), on_line=line
             )
         except ToolError as error:
-            raise explain(named(error, boot.tree), self._file, boot.log) from None
+            raise explain(named(error, boot.tree), self._file, boot.log, self._mirrors) from None
 
     def _options(self) -> list[str]:
         """What mmdebstrap is told to install."""
@@ -243,9 +244,6 @@ class Rootfs(Stage):
         priorities = [f"?priority({name})" for name in ESSENTIAL[variant].split()]
         own = ["apt"] if variant == "apt" else []
         return ["?essential", *priorities, *own, *self._packages]
-
-    def _said(self, text: str) -> None:
-        """Called for each line that mmdebstrap prints."""
 
     @property
     def _keyring_name(self) -> str:
@@ -268,7 +266,7 @@ class Rootfs(Stage):
             self._finish_debootstrap(boot)
             boot.hook("customize.sh")
         except ToolError as error:
-            raise explain(named(error, boot.tree), self._file, boot.log) from None
+            raise explain(named(error, boot.tree), self._file, boot.log, self._mirrors) from None
 
     def _finish_debootstrap(self, boot: Bootstrap) -> None:
         """debootstrap installs one suite only: add the other sources, then the packages."""
@@ -309,7 +307,7 @@ def named(error: ToolError, tree: Path) -> ToolError:
     return error
 
 
-def explain(error: ToolError, file: SpecFile, log: Path) -> Exception:
+def explain(error: ToolError, file: SpecFile, log: Path, mirrors: Mirrors) -> Exception:
     """Turn the failure of an installer into what the user can act on."""
     if "took longer than" in error.what or "reached its bound" in error.what:
         return error  # whatever the log says besides
@@ -346,9 +344,8 @@ def explain(error: ToolError, file: SpecFile, log: Path) -> Exception:
         r"failure|Failed to fetch|Failed getting release file",
         text,
     ):
-        host = ", ".join(
-            sorted({urlsplit(line.split()[1]).hostname or "?" for line in _urls(file)})
-        )
+        urls = [line.split()[1] for line in mirrors.public()]
+        host = ", ".join(sorted({urlsplit(url).hostname or "?" for url in urls}))
         return DownloadError(
             f"the mirror cannot be reached ({host})", where=file.where("os", "mirror"), hint=hint
         )
@@ -358,9 +355,3 @@ def explain(error: ToolError, file: SpecFile, log: Path) -> Exception:
             hint="set IMAGEKIT_CACHE and TMPDIR to a larger file system",
         )
     return error
-
-
-def _urls(file: SpecFile) -> list[str]:
-    from imagekit.installs.mirrors import mirrors_for
-
-    return mirrors_for(file).public()

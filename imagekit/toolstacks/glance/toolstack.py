@@ -18,9 +18,9 @@ GLANCE = Toolstack(
     name="glance",
     gives="a script that uploads images to OpenStack, with what nova's Xen drivers read",
     suffix="glance.sh",
-    page="docs/toolstacks.md#glance-openstack",
+    page="docs/toolstacks/glance.md",
     options=Options,
     emitter=GlanceEmitter,
-    other_macs="nova gives the guest other MAC addresses than the spec's",
+    other_macs=lambda _options: "nova gives the guest other MAC addresses than the spec's",
     upload=_upload,
 )

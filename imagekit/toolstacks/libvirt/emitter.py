@@ -14,6 +14,7 @@ from lxml import etree
 from imagekit.domain import model
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import Domain
+from imagekit.domain.vdev import parse_vdev
 from imagekit.errors import CapabilityError
 from imagekit.toolstacks.libvirt.devices import add_disk, add_nic
 from imagekit.toolstacks.libvirt.xml import Element, add
@@ -22,6 +23,9 @@ from imagekit.toolstacks.output import Line, OutputFile, permissions
 OS_TYPES = {"pv": ("linux", "xenpv"), "pvh": ("xenpvh", "xenpvh"), "hvm": ("hvm", "xenfv")}
 ARCHES = {"x86_64": "x86_64", "i386": "i686"}
 BOOT_DEVICES = {"c": "hd", "d": "cdrom", "n": "network", "a": "fd"}
+
+MIN_SHARES = 2
+"""The least of ``<shares>``, VIR_CGROUP_CPU_SHARES_MIN: libvirt takes a weight for cgroup's."""
 
 OVMF = "/usr/share/ovmf/OVMF.fd"
 """Only the loader's type is read (pflash means UEFI); libxl has the path of OVMF built in."""
@@ -67,6 +71,12 @@ def check(domain: Domain) -> None:
             "cpu.cap",
             "leave it out, and run virsh schedinfo DOMAIN --cap N once it runs",
         )
+    if domain.cpu.weight is not None and domain.cpu.weight < MIN_SHARES:
+        _cannot(
+            f"libvirt takes no weight below {MIN_SHARES}",
+            "cpu.weight",
+            f"{MIN_SHARES} is all but the same, or take the toolstack xl",
+        )
     for field in ("on_poweroff", "on_reboot"):
         if getattr(domain, field).startswith("coredump"):
             _cannot("libvirt dumps a core after a crash only", field, "take it in on_crash")
@@ -81,6 +91,15 @@ def check(domain: Domain) -> None:
             )
         if boot.args == ("",):
             _cannot("libvirt drops an empty bootloader argument", "boot.args", "leave it out")
+        # virDomainDiskInsert; a bootloader reads the first one.
+        letters = [parse_vdev(disk.vdev).index for disk in domain.disks]
+        if letters[0] != min(letters):
+            _cannot(
+                f"libvirt sorts disks by their letters, and {domain.disks[0].vdev}, which is to be "
+                "booted, would not be the first",
+                "disks[0].vdev",
+                "give the first disk the first letter, or take the toolstack xl",
+            )
 
 
 def _cannot(what: str, where: str, hint: str) -> NoReturn:
@@ -99,16 +118,7 @@ def _tree(domain: Domain, fields: dict[Element, str]) -> Element:
     memory = add(root, "memory", str(domain.maxmem_mib or domain.memory_mib), unit="MiB")
     note(memory, "maxmem_mib" if domain.maxmem_mib else "memory_mib")
     note(add(root, "currentMemory", str(domain.memory_mib), unit="MiB"), "memory_mib")
-    vcpu = add(root, "vcpu", str(domain.maxvcpus or domain.vcpus), placement="static")
-    if domain.cpu.pins:
-        vcpu.set("cpuset", model.pin_ranges(domain.cpu.pins))
-    if domain.maxvcpus is not None:
-        vcpu.set("current", str(domain.vcpus))
-    note(vcpu, "vcpus")
-    if domain.cpu.weight is not None:
-        tune = add(root, "cputune")
-        add(tune, "shares", str(domain.cpu.weight))
-        note(tune, "cpu.weight")
+    _add_cpus(root, domain, fields)
     _add_boot(root, domain, fields)
     if domain.mode == "hvm":
         features = add(root, "features")
@@ -125,9 +135,27 @@ def _tree(domain: Domain, fields: dict[Element, str]) -> Element:
     for index, nic in enumerate(domain.nics):
         note(add_nic(devices, nic, domain.mode, f"nics[{index}]"), f"nics[{index}]")
     _add_console(devices, domain, fields)
-    if domain.graphics is not None:
-        _add_screen(devices, domain.graphics, domain.mode, fields)
+    _add_screen(devices, domain, fields)
     return root
+
+
+def _add_cpus(root: Element, domain: Domain, fields: dict[Element, str]) -> None:
+    count = domain.maxvcpus or domain.vcpus
+    vcpu = add(root, "vcpu", str(count), placement="static")
+    if domain.maxvcpus is not None:
+        vcpu.set("current", str(domain.vcpus))
+    fields[vcpu] = "vcpus"
+    if domain.cpu.weight is None and not domain.cpu.pins:
+        return
+    tune = add(root, "cputune")
+    fields[tune] = "cpu.pins" if domain.cpu.pins else "cpu.weight"
+    if domain.cpu.weight is not None:
+        fields[add(tune, "shares", str(domain.cpu.weight))] = "cpu.weight"
+    if domain.cpu.pins:
+        # Not as <vcpu cpuset=>, which the driver reads no more (libxlSetVcpuAffinities).
+        cpus = model.pin_ranges(domain.cpu.pins)
+        for number in range(count):
+            fields[add(tune, "vcpupin", vcpu=str(number), cpuset=cpus)] = "cpu.pins"
 
 
 def _add_boot(root: Element, domain: Domain, fields: dict[Element, str]) -> None:
@@ -170,22 +198,29 @@ def _add_console(devices: Element, domain: Domain, fields: dict[Element, str]) -
         fields[serial] = fields[console] = "serial"
 
 
-def _add_screen(
-    devices: Element, vnc: model.Vnc, mode: model.Mode, fields: dict[Element, str]
-) -> None:
-    screen = add(devices, "graphics", type="vnc", listen=vnc.listen)
-    screen.set("port", "-1" if vnc.display is None else str(5900 + vnc.display))
-    screen.set("autoport", "yes" if vnc.display is None else "no")
-    if vnc.password is not None:
-        screen.set("passwd", vnc.password)
-    if vnc.keymap is not None:
-        screen.set("keymap", vnc.keymap)
-    fields[screen] = "graphics"
-    if mode != "hvm":
+def _add_screen(devices: Element, domain: Domain, fields: dict[Element, str]) -> None:
+    vnc = domain.graphics
+    if vnc is not None:
+        screen = add(devices, "graphics", type="vnc", listen=vnc.listen)
+        screen.set("port", "-1" if vnc.display is None else str(5900 + vnc.display))
+        screen.set("autoport", "yes" if vnc.display is None else "no")
+        if vnc.password is not None:
+            screen.set("passwd", vnc.password)
+        if vnc.keymap is not None:
+            screen.set("keymap", vnc.keymap)
+        fields[screen] = "graphics"
+    if domain.mode == "hvm":
+        # As xl has it, with a screen or without: a boot loader may want to draw on some card.
+        fields[_add_video(devices, "cirrus")] = "mode"
+    elif vnc is not None:
         fields[add(devices, "input", type="mouse", bus="xen")] = "graphics"
-        video = add(devices, "video")
-        add(video, "model", type="xen")
-        fields[video] = "graphics"
+        fields[_add_video(devices, "xen")] = "graphics"
+
+
+def _add_video(devices: Element, kind: str) -> Element:
+    video = add(devices, "video")
+    add(video, "model", type=kind)
+    return video
 
 
 class LibvirtEmitter:

@@ -10,7 +10,7 @@ from imagekit.toolstacks.libvirt.emitter import EMITTER
 
 
 def _define(domain: Domain, facts: BuildFacts, _options: NoOptions, asked: Define) -> Delivered:
-    define(EMITTER.text(domain, facts), asked.uri, domain.name, force=asked.force)
+    define(EMITTER.text(domain, facts), domain, asked.uri, force=asked.force)
     return Delivered(said=f"{domain.name} is defined at {asked.uri}")
 
 
@@ -18,7 +18,7 @@ LIBVIRT = Toolstack(
     name="libvirt",
     gives="domain XML for libvirt's libxl driver",
     suffix="xml",
-    page="docs/toolstacks.md#libvirt",
+    page="docs/toolstacks/libvirt.md",
     options=NoOptions,
     emitter=lambda _options: EMITTER,
     netboots="profile",

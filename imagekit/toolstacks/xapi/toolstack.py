@@ -21,7 +21,7 @@ XAPI = Toolstack(
     name="xapi",
     gives="a script of xe commands for XenServer and XCP-ng",
     suffix="xe.sh",
-    page="docs/toolstacks.md#xapi-xenserver-xcp-ng",
+    page="docs/toolstacks/xapi.md",
     options=Options,
     emitter=lambda options: XapiEmitter(options.handlers),
     import_=import_option.import_domain,
@@ -31,11 +31,12 @@ XVA = Toolstack(
     name="xva",
     gives="the whole VM in one file for `xe vm-import`",
     suffix="xva",
-    page="docs/toolstacks.md#xapi-xenserver-xcp-ng",
+    page="docs/toolstacks/xva.md",
     options=NoOptions,
     emitter=lambda _options: xva.EMITTER,
     built=False,
-    other_macs="XAPI gives an imported VM other MAC addresses, unless it restores it "
-    "(preserve=true)",
+    other_macs=lambda _options: (
+        "XAPI gives an imported VM other MAC addresses, unless it restores it (preserve=true)"
+    ),
     import_=import_option.import_whole,
 )

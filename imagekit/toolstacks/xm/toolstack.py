@@ -19,7 +19,7 @@ XM = Toolstack(
     name="xm",
     gives="a config for xm and xend of Xen up to 4.4, or its S-expression",
     suffix="xm.cfg",
-    page="docs/toolstacks.md#xm-xend-of-xen-up-to-44",
+    page="docs/toolstacks/xm.md",
     options=Options,
     emitter=lambda options: XmEmitter(sxp=options.sxp),
     netboots="arguments",

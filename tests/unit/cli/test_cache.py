@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 
 from imagekit.cli.cache import app
 from imagekit.errors import SpecError
-from imagekit.pipeline import bounds
+from imagekit.pipeline import settings
 from imagekit.pipeline.store import Made, Store
 
 
 @pytest.fixture(autouse=True)
 def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path))
-    monkeypatch.setattr(bounds, "settings_files", lambda: ())
+    monkeypatch.setattr(settings, "settings_files", lambda: ())
     store = Store()
     for number, stage in enumerate(("rootfs", "image")):
         output = store.new_output()

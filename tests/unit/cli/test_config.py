@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 from oracles import libvirt_reader, xl_cfg, xm_reader
-from support.domains import FACTS, RELATIVE, make_build
+from support.domains import FACTS, RELATIVE, UUID, make_build
 from typer.testing import CliRunner
 
 from imagekit.cli.config import config
@@ -61,6 +62,9 @@ def test_notes_go_to_standard_error(build: Path) -> None:
     assert "dom0 attaches it" in err
     assert "MAC" not in err
     assert "nova gives the guest other MAC" in run(build, "--toolstack", "glance")[1]
+    words = (build, "--toolstack", "opennebula", "--option", "network=lan")
+    assert "the virtual network lan gives the guest other MAC" in run(*words)[1]
+    assert "other MAC" not in run(*words, "--option", "mac=true")[1]
 
 
 def test_files_are_written_whole_and_never_over_others(build: Path, tmp_path: Path) -> None:
@@ -201,7 +205,10 @@ class FakeLibvirt(types.ModuleType):
         super().__init__("libvirt")
         self.fails = fails
         self.calls: list[tuple[str, ...]] = []
-        self.there = ["other"]
+        self.there = [("other", "5f0c7f5e-3a77-4f0b-9a0e-2f6d6f2b4d12")]
+
+    def registerErrorHandler(self, handler: Callable[..., None], context: None) -> None:
+        handler(context, "it would print this")
 
     def open(self, uri: str) -> FakeLibvirt:
         self.calls.append(("open", uri))
@@ -214,7 +221,10 @@ class FakeLibvirt(types.ModuleType):
         self.calls.append(("define", xml))
 
     def listAllDomains(self) -> list[types.SimpleNamespace]:
-        return [types.SimpleNamespace(name=lambda name=name: name) for name in self.there]
+        return [
+            types.SimpleNamespace(name=lambda n=name: n, UUIDString=lambda u=uuid: u)
+            for name, uuid in self.there
+        ]
 
     def close(self) -> None:
         self.calls.append(("close",))
@@ -242,7 +252,7 @@ def test_define_replaces_a_domain_by_force_only(
     build: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeLibvirt(fails=False)
-    fake.there.append("web1")
+    fake.there.append(("web1", UUID))
     monkeypatch.setitem(sys.modules, "libvirt", fake)
     words = (build, "--toolstack", "libvirt", "--define", "xen:///system")
     with pytest.raises(ExistsError, match="web1") as caught:
@@ -251,6 +261,20 @@ def test_define_replaces_a_domain_by_force_only(
     assert [call[0] for call in fake.calls] == ["open", "close"]
     run(*words, "--force")
     assert "define" in [call[0] for call in fake.calls]
+
+
+@pytest.mark.parametrize("clash", [("web1", UUID[:-1] + "0"), ("web0", UUID)])
+def test_another_domain_of_that_name_or_uuid_is_not_replaced_by_force(
+    clash: tuple[str, str], build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeLibvirt(fails=False)
+    fake.there.append(clash)
+    monkeypatch.setitem(sys.modules, "libvirt", fake)
+    words = (build, "--toolstack", "libvirt", "--define", "xen:///system", "--force")
+    with pytest.raises(ExistsError, match="another domain") as caught:
+        run(*words)
+    assert f"undefine {clash[1]}" in str(caught.value.hint)
+    assert [call[0] for call in fake.calls] == ["open", "close"]
 
 
 def test_define_without_libvirt_names_the_package(

@@ -189,7 +189,7 @@ def test_pieces_are_written_into_an_overlay_and_its_base_stays(
     argv: list[str | Path] = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", base_format]
     subprocess.run([*argv, "-b", base, overlay, str(2 * MIB)], check=True)
     pieces = [(512, b"1" * 512), (2 * MIB - 1024, b"2" * 1024)]
-    qemu_img.write(overlay, base, base_format, pieces)
+    qemu_img.write(overlay, (base, base_format), pieces)
     qemu_img.convert(
         overlay, made, source_format="qcow2", target_format="raw", base=(base, base_format)
     )

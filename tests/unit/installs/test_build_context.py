@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -121,10 +121,12 @@ def test_planning_neither_reads_nor_sets_the_epoch_of_this_process(
     assert locked.epoch == 1_600_000_000
 
 
-def test_a_lock_of_what_was_installed_brings_no_epoch(tmp_path: Path) -> None:
+def test_a_lock_of_what_was_installed_may_bring_no_epoch(tmp_path: Path) -> None:
     file = guest(tmp_path)
     lock = a_lock(file, "packages")
-    assert context_for(file, tmp_path, {}, lock=lock).epoch is None
+    assert context_for(file, tmp_path, {}, lock=lock).epoch == lock.source_date_epoch
+    earlier = lock.model_copy(update={"source_date_epoch": 0})
+    assert context_for(file, tmp_path, {}, lock=earlier).epoch is None
     other = lock.model_copy(update={"spec_sha256": "f" * 64})
     with pytest.raises(SpecError, match="not the one the lock"):
         context_for(file, tmp_path, {}, lock=other)
@@ -161,6 +163,18 @@ def test_a_lock_of_an_earlier_version_gives_the_identifiers_that_it_gave(tmp_pat
     lock = a_lock(file, "releases")
     assert lock.spec_sha256 == file.sha256 != file.image_sha256
     assert context_for(file, tmp_path, {}, lock=lock).image_sha256 == file.sha256
+
+
+def test_identifiers_follow_from_the_lock_unless_they_are_to_be_unique(tmp_path: Path) -> None:
+    file = guest(tmp_path)
+    free = context_for(file, tmp_path, {"SOURCE_DATE_EPOCH": "1600000000"})
+    lock = a_lock(file, "archive").model_copy(update={"spec_sha256": file.image_sha256})
+    assert context_for(file, tmp_path, {}, lock=lock).seed == free.seed
+    seeded = lock.model_copy(update={"seed": "of another day"})
+    context = context_for(file, tmp_path, {}, lock=seeded)
+    assert context.seed == "of another day"
+    assert replace(context, unique="9f").seed == "9f"
+    assert BuildContext(file, tmp_path).seed is None
 
 
 def refuse(*_arguments: object, **_more: object) -> NoReturn:

@@ -14,7 +14,7 @@ from imagekit.spec.load import load_spec
 EPOCH = 1_700_000_000
 
 
-def plan_of(base: Path, name: str, *overrides: str) -> Plan:
+def plan_of(base: Path, name: str, *overrides: str, archive: str = "") -> Plan:
     base.mkdir(exist_ok=True)
     (base / "keys.gpg").write_bytes(b"key")
     path = base / f"{name}.yaml"
@@ -24,7 +24,7 @@ def plan_of(base: Path, name: str, *overrides: str) -> Plan:
         "install: {method: debootstrap}\n"
     )
     file = load_spec(path, list(overrides))
-    return debootstrap.plan(BuildContext(file, base / "out", EPOCH))
+    return debootstrap.plan(BuildContext(file, base / "out", EPOCH, archive=archive))
 
 
 def keys(plan: Plan) -> dict[str, str]:
@@ -65,6 +65,12 @@ def test_what_makes_another_base_makes_another_base(tmp_path: Path, override: st
         keys(plan_of(tmp_path, "a", more))["rootfs"]
         != keys(plan_of(tmp_path, "a", more, override))["rootfs"]
     )
+
+
+def test_base_and_addition_are_of_one_state_of_the_mirrors(tmp_path: Path) -> None:
+    more = "install.packages=[curl]"
+    one, other = (keys(plan_of(tmp_path, "a", more, archive=x)) for x in ("monday", "tuesday"))
+    assert one["rootfs"] != other["rootfs"] and one["packages"] != other["packages"]
 
 
 @pytest.mark.parametrize("override", ["install.tool=debootstrap", "install.packages=[systemd=1]"])

@@ -42,6 +42,7 @@ SECURITY = f"security.{DOMAIN} 80"
     ("os_", "install", "expected"),
     [
         ({}, {}, {f"deb.{DOMAIN} 80", SECURITY}),
+        ({"suite": "buster"}, {}, {f"archive.{DOMAIN} 80", SECURITY}),
         ({"mirror": "http://m.example/debian"}, {}, {"m.example 80", SECURITY}),
         ({"mirror": "https://m.example/debian"}, {}, {"m.example 443", SECURITY}),
         ({"mirror": "http://M.Example:8080/"}, {}, {"m.example 8080", SECURITY}),

@@ -57,6 +57,33 @@ def test_a_lock_reads_back_as_it_was_written(names: list[str], version: str, tex
     assert parse_lock(lock_text(written).encode(), "x.lock") == written
 
 
+@pytest.mark.parametrize(
+    ("origin", "seconds", "has_epoch", "repeats"),
+    [
+        *(("environment", 9, True, True), ("archive", 9, True, True), ("default", 9, True, True)),
+        *(("releases", 9, True, False), ("packages", 9, True, False)),
+        ("packages", 0, False, False),
+    ],
+)
+def test_what_a_lock_promises_follows_from_where_its_time_is_from(
+    origin: str, seconds: int, has_epoch: bool, repeats: bool
+) -> None:
+    made = lock(epoch_from=origin, source_date_epoch=seconds)
+    assert (made.has_epoch, made.repeats) == (has_epoch, repeats)
+
+
+def test_a_change_of_identifiers_is_a_difference_of_locks() -> None:
+    found = changes(lock(seed="a 1"), lock(seed="b 2"))
+    assert [(change.kind, change.old, change.new) for change in found] == [("seed", "a 1", "b 2")]
+    assert changes(lock(), lock()) == []
+
+
+@pytest.mark.parametrize("seed", ["a\nb", "x" * 201, "$(x)"])
+def test_a_seed_is_plain_words(seed: str) -> None:
+    with pytest.raises(SpecError, match="seed"):
+        parse_lock(lock_text(lock()).replace("seed: ''", f"seed: {seed!r}").encode(), "x")
+
+
 def test_a_lock_has_one_line_per_package_for_review() -> None:
     text = lock_text(lock(package("one"), package("two")))
     assert [x for x in text.splitlines() if "pool/main" in x and x.startswith("- {name: ")] == [

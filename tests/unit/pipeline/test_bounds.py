@@ -12,6 +12,7 @@ import pytest
 
 from imagekit.errors import SpecError
 from imagekit.pipeline import bounds as bounding
+from imagekit.pipeline import settings
 from imagekit.pipeline.bounds import Bounds, bounds, default_bounds, disk_usage, prune, results
 from imagekit.pipeline.record import RECORD
 from imagekit.pipeline.store import Made, Store
@@ -27,9 +28,9 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     files = (tmp_path / "host.toml", tmp_path / "user.toml")
-    monkeypatch.setattr(bounding, "settings_files", lambda: files)
-    monkeypatch.delenv(bounding.SIZE_VARIABLE, raising=False)
-    monkeypatch.delenv(bounding.FREE_VARIABLE, raising=False)
+    monkeypatch.setattr(settings, "settings_files", lambda: files)
+    for variable in settings.VARIABLES.values():
+        monkeypatch.delenv(variable, raising=False)
 
 
 def fill(store: Store, *used: int) -> list[str]:
@@ -150,7 +151,7 @@ def test_the_bounds_are_those_of_the_environment_the_user_the_host_and_the_disk(
     assert bounds(store.root) == Bounds(1 << 30, 2 << 30)
     (tmp_path / "user.toml").write_text('[cache]\nsize = "3GiB"\n')
     assert bounds(store.root) == Bounds(3 << 30, 2 << 30)
-    monkeypatch.setenv(bounding.SIZE_VARIABLE, "4GiB")
+    monkeypatch.setenv("IMAGEKIT_CACHE_SIZE", "4GiB")
     assert bounds(store.root) == Bounds(4 << 30, 2 << 30)
 
 

@@ -17,10 +17,10 @@ from imagekit.host.run import children_see, run
 from imagekit.pipeline import execute as module
 from imagekit.pipeline.events import Event, Events
 from imagekit.pipeline.execute import StageResult, execute
-from imagekit.pipeline.lanes import run_lanes
-from imagekit.pipeline.plan import Plan, make_plan
+from imagekit.pipeline.lanes import Queue, run_lanes
+from imagekit.pipeline.plan import Plan, Planned, make_plan
 from imagekit.pipeline.schedule import Schedule
-from imagekit.pipeline.stage import Outdated, Stage, StageRun, Target, digest_file
+from imagekit.pipeline.stage import Stage, StageRun, Target, digest_file
 from imagekit.pipeline.store import Store
 
 
@@ -60,7 +60,11 @@ def plan_of(*stages: Stage, variables: Mapping[str, str | None] | None = None) -
 
 
 def perform(plan: Plan, seen: list[Event] | None = None) -> dict[str, StageResult]:
-    events = Events([] if seen is None else [seen.append])
+    def see(event: Event) -> None:
+        if seen is not None:
+            seen.append(event)
+
+    events = Events([see])
     return execute(plan, Store(), events, guest="g", fresh=False, digest=digest_file)
 
 
@@ -156,47 +160,6 @@ def test_ctrl_c_ends_all_lanes_also_when_it_comes_twice(
     assert list((cache / "store/tmp").iterdir()) == list((cache / "work").iterdir()) == []
 
 
-def test_a_stored_input_that_is_out_of_date_is_made_anew_once() -> None:
-    made: list[str] = []
-    fresh: list[frozenset[str]] = []
-
-    def use(run_: StageRun) -> None:
-        fresh.append(run_.made_now)
-        if "base" not in run_.made_now:
-            raise Outdated("base")
-
-    def base() -> Stage:
-        return Doing("base", (), lambda _run: made.append("base"))
-
-    perform(plan_of(base()))
-    assert made == ["base"]
-    seen: list[Event] = []
-    results = perform(plan_of(base(), Doing("top", ("base",), use)), seen)
-    assert made == ["base", "base"]
-    assert fresh == [frozenset(), frozenset({"base"})]
-    assert (results["base"].cached, results["top"].cached) == (False, False)
-    assert results["top"].entry.files["top"].read_text() == "base top "
-    assert [e.fields["stage"] for e in seen if e.kind == "stage-failed"] == []
-    assert any("made anew" in e.fields["text"] for e in seen if e.kind == "note")
-
-
-def test_what_another_build_has_made_anew_meanwhile_is_used() -> None:
-    made: list[str] = []
-
-    def base() -> Stage:
-        return Doing("base", (), lambda run_: made.append(str(run_)))
-
-    def other(run_: StageRun) -> None:
-        if not made[1:]:
-            plan = plan_of(base())
-            execute(plan, Store(), Events(), guest="h", fresh=True, digest=lambda _path: "0" * 64)
-            raise Outdated("base")
-
-    perform(plan_of(base()))
-    perform(plan_of(base(), Doing("top", ("base",), other)))
-    assert len(made) == 2
-
-
 @given(
     st.lists(st.sets(st.integers(0, 11), max_size=3), min_size=1, max_size=12), st.integers(1, 4)
 )
@@ -223,6 +186,11 @@ def test_every_stage_runs_once_and_after_what_it_needs(needs: list[set[int]], co
 def test_a_stored_plan_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     perform(plan_of(Doing("a"), Doing("b")))
     counts: list[int] = []
-    monkeypatch.setattr(module, "run_lanes", lambda s, n, lane, _stop: (counts.append(n), lane(s)))
+
+    def noted(queue: Queue[Planned], count: int, *others: Any) -> None:
+        counts.append(count)
+        run_lanes(queue, count, *others)
+
+    monkeypatch.setattr(module, "run_lanes", noted)
     perform(plan_of(Doing("a"), Doing("b")))
     assert counts == [1]

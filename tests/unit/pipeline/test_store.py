@@ -147,7 +147,7 @@ def test_verify_reads_what_looks_untouched(store: Store, stored: Entry, name: st
 
 
 def test_verify_reads_each_result_once(store: Store, stored: Entry, read: list[Path]) -> None:
-    careful = Store(store.root, store._digest, verify=True)
+    careful = Store(store.root, store.digest, verify=True)
     for _ in range(3):
         assert careful.get(KEY, MAKES) is not None
     assert sorted(path.name for path in read) == sorted(MAKES)

@@ -55,6 +55,19 @@ def test_libvirt_refuses_bootloader_arguments_that_it_would_join() -> None:
     assert libvirt_reader.from_libvirt(text)["bootloader_args"] == ["--profile=web1"]
 
 
+def test_libvirt_pins_every_vcpu_by_itself_which_is_all_that_its_driver_reads() -> None:
+    pinned = machine(cpu=Cpu(pins=(0, 1, 3)), vcpus=1, maxvcpus=2)
+    text = libvirt.emit(pinned)
+    assert libvirt_reader.from_libvirt(text)["pins"] == [0, 1, 3]
+    words = {line.field for line in libvirt.config_lines(pinned) if "vcpupin" in line.text}
+    assert words == {"cpu.pins"}
+
+
+def test_an_hvm_guest_has_a_graphics_card_under_libvirt_as_under_xl() -> None:
+    for domain in (hvm(), hvm(graphics=Vnc())):
+        assert libvirt.emit(domain).count('<model type="cirrus"/>') == 1
+
+
 def test_xl_finds_pygrub_by_its_bare_name() -> None:
     assert xl_cfg.read(xl.emit(machine()))["bootloader"] == "pygrub"
 
@@ -124,6 +137,8 @@ def test_xm_names_its_encoding_when_python_2_needs_it() -> None:
         {"nics": (Nic(NIC.mac, None, ("192.0.2.1",), script="vif-route", gatewaydev="eth0"),)},
         {"nics": (Nic(NIC.mac, "xenbr0", rate=Rate(10**6, 20_000)),)},
         {"nics": (Nic(NIC.mac, "ovs0.3:9", script="vif-openvswitch"),)},
+        {"cpu": Cpu(weight=1)},
+        {"disks": (Disk("/srv/b.img", vdev="xvdb"), Disk("/srv/a.img"))},
     ],
 )
 def test_libvirt_refuses_what_its_driver_would_lose(changes: dict[str, Any]) -> None:
