@@ -31,6 +31,7 @@ from imagekit.host.run import run
 from imagekit.host.strangers import make_folder, require_private_path
 from imagekit.installs.context import BuildContext, context_for
 from imagekit.installs.mirrors import Mirrors, mirrors_for
+from imagekit.installs.preflight import check_spec
 from imagekit.installs.stages.archive import APT_HELPER, apt_credentials
 from imagekit.installs.stages.provenance import fields
 from imagekit.installs.tree_packages import tree_install, wanted_packages
@@ -74,8 +75,11 @@ def start(
     """What building ``file`` depends on: :func:`context_for`, the host's mirrors, and a time.
 
     ``fresh`` asks the mirrors, whatever is remembered. ``unique`` is as in BuildContext. Raises
-    SpecError and HostError.
+    SpecError, also for what :func:`check_spec` refuses, and HostError.
     """
+    if debs is None:
+        # Not for a bundle, on the day when it is needed: what it holds was built once.
+        check_spec(file)
     context = context_for(file, out, environment, lock=lock, debs=debs)
     context = replace(context, host=host_archive(file.spec.os.distribution), unique=unique)
     state = _state(context, fresh=fresh) if _fetches(context) else None

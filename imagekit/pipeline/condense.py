@@ -29,7 +29,6 @@ from imagekit.pipeline.record import (
     Record,
     StoredFile,
     note_difference,
-    read_record,
 )
 
 LEAST = 4 << 20
@@ -38,11 +37,14 @@ MOST = 0.5
 """A difference of more than this share of a file is not worth it."""
 ROOTS = 2
 """How many roots are tried for a file."""
+AT_ONCE = 8
+"""Files of old results that are read when a build is done, for a second or two each; it leaves
+about four large ones itself."""
 TOGETHER_S = 600
 """Results that were used within so many seconds are taken for those of one build."""
-TIMES = 2
+TIMES = 3
 """The store may be this many times as large as what a build uses before old results are
-condensed: a second build of a changed spec need not wait for that."""
+condensed: a few builds of a spec that changes need not wait for that."""
 
 
 def condense(
@@ -76,6 +78,8 @@ class _Condenser:
         self._known = {r.key: r for r in results(root) if not r.fetched and r.record.files}
         self._records = {key: result.record for key, result in self._known.items()}
         self._source: Source | None = None
+        self._tried = 0
+        """How many files were read."""
 
     def close(self) -> None:
         if self._source is not None:
@@ -86,8 +90,9 @@ class _Condenser:
             self._condense(key)
         used = sum(self._known[key].bytes for key in set(self._mine) & set(self._known))
         total = disk_usage(self._root / "objects")
+        self._tried = 0
         for key in self._in_order(set(self._known) - set(self._mine)):
-            if total <= TIMES * used:
+            if total <= TIMES * used or self._tried >= AT_ONCE:
                 return
             total -= self._condense(key)
 
@@ -130,7 +135,8 @@ class _Condenser:
 
     def _condensed(self, key: str, name: str) -> int:
         directory, record = self._known[key].directory, self._records[key]
-        status = (directory / name).lstat() if name not in record.differences else None
+        done = name in record.differences or name in record.apart
+        status = None if done else (directory / name).lstat()
         needed = {(b.key, b.name) for r in self._records.values() for b in _bases(r)}
         file = record.files[name]
         if (
@@ -141,12 +147,13 @@ class _Condenser:
             or not (file.is_seen(status) or self._digest(directory / name) == file.sha256)
         ):
             return 0
+        self._tried += 1
         for base in self._roots(key, name)[:ROOTS]:
             if part := self._written(key, name, [base, *self._donors(key, base)]):
-                note_difference(directory, name, part)
-                self._records[key] = read_record(directory)
+                self._records[key] = note_difference(directory, name, part)
                 (directory / name).unlink()
                 return status.st_blocks * UNIT - part.file.size
+            self._records[key] = note_difference(directory, name, None)
         return 0
 
     def _written(self, key: str, name: str, bases: list[Base]) -> Difference | None:

@@ -51,7 +51,8 @@ Copy = Callable[[Path, Path], None]
 class Files(Mapping[str, Path]):
     """Artefact name to file; one that lies there as a difference is put together when asked for.
 
-    Asking raises OSError, where there is no space left, and ValueError.
+    It is read then, and has its SHA-256. Asking raises HostError, and OSError, where there is no
+    space left.
     """
 
     def __init__(self, whole: Mapping[str, Path], parts: Mapping[str, Callable[[], Path]]) -> None:
@@ -187,20 +188,40 @@ class Store:
                 return False
             if not self._right(directory, {base.name: file}, verify=False):
                 return False
-        return not verify or self.digest(self._whole(key, name)) == record.files[name].sha256
+        if verify:
+            try:
+                self._whole(key, name)
+            except HostError:
+                return False
+        return True
 
     def _whole(self, key: str, name: str) -> Path:
         """Put the file ``name`` together; it lives as long as this Store."""
         with self._putting_together:  # two stages of a build may ask at once
-            if self._scratch is None:
-                self._scratch = self.new_output()
-            target = self._scratch / key / name
-            if not target.exists():
-                target.parent.mkdir(mode=0o700, exist_ok=True)
-                bases = read_record(self._directory(key)).differences[name].bases
-                sources = [self._directory(base.key) / base.name for base in bases]
-                put_together(self._directory(key) / f"{name}{DIFFERENCE}", sources, target)
-            return target
+            return self._put_together(key, name)
+
+    def _put_together(self, key: str, name: str) -> Path:
+        if self._scratch is None:
+            self._scratch = self.new_output()
+        target = self._scratch / key / name
+        if not target.exists():
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            bases = read_record(self._directory(key)).differences[name].bases
+            sources = [self._directory(base.key) / base.name for base in bases]
+            directory = self._directory(key)
+            with contextlib.suppress(ValueError):
+                put_together(directory / f"{name}{DIFFERENCE}", sources, target)
+            # What it is made with was written by others, and perhaps made anew.
+            if (
+                not target.exists()
+                or self.digest(target) != read_record(directory).files[name].sha256
+            ):
+                target.unlink(missing_ok=True)
+                (directory / RECORD).unlink(missing_ok=True)
+                raise HostError(
+                    f"the stored {name} is damaged, and was removed", hint="build again"
+                )
+        return target
 
     def obtain(self, key: str, makes: Sequence[str], *, shared: bool) -> Entry | None:
         """As :meth:`get`: there is no other place to look."""

@@ -333,6 +333,18 @@ def test_without_a_remote_the_store_is_the_local_one() -> None:
     assert isinstance(configured_store(Events(), sha256_sparse, copy_sparse), Store)
 
 
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_none_is_stronger_than_a_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    (tmp_path / "imagekit.toml").write_text(f'[store]\nremote = "{tmp_path}/remote"\n')
+    if how == "variable":
+        monkeypatch.setenv("IMAGEKIT_STORE_REMOTE", "none")
+    option = Path("none") if how == "option" else None
+    store = configured_store(Events(), sha256_sparse, copy_sparse, remote=option)
+    assert isinstance(store, Store)
+
+
 @pytest.mark.parametrize("text", ['"results"', "7", '""'])
 def test_a_remote_that_is_no_path_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "imagekit.toml").write_text(f"[store]\nremote = {text}\n")
