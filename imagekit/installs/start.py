@@ -24,7 +24,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from imagekit.errors import HostError, SpecError
+from imagekit.errors import HostError, SpecError, ToolError
 from imagekit.host.apt_sources import ANSWER_SECONDS, host_archive, without_credentials
 from imagekit.host.opening import read_bounded
 from imagekit.host.run import run
@@ -165,11 +165,14 @@ def _release(
     env |= dict.fromkeys(("http_proxy", "https_proxy"), proxy) if proxy else {}
     for name in NAMES:
         where = f"{without_credentials(url).rstrip('/')}/dists/{suite}/{name}"
-        argv = [APT_HELPER, "download-file", where, str(target)]
-        run(argv, env=env, check=False, timeout=ASK_SECONDS)
-        data = _read(target)
-        if data:
-            return data
+        limit = f"--fsize={MAX_RELEASE_BYTES}"
+        argv = ["prlimit", limit, APT_HELPER, "download-file", where, str(target)]
+        with contextlib.suppress(ToolError):
+            run(argv, env=env, timeout=ASK_SECONDS)
+            data = _read(target)
+            if data:
+                return data
+        target.unlink(missing_ok=True)  # the part that was fetched
     return None
 
 
