@@ -7,7 +7,8 @@ lies there whole, a *donor* is a difference from that root alone. More steps are
 few results depend on each other.
 
 A file is used whole again by putting it together, at the pace of the disk. A result is condensed
-when it is old and the store much larger than what a build uses, or at once if it is interim.
+when it is old and the store much larger than what a build uses, or at once if it is interim. Old
+disks in other formats are not worth that: they are removed, and converted again if they are wanted.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from imagekit.pipeline.bounds import BLOCK as UNIT
-from imagekit.pipeline.bounds import disk_usage, results
+from imagekit.pipeline.bounds import disk_usage, remove, results
 from imagekit.pipeline.difference import BLOCK, SECTOR, Source, write_difference
 from imagekit.pipeline.record import (
     DIFFERENCE,
@@ -37,9 +38,9 @@ MOST = 0.5
 """A difference of more than this share of a file is not worth it."""
 ROOTS = 2
 """How many roots are tried for a file."""
-AT_ONCE = 8
-"""Files of old results that are read when a build is done, for a second or two each; it leaves
-about four large ones itself."""
+AT_ONCE = 4
+"""Files of old results that are read when a build is done, for a second or two each; it leaves two
+large ones itself that are not made in seconds."""
 TOGETHER_S = 600
 """Results that were used within so many seconds are taken for those of one build."""
 TIMES = 3
@@ -91,10 +92,24 @@ class _Condenser:
         used = sum(self._known[key].bytes for key in set(self._mine) & set(self._known))
         total = disk_usage(self._root / "objects")
         self._tried = 0
-        for key in self._in_order(set(self._known) - set(self._mine)):
+        others = self._in_order(set(self._known) - set(self._mine))
+        for key in filter(self._dispensable, others):
+            if total <= TIMES * used:
+                return
+            if remove(self._root, self._known[key]):
+                total -= self._known[key].bytes
+                del self._known[key], self._records[key]
+        for key in filter(self._known.__contains__, others):
             if total <= TIMES * used or self._tried >= AT_ONCE:
                 return
             total -= self._condense(key)
+
+    def _dispensable(self, key: str) -> bool:
+        """Whether a result can be made again in seconds, and no other one is lost with it."""
+        record = self._records[key]
+        there = record.inputs and set(record.inputs) <= set(self._known)
+        needed = any(key in other.bases() for other in self._records.values())
+        return record.quick and bool(there) and not needed
 
     def _in_order(self, keys: set[str]) -> list[str]:
         """The least recently used first; of one build, each after what it was made of."""

@@ -219,6 +219,7 @@ class _Execution:
             shared=stage.shared,
             replaces=self.fresh,
             interim=stage.interim,
+            quick=stage.quick,
         )
 
     def _run(self, planned: Planned) -> Entry:

@@ -75,6 +75,7 @@ class Record:
 
     ``inputs`` are the keys of the results that it was made of, ``differences`` the files that do
     not lie there whole, ``apart`` names those that have too little in common with others for that.
+    ``quick``: it can be made again in seconds.
     """
 
     files: Mapping[str, StoredFile]
@@ -83,6 +84,7 @@ class Record:
     inputs: tuple[str, ...] = ()
     differences: Mapping[str, Difference] = field(default_factory=dict)
     apart: tuple[str, ...] = ()
+    quick: bool = False
 
     def lying(self) -> dict[str, StoredFile]:
         """The files that lie in the directory, by the names that they have there."""
@@ -109,7 +111,8 @@ def read_record(directory: Path) -> Record:
         parts = {n: _difference(entry) for n, entry in value.get("differences", {}).items()}
         inputs = tuple(_key(key) for key in value.get("inputs", ()))
         apart = tuple(_plain(name) for name in value.get("apart", ()))
-        return Record(files, str(value["stage"]), str(value["guest"]), inputs, parts, apart)
+        quick = value.get("quick") is True
+        return Record(files, str(value["stage"]), str(value["guest"]), inputs, parts, apart, quick)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no record: {error}") from None
 
@@ -123,6 +126,7 @@ def write_record(directory: Path, record: Record) -> None:
         "files": {name: asdict(entry) for name, entry in record.files.items()},
         "inputs": record.inputs,
         "apart": record.apart,
+        "quick": record.quick,
         "differences": {name: asdict(part) for name, part in record.differences.items()},
     }
     part = directory / f"{RECORD}.{secrets.token_hex(4)}"

@@ -84,7 +84,7 @@ class Made:
     """Which stage made a result, and for which guest; for those who look at the store.
 
     ``inputs`` are the keys of what it was made of. ``shared``: other machines should have it;
-    ``replaces``: also instead of one that they have. ``interim``: see :attr:`Stage.interim`.
+    ``replaces``: also instead of one that they have. ``interim``, ``quick``: see :class:`Stage`.
     """
 
     stage: str = ""
@@ -93,6 +93,7 @@ class Made:
     shared: bool = False
     replaces: bool = False
     interim: bool = False
+    quick: bool = False
 
 
 class Store:
@@ -303,7 +304,8 @@ class Store:
             path.chmod(0o600)
             files[name] = StoredFile.of(path.lstat(), sha256.get(name))
         made = made or Made()
-        write_record(output, Record(files, made.stage, made.guest, made.inputs))
+        record = Record(files, made.stage, made.guest, made.inputs, quick=made.quick)
+        write_record(output, record)
         target = self.root / "objects" / key
         if target.exists():
             old = self.root / "tmp" / f"old-{secrets.token_hex(6)}"

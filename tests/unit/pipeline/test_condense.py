@@ -38,12 +38,14 @@ def content(number: int) -> bytes:
     return BASE[:MIB] + own + BASE[MIB:]
 
 
-def put(store: Store, number: int, *, interim: bool = False, stage: str = "tree") -> None:
+def put(
+    store: Store, number: int, *, interim: bool = False, quick: bool = False, stage: str = "tree"
+) -> None:
     output = store.new_output()
     (output / "tree.tar").write_bytes(content(number))
     (output / "facts.json").write_text(str(number))
     inputs = (key(number - 1),) if number else ()
-    made = Made(stage, "g", inputs, interim=interim)
+    made = Made(stage, "g", inputs, interim=interim, quick=quick)
     store.put(key(number), output, ["tree.tar", "facts.json"], {}, made)
     os.utime(store.root / "objects" / key(number) / RECORD, (number + 1, number + 1))
 
@@ -251,6 +253,40 @@ def test_a_build_condenses_a_few_files_and_leaves_the_rest_to_the_next(
         new.condense()
         assert sum(lying(new, number) == CONDENSED for number in range(9)) == done
         new.__del__()
+
+
+def test_old_results_that_are_made_in_seconds_go_first(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    old = Store(root)
+    for number in range(6):
+        put(old, number, quick=number in (1, 3, 4))
+    old.settle()
+    shutil.rmtree(root / "objects" / key(2))  # what 3 would be made of
+    user = Store(root)
+    assert right(user, 4)
+    old.__del__()
+    new = Store(root)
+    assert right(new, 5)
+    new.condense()
+    left = {int(name, 16) for name in names(root / "objects")}
+    assert left == {0, 3, 4, 5}, "4 is in use, and 3 could not be made again"
+    user.__del__()
+    new.__del__()
+    assert all(right(Store(root), number) for number in left)
+
+
+def test_a_quick_result_that_others_need_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for number in range(3):
+        put(store, number, interim=number == 2, quick=number == 0)
+    store.settle()
+    store.condense()
+    store.__del__()
+    new = Store(tmp_path / "store")
+    put(new, 9)
+    new.settle()
+    new.condense()
+    assert right(new, 2) and right(new, 0)
 
 
 def made_anew(store: Store) -> None:
