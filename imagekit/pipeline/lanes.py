@@ -68,43 +68,49 @@ def run_lanes(
         lane(queue)
         return
     failures: list[BaseException] = []
+    # Not Thread.join(): a signal's exception makes it take a running thread for ended (Python's
+    # issue 89437, in Debian's until 3.13).
+    returned: list[threading.Event] = []
 
-    def one() -> None:
+    def one(over: threading.Event) -> None:
         try:
             lane(queue)
         except BaseException as error:
             failures.append(error)
             queue.ended.set()
+        finally:
+            over.set()
 
-    threads = [
-        threading.Thread(target=contextvars.copy_context().run, args=(one,), name=f"lane-{n}")
-        for n in range(count)
-    ]
-    for thread in threads:
-        thread.start()
     try:
-        while any(thread.is_alive() for thread in threads) and not failures:
-            for thread in threads:
-                thread.join(0.1)
+        for number in range(count):
+            over, context = threading.Event(), contextvars.copy_context()
+            threading.Thread(target=context.run, args=(one, over), name=f"lane-{number}").start()
+            returned.append(over)
+        while not failures and not _all(returned, 0.1):
+            pass
     finally:
         queue.ended.set()
-        _end(threads, stop)
+        _end(returned, stop)
     if failures:
         raise _worst(failures)
 
 
-def _end(threads: Sequence[threading.Thread], stop: Callable[[], None]) -> None:
-    """Wait for ``threads``; more signals meanwhile (a second Ctrl-C) are raised afterwards."""
+def _end(returned: Sequence[threading.Event], stop: Callable[[], None]) -> None:
+    """Wait for all lanes; more signals meanwhile (a second Ctrl-C) are raised afterwards."""
     signalled: BaseException | None = None
-    while any(thread.is_alive() for thread in threads):
+    while not _all(returned, 0):
         try:
             stop()
-            for thread in threads:
-                thread.join(0.2)
+            _all(returned, 0.2)
         except (KeyboardInterrupt, Interrupted) as error:
             signalled = error
     if signalled is not None:
         raise signalled
+
+
+def _all(returned: Sequence[threading.Event], seconds: float) -> bool:
+    """Whether all are set, within ``seconds`` each."""
+    return all([over.wait(seconds) for over in returned])
 
 
 def _worst(failures: list[BaseException]) -> BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
@@ -51,26 +52,35 @@ def test_a_failing_lane_ends_the_others_and_is_reported(error: Exception) -> Non
     assert time.monotonic() - started < 60
 
 
-def test_an_interrupt_waits_until_every_lane_has_returned(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    stopped, ended = threading.Event(), []
+def interrupted(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_signal_is_raised_when_every_lane_has_returned() -> None:
+    stopped, returned, ended = threading.Event(), threading.Event(), []
+    waiting = threading.Barrier(3)
 
     def lane(queue: Queue[int]) -> None:
         for item in queue:
+            waiting.wait(10)
             assert stopped.wait(10)
+            assert not returned.wait(0.3)
             ended.append(item)
 
-    original = threading.Thread.join
+    def shoot() -> None:
+        waiting.wait(10)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
-    def join(self: threading.Thread, timeout: float | None = None) -> None:
-        original(self, timeout)
-        if not stopped.is_set():
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(threading.Thread, "join", join)
-    with pytest.raises(KeyboardInterrupt):
-        run_lanes(Queue([1, 2, 3]), 2, lane, stopped.set)
+    before = signal.signal(signal.SIGUSR1, interrupted)
+    try:
+        shooter = threading.Thread(target=shoot)
+        shooter.start()
+        with pytest.raises(KeyboardInterrupt):
+            run_lanes(Queue([1, 2, 3]), 2, lane, stopped.set)
+        returned.set()
+        shooter.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
     assert sorted(ended) == [1, 2]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -135,28 +136,35 @@ def test_one_that_only_counts_stops_at_its_next_progress() -> None:
         perform(plan_of(Doing("a", (), fail), Doing("b", (), count)))
 
 
-def test_ctrl_c_ends_all_lanes_also_when_it_comes_twice(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun = threading.Barrier(3, timeout=20)
-    pressed = iter(range(2))
-    original = threading.Thread.join
+def test_ctrl_c_ends_all_lanes_also_when_it_comes_twice(cache: Path) -> None:
+    begun, heard, twice = threading.Barrier(3, timeout=20), threading.Event(), threading.Event()
 
     def wait(_run: StageRun) -> None:
         begun.wait()
-        run(["sleep", "1000"])
+        try:
+            run(["sleep", "1000"])
+        finally:
+            assert twice.wait(20)
 
-    def join(self: threading.Thread, timeout: float | None = None) -> None:
-        if self.name.startswith("lane-") and (number := next(pressed, None)) is not None:
-            if number == 0:
-                begun.wait()
-            raise KeyboardInterrupt
-        original(self, timeout)
+    def pressed(_number: int, _frame: object) -> None:
+        (twice if heard.is_set() else heard).set()
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(threading.Thread, "join", join)
-    with pytest.raises(KeyboardInterrupt):
-        perform(plan_of(Doing("a", (), wait), Doing("b", (), wait)))
-    assert [t.name for t in threading.enumerate() if t.name.startswith("lane-")] == []
+    def press() -> None:
+        begun.wait()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        assert heard.wait(20)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, pressed)
+    try:
+        fingers = threading.Thread(target=press)
+        fingers.start()
+        with pytest.raises(KeyboardInterrupt):
+            perform(plan_of(Doing("a", (), wait), Doing("b", (), wait)))
+        fingers.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
     assert list((cache / "store/tmp").iterdir()) == list((cache / "work").iterdir()) == []
 
 
