@@ -52,8 +52,8 @@ def tree(
 ) -> Path:
     """The tree of a build with elements, as imagekit stored it: stands in for an installation."""
     built = build(guest_spec(tmp_path_factory.mktemp("tree"), "here", "debootstrap"))
-    key = next(s["key"] for s in built.manifest["stages"] if s["name"] == "rootfs")
-    return stored(cache, key, "rootfs.tar")
+    key = next(s["key"] for s in built.manifest["stages"] if s["name"] == "packages")
+    return stored(cache, key, "packages.tar")
 
 
 @pytest.fixture(scope="module")

@@ -225,9 +225,23 @@ static int abstract_socket(void)
 							    : failed("%s", strerror(errno));
 }
 
+/* Whether a file of this tree was replaced while somebody has it open, as dpkg replaces its status
+ * while apt runs: /proc says "NAME (deleted)", and NAME is another file of the same file system. */
+static int was_replaced_here(const char *link, const struct stat *status)
+{
+	static const char ending[] = " (deleted)";
+	char name[200] = "";
+	struct stat named;
+	size_t length = strlen(link), rest = strlen(ending);
+	if (status->st_nlink != 0 || length <= rest || strcmp(link + length - rest, ending) != 0)
+		return 0;
+	memcpy(name, link, length - rest);
+	return stat(name, &named) == 0 && named.st_dev == status->st_dev;
+}
+
 /* A descriptor that leads to something of the host: anything but a pipe, the null device, what has
- * the same name here, and a program that everybody may read and nobody here write. A log that is a
- * pipe cannot be cut or overwritten. */
+ * or had the same name here, and a program that everybody may read and nobody here write. A log that
+ * is a pipe cannot be cut or overwritten. */
 static int bad_descriptor(const char *directory, int fd)
 {
 	char path[400], link[200] = "";
@@ -238,6 +252,8 @@ static int bad_descriptor(const char *directory, int fd)
 	if (S_ISFIFO(status.st_mode) || (S_ISCHR(status.st_mode) && status.st_rdev == makedev(1, 3)))
 		return 0;
 	if (stat(link, &named) == 0 && named.st_dev == status.st_dev && named.st_ino == status.st_ino)
+		return 0;
+	if (was_replaced_here(link, &status))
 		return 0;
 	/* Another's socket cannot be had by its name (proc_pid_fd(5)): ENXIO. mmdebstrap has one for
 	 * its hooks. */
