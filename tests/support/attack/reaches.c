@@ -226,14 +226,15 @@ static int abstract_socket(void)
 }
 
 /* Whether a file of this tree was replaced while somebody has it open, as dpkg replaces its status
- * while apt runs: /proc says "NAME (deleted)", and NAME is another file of the same file system. */
+ * while apt runs: /proc says "NAME (deleted)", and NAME is another file of the same file system. It
+ * need not be gone: dpkg links it to another name before. */
 static int was_replaced_here(const char *link, const struct stat *status)
 {
 	static const char ending[] = " (deleted)";
 	char name[200] = "";
 	struct stat named;
 	size_t length = strlen(link), rest = strlen(ending);
-	if (status->st_nlink != 0 || length <= rest || strcmp(link + length - rest, ending) != 0)
+	if (length <= rest || strcmp(link + length - rest, ending) != 0)
 		return 0;
 	memcpy(name, link, length - rest);
 	return stat(name, &named) == 0 && named.st_dev == status->st_dev;
