@@ -16,6 +16,7 @@ from imagekit.cli.signing_options import GpgKeyOption, MinisignKeyOption, SshKey
 from imagekit.host.signing import BUILD_NAMESPACE, sign_build
 from imagekit.installs.build import build as build_spec
 from imagekit.installs.build import outlook
+from imagekit.installs.preflight import warnings
 from imagekit.installs.start import start
 from imagekit.pipeline.store import Store
 from imagekit.pipeline.workspace import workspace
@@ -74,7 +75,8 @@ def build(
             "--store-remote",
             metavar="DIR",
             help="Share results with other machines in DIR: fetch what is there, publish what is "
-            "made. Default: IMAGEKIT_STORE_REMOTE, or store.remote in imagekit.toml.",
+            "made; none: share nothing. Default: IMAGEKIT_STORE_REMOTE, or store.remote in "
+            "imagekit.toml.",
         ),
     ] = None,
     untrusted: UntrustedOption = False,
@@ -133,6 +135,8 @@ def build(
                 f"  {artefact.role:<15} {label:<6} {artefact.path}"
                 f"  ({console.size(artefact.size_bytes)})"
             )
+    for warning in warnings(file):
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def plan(
@@ -148,6 +152,8 @@ def plan(
     file = _spec(spec, set_, untrusted)
     context = start(file, out or Path("build") / file.spec.name, os.environ)
     stages = outlook(context, Store())
+    for warning in warnings(file):
+        typer.echo(f"warning: {warning}", err=True)
     if json_output:
         print(json.dumps([vars(stage) for stage in stages], indent=2))
         return

@@ -29,8 +29,12 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "inject, inspect, check": ("qemu-img", "qemu-system-x86_64"),
     "prove": ("qemu-system-x86_64", "mmdebstrap", "mke2fs"),
 }
-WANTED: dict[str, tuple[str, ...]] = {"bundle": ("gpg", "age", "minisign", "ssh-keygen")}
-"""What only those lack who ask for it: kinds of keys."""
+WANTED: dict[str, tuple[str, ...]] = {
+    "bundle": ("gpg", "age", "minisign", "ssh-keygen"),
+    "xfs": ("mkfs.xfs", "faketime"),
+    "btrfs": ("mkfs.btrfs",),
+}
+"""What only those lack who ask for it: kinds of keys and of file systems."""
 FILES: dict[str, tuple[tuple[str, str], ...]] = {
     "debootstrap": (
         ("/usr/lib/grub/i386-pc/kernel.img", "grub-pc-bin"),

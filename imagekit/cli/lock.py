@@ -65,15 +65,16 @@ def diff(
     new: Annotated[Path, typer.Argument(metavar="NEW.lock")],
     json_output: JsonOption = False,
 ) -> None:
-    """Say what changed between the builds of two locks."""
+    """Say what changed between the builds of two locks; exit 1 when anything did, as diff(1)."""
     found = changes(read_lock(old), read_lock(new))
     if json_output:
         print(json.dumps([vars(change) for change in found], indent=2))
-        return
-    for change in found:
-        print(change)
-    if not found:
-        print("nothing changed")
+    else:
+        for change in found:
+            print(change)
+        if not found:
+            print("nothing changed")
+    raise typer.Exit(1 if found else 0)
 
 
 @app.command()

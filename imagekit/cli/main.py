@@ -15,8 +15,11 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+from annotated_types import Ge, Le
+from typer.core import TyperGroup
 
 from imagekit import __version__
+from imagekit.cli.paths import straighten
 from imagekit.errors import HostError, ImagekitError, Interrupted, printable
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -50,14 +53,48 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cache": ("imagekit.cli.cache", "app"),
 }
 
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 error, 2 wrong command line, 3 wrong spec or input, 4 this host lacks "
+    "something, 5 a tool failed, 6 download failed, 7 signature or checksum wrong, 8 the image "
+    "cannot do it, 9 damaged image, 10 a change in a guest failed, 11 a guest did not boot, 12 in "
+    "use, 13 exists already, 14 inconclusive, 130, 143, 129 interrupted. More: docs/exit-codes.md."
+)
+"""In the help of the program; docs/exit-codes.md says more."""
+
+
+class _Program(TyperGroup):
+    """Says what the value of an option must be in the words that fields of a spec have."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """See click's; typer's errors of values hold pydantic's text."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if type(error.__cause__).__name__ == "ValidationError" and hasattr(error, "message"):
+                error.message = _of_value(error.__cause__)
+            raise
+
+
+def _of_value(error: Any) -> str:
+    from imagekit.spec.faults import faults
+
+    kind = error.errors(include_url=False)[0]
+    shapes = {"int": int, "float": float, "bool": bool, "greater": int, "less": int}
+    shape: Any = shapes.get(str(kind["type"]).partition("_")[0], str)
+    limits = kind.get("ctx", {})
+    bounds = [Ge(limits["ge"])] if "ge" in limits else [Le(limits["le"])] if "le" in limits else []
+    return faults(error, Annotated[shape, *bounds] if bounds else shape)[0].what
+
 
 def make_app(names: Iterable[str]) -> typer.Typer:
     """The program with the commands ``names``."""
     app = typer.Typer(
+        cls=_Program,
         add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         help="Build Xen guest images from a spec, and prove that they boot.",
+        epilog=EXIT_CODES,
     )
     app.callback()(options)
     for name in names:
@@ -67,6 +104,7 @@ def make_app(names: Iterable[str]) -> typer.Typer:
             app.add_typer(target, name=name)
         else:
             app.command(name)(target)
+    straighten(app)
     # typer turns a lone command into the program itself, unless there is a callback.
     return app
 

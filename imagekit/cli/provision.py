@@ -12,12 +12,14 @@ from imagekit.cli import console
 from imagekit.domain.model import MODES, Mode
 from imagekit.errors import ImagekitError, SpecError
 from imagekit.pipeline.workspace import workspace
+from imagekit.provision.cautions import cautions
 from imagekit.provision.golden import open_golden, sweep
 from imagekit.provision.journal import record_of, recorded, state_root
 from imagekit.provision.provision import Outcome, ProvisionOptions
 from imagekit.provision.provision import destroy as undo_guest
 from imagekit.provision.provision import provision as make_guests
 from imagekit.provision.request import Clone, GuestRequest, make_request, read_guests
+from imagekit.spec.nearest import did_you_mean
 
 XENDOMAINS = Path("/etc/xen/auto")
 TOOLSTACKS = ("xl", "xm", "libvirt")
@@ -85,9 +87,9 @@ def provision(
     requests = _requests(guests, {k: v for k, v in given.items() if v})
     if toolstack not in TOOLSTACKS:
         raise SpecError(
-            f"guests for {toolstack!r} are not made here",
+            f"guests for {toolstack!r} are not made here{did_you_mean(toolstack, TOOLSTACKS)}",
             where="--toolstack",
-            hint=f"one of {', '.join(TOOLSTACKS)}; imagekit config words the others",
+            hint=f"one of {', '.join(TOOLSTACKS)}; imagekit config writes the configs of others",
         )
     if autostart and not XENDOMAINS.is_dir():
         raise SpecError(f"{XENDOMAINS} is not there", where="--autostart")
@@ -105,6 +107,8 @@ def provision(
         force,
     )
     golden = open_golden(build, ("vhd",)) if chain else open_golden(build)
+    for caution in cautions(requests, golden, seed=seed):
+        typer.echo(f"warning: {caution}", err=True)
     with console.events_for(False) as events, workspace(events) as space:
         outcomes = make_guests(requests, golden, options, workspace=space)
     _report(outcomes, json_output)
@@ -116,14 +120,15 @@ def _mode(name: str | None) -> Mode | None:
     for mode in MODES:
         if mode == name:
             return mode
-    raise SpecError(f"{name!r} is not known", where="--mode", hint="one of pv, pvh, hvm")
+    meant = did_you_mean(name, MODES)
+    raise SpecError(f"{name!r} is not a mode{meant}", where="--mode", hint="one of pv, pvh, hvm")
 
 
 def _requests(guests: Path | None, given: dict[str, object]) -> list[GuestRequest]:
     if guests is None:
         if "name" not in given:
             raise SpecError("name the guest, or a file of guests with --guests", where="NAME")
-        return [make_request(given, "the command line")]
+        return [make_request(given)]
     if given:
         raise SpecError(
             f"--guests does not go with {', '.join(sorted(given))}",

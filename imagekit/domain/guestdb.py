@@ -31,6 +31,7 @@ from imagekit.host.addresses import is_server_address
 from imagekit.host.exclusive import exclusive
 from imagekit.host.outfile import replacing
 from imagekit.spec.base import Model
+from imagekit.spec.faults import faults
 from imagekit.spec.values import Mac
 from imagekit.spec.yamltext import yaml_reader
 
@@ -219,11 +220,10 @@ def _check(raw: Any, path: Path) -> GuestDb:
     try:
         return GuestDb.model_validate(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
-        where = f"{path}{_line(raw, first['loc'])}"
-        raise SpecError(f"{field}: {said}" if field else said, where=where) from None
+        first = faults(error, GuestDb)[0]
+        where = f"{path}{_line(raw, first.loc)}"
+        text = f"{first.field}: {first.what}" if first.field else first.what
+        raise SpecError(text, where=where, hint=first.hint) from None
 
 
 def _line(raw: Any, place: tuple[int | str, ...]) -> str:

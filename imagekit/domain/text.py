@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from imagekit.errors import SpecError
+from imagekit.spec.nearest import did_you_mean
 
 MAX_TEXT_BYTES = 4096
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
@@ -57,4 +58,5 @@ def number(value: int, low: int, high: int, where: str) -> None:
 def choice(value: str, allowed: Sequence[str], where: str) -> None:
     """One of ``allowed``."""
     if value not in allowed:
-        refuse(f"{value!r} is not known", where, f"one of {', '.join(allowed)}")
+        meant = did_you_mean(str(value), allowed)
+        refuse(f"{value!r} is not known{meant}", where, f"one of {', '.join(allowed)}")

@@ -13,6 +13,7 @@ from imagekit.errors import SpecError
 from imagekit.guest.changes import Copy, Hostname, Mkdir, Remove, RunScript, SshKey, Write
 from imagekit.guest.sshkeys import parse_keys
 from imagekit.host.strangers import open_path
+from imagekit.spec.faults import faults
 from imagekit.spec.values import GuestPath, Owner, UserName
 
 MAX_WRITE = 1 << 20
@@ -173,4 +174,4 @@ def _read(path: Path, option: str) -> bytes:
 
 
 def _message(error: ValidationError) -> str:
-    return error.errors()[0]["msg"].removeprefix("Value error, ")
+    return faults(error, str)[0].what

@@ -16,6 +16,9 @@ SCRIPT_TIMEOUT = 1800.0
 """Seconds for each script of a spec."""
 
 
+_RELATIVE = "relative paths start from the directory of the spec"
+
+
 def require_sources(file: SpecFile) -> None:
     """Raise SpecError for files and scripts of the spec that are not there."""
     for index, item in enumerate(file.spec.files):
@@ -23,11 +26,14 @@ def require_sources(file: SpecFile) -> None:
             raise SpecError(
                 f"there is no file {file.resolve(item.source)}",
                 where=file.where("files", index, "source"),
+                hint=_RELATIVE,
             )
     for index, script in enumerate(file.spec.scripts):
         if not file.resolve(script).is_file():
             raise SpecError(
-                f"there is no script {file.resolve(script)}", where=file.where("scripts", index)
+                f"there is no script {file.resolve(script)}",
+                where=file.where("scripts", index),
+                hint=_RELATIVE,
             )
 
 

@@ -11,6 +11,7 @@ from imagekit.errors import HostError
 PACKAGES: dict[str, str] = {
     "mmdebstrap": "mmdebstrap",
     "debootstrap": "debootstrap",
+    "arch-test": "arch-test",
     "gpgv": "gpgv",
     "gpg": "gnupg",
     "age": "age",

@@ -20,6 +20,7 @@ from imagekit.host.versions import tool_versions
 from imagekit.installs.context import BuildContext
 from imagekit.installs.methods import method_called
 from imagekit.installs.mirrors import reached
+from imagekit.installs.preflight import check_host, check_writable, warnings
 from imagekit.installs.start import is_outdated, start
 from imagekit.pipeline.build_directory import BuildDirectory
 from imagekit.pipeline.configured import configured_store
@@ -28,6 +29,7 @@ from imagekit.pipeline.events import Events
 from imagekit.pipeline.execute import StageResult, execute, needed
 from imagekit.pipeline.plan import Plan, Planned, why
 from imagekit.pipeline.result_store import ResultStore
+from imagekit.pipeline.workspace import cache_root
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock
 from imagekit.spec.manifest import MANIFEST, Artefact, Manifest, StageRecord, parse_manifest
@@ -102,6 +104,7 @@ def build(  # noqa: PLR0913 - an option of "imagekit build" each
     """
     name = file.spec.name
     directory = BuildDirectory(out.absolute(), sha256_sparse)
+    check_writable(directory.path, "choose another directory with -o")
     variables = os.environ if environment is None else environment
     begin = partial(start, file, called or out, variables, lock=lock, debs=debs, unique=unique)
     context = begin(fresh=fresh)
@@ -117,6 +120,10 @@ def build(  # noqa: PLR0913 - an option of "imagekit build" each
         if not fresh and is_outdated(plan, needed(plan, store, fresh=False)):
             context = begin(fresh=True)
             plan = plan_for(context)
+        must_run = {name for name, run in needed(plan, store, fresh=fresh).items() if run}
+        check_host(directory.path, cache_root(), file.spec, must_run)
+        for warning in warnings(file):
+            events.emit("warning", text=warning)
         with let_through(loopback_forwards(reached(file, lock, context.host))):
             results = execute(plan, store, events, guest=name, fresh=fresh, digest=sha256_sparse)
         facts = _facts(plan, results)

@@ -135,6 +135,9 @@ def origins(file: SpecFile) -> dict[str, str]:
             node = node.get(part) if isinstance(node, dict) else None
         if node is not None:
             place, _, field = file.where(*loc).partition(" ")
+            if place == "--set":
+                found[name] = f"{place} {field}"
+                continue
             line = place.rsplit(":", 2)[-2]
             found[name] = f"{file.path.name}:{line} {field}"
     return found

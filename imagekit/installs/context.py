@@ -126,7 +126,11 @@ def _secret(
     if secret.env is not None:
         value = environment.get(secret.env)
         if value is None:
-            raise SpecError(f"the environment has no variable {secret.env}", where=where)
+            raise SpecError(
+                f"the environment has no variable {secret.env}",
+                where=where,
+                hint="export it, or name a file: {file: PATH}",
+            )
     else:
         path = file.resolve(secret.file or "")
         try:

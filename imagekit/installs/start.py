@@ -24,13 +24,14 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from imagekit.errors import HostError, SpecError
+from imagekit.errors import HostError, SpecError, ToolError
 from imagekit.host.apt_sources import ANSWER_SECONDS, host_archive, without_credentials
 from imagekit.host.opening import read_bounded
 from imagekit.host.run import run
 from imagekit.host.strangers import make_folder, require_private_path
 from imagekit.installs.context import BuildContext, context_for
 from imagekit.installs.mirrors import Mirrors, mirrors_for
+from imagekit.installs.preflight import check_spec
 from imagekit.installs.stages.archive import APT_HELPER, apt_credentials
 from imagekit.installs.stages.provenance import fields
 from imagekit.installs.tree_packages import tree_install, wanted_packages
@@ -74,8 +75,11 @@ def start(
     """What building ``file`` depends on: :func:`context_for`, the host's mirrors, and a time.
 
     ``fresh`` asks the mirrors, whatever is remembered. ``unique`` is as in BuildContext. Raises
-    SpecError and HostError.
+    SpecError, also for what :func:`check_spec` refuses, and HostError.
     """
+    if debs is None:
+        # Not for a bundle, on the day when it is needed: what it holds was built once.
+        check_spec(file)
     context = context_for(file, out, environment, lock=lock, debs=debs)
     context = replace(context, host=host_archive(file.spec.os.distribution), unique=unique)
     state = _state(context, fresh=fresh) if _fetches(context) else None
@@ -161,11 +165,14 @@ def _release(
     env |= dict.fromkeys(("http_proxy", "https_proxy"), proxy) if proxy else {}
     for name in NAMES:
         where = f"{without_credentials(url).rstrip('/')}/dists/{suite}/{name}"
-        argv = [APT_HELPER, "download-file", where, str(target)]
-        run(argv, env=env, check=False, timeout=ASK_SECONDS)
-        data = _read(target)
-        if data:
-            return data
+        limit = f"--fsize={MAX_RELEASE_BYTES}"
+        argv = ["prlimit", limit, APT_HELPER, "download-file", where, str(target)]
+        with contextlib.suppress(ToolError):
+            run(argv, env=env, timeout=ASK_SECONDS)
+            data = _read(target)
+            if data:
+                return data
+        target.unlink(missing_ok=True)  # the part that was fetched
     return None
 
 

@@ -101,7 +101,7 @@ def read_kernel(data: bytes, *, name: str, limit: int = DEFAULT_LIMIT) -> Kernel
     """The kernel in ``data``; ``name`` is used in messages, ``limit`` bounds the unpacked bytes.
 
     A payload that cannot be unpacked is recorded, not raised. Raises ImageError when ``data`` is
-    no x86 bzImage and no ELF (also inside gzip, as Xen accepts it).
+    no x86 bzImage and no ELF (also inside gzip, as Xen accepts it), and when a bzImage is cut off.
     """
     if data[0x202:0x206] == b"HdrS" and data[0x1FE:0x200] == b"\x55\xaa":
         return _read_bzimage(data, name, limit)
@@ -155,6 +155,13 @@ def _read_bzimage(data: bytes, name: str, limit: int) -> KernelImage:
         reason = f"boot protocol {protocol >> 8}.{protocol & 0xFF:02} has no payload fields (2.08)"
     else:
         start = (setup_sectors + 1) * 512 + offset
+        if start + length > len(data):
+            raise ImageError(
+                f"the bzImage is cut off: it has {len(data)} bytes, and its header asks for at "
+                f"least {start + length}",
+                where=name,
+                hint="copy or download it again",
+            )
         codec, payload, reason = _unpack(data, start, length, name, limit)
     if payload is not None:
         try:
@@ -186,8 +193,8 @@ def _unpack(
     data: bytes, start: int, length: int, name: str, limit: int
 ) -> tuple[Codec | None, bytes | None, str | None]:
     """Codec, unpacked payload, or the reason why there is none."""
-    if length < 4 or start + length > len(data):
-        return None, None, "the payload lies outside the file: the bzImage is cut off"
+    if length < 4:
+        return None, None, f"the header names a payload of {length} bytes"
     if data[start : start + 4] == elf_format.MAGIC:
         return None, data[start : start + length], None
     codec = detect(data, start)

@@ -83,6 +83,7 @@ def _build(
     out = place / f"build of {how.hostname}"
     space.events.emit("note", text=f"building {name} as {how.hostname}, umask {how.umask}")
     argv = [sys.executable, "-m", "imagekit", "build", str(spec.absolute()), "-o", str(out)]
+    argv += ["--store-remote", "none"]  # or the second build would be a copy of the first one
     try:
         run(
             [

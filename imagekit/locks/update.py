@@ -8,7 +8,7 @@ lists no longer tell the dependencies.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from imagekit.installs.elements.planning import plan_elements
 from imagekit.installs.mirrors import Mirrors, mirrors_for
 from imagekit.installs.stages.archive import collect
 from imagekit.installs.stages.lockfile import input_digests, lock_tools
+from imagekit.installs.stages.mirrorfailures import explain
 from imagekit.installs.stages.provenance import MAX_LIST_BYTES, fields, provenance, stanzas
-from imagekit.installs.stages.rootfs import explain
 from imagekit.installs.tree_packages import wanted_packages
 from imagekit.pipeline.stage import digest_file
 from imagekit.pipeline.store import Store
@@ -29,6 +29,7 @@ from imagekit.pipeline.workspace import Workspace
 from imagekit.spec.derived import disk_seed
 from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import Lock, LockedPackage
+from imagekit.spec.nearest import did_you_mean
 
 PRIORITIES = {
     "essential": (),
@@ -141,10 +142,26 @@ def _checked(lock: Lock, file: SpecFile, names: Sequence[str]) -> Mirrors:
     mirrors = mirrors_for(file)
     if not mirrors.sources:
         raise SpecError("an update needs a mirror", where=file.where("os"), hint="name os.mirror")
-    unknown = sorted(set(names) - {p.name for p in lock.packages})
-    if unknown:
-        raise SpecError(f"{', '.join(unknown)}: not in the lock", where=lock.name)
+    known = {p.name for p in lock.packages}
+    for name in names:
+        if name not in known:
+            raise _unknown_package(name, known, file)
     return mirrors
+
+
+def _unknown_package(name: str, known: Collection[str], file: SpecFile) -> SpecError:
+    if "/" in name or name.endswith((".lock", ".yaml", ".yml")):
+        return SpecError(
+            f"{name!r} is not the name of a package",
+            where="PACKAGE",
+            hint="the spec is named by --spec, the lock by --lock, the new lock by --output",
+        )
+    return SpecError(
+        f"the lock has no package {name}, so there is nothing to update{did_you_mean(name, known)}",
+        where="PACKAGE",
+        hint=f"to add it, write it into {file.where('install', 'packages')}; imagekit lock update "
+        "without a package then locks it",
+    )
 
 
 Row = tuple[str, str, str]

@@ -28,8 +28,9 @@ from imagekit.errors import SpecError
 from imagekit.netboot import sources
 from imagekit.netboot.netguest import NetbootGuest
 from imagekit.spec.base import Model
+from imagekit.spec.places import refused_in
 from imagekit.spec.values import Mac, NamedPath
-from imagekit.spec.yamltext import yaml_reader
+from imagekit.spec.yamltext import MAX_NODES, yaml_reader
 
 MAX_REQUEST = 1 << 20
 
@@ -105,9 +106,7 @@ def load(path: Path, guest: Guest | None = None) -> Request:
     except OSError as error:
         raise SpecError(f"cannot read it: {error.strerror}", where=str(path)) from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise SpecError(f"{field}: {first['msg']}", where=str(path)) from None
+        raise refused_in(error, Request, path, data.decode(), nodes=MAX_NODES) from None
     except (YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"not YAML: {str(error)[:300]}", where=str(path)) from error
 

@@ -170,7 +170,7 @@ def prune(root: Path, limits: Bounds) -> Pruned:
     for result in results(root):
         if total <= limits.size and _free(root) >= limits.free:
             break
-        if result.key in kept or not _remove(root, result):
+        if result.key in kept or not remove(root, result):
             kept |= {result.key, *result.record.bases()}
         else:
             total -= result.bytes
@@ -187,8 +187,11 @@ def _free(root: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def _remove(root: Path, result: Result) -> bool:
-    """Remove it unless somebody holds it; its record goes first, without which it is no result."""
+def remove(root: Path, result: Result) -> bool:
+    """Remove it unless somebody holds it; its record goes first, without which it is no result.
+
+    Returns whether it was removed.
+    """
     if result.fetched:  # who takes a file of the pool copies it, and holds none
         with contextlib.suppress(FileNotFoundError):
             result.directory.unlink()

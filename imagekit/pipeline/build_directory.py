@@ -235,7 +235,13 @@ class BuildDirectory:
 
 def require_own_build(path: Path) -> None:
     """Raise HostError unless what is in the build ``path`` can be believed: strangers can neither
-    write to it nor put another directory in its place."""
+    write to it nor put another directory in its place. Raises SpecError when it is not there."""
+    if not path.exists():
+        raise SpecError(
+            "there is no such build directory",
+            where=str(path),
+            hint="name a directory that imagekit build made; by default it is build/NAME",
+        )
     require_private_path(
         path,
         "copy it to a directory of your own, or make it yours with chown and chmod go-w; so must "

@@ -7,7 +7,8 @@ lies there whole, a *donor* is a difference from that root alone. More steps are
 few results depend on each other.
 
 A file is used whole again by putting it together, at the pace of the disk. A result is condensed
-when it is old and the store much larger than what a build uses, or at once if it is interim.
+when it is old and the store much larger than what a build uses, or at once if it is interim. Old
+disks in other formats are not worth that: they are removed, and converted again if they are wanted.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from imagekit.pipeline.bounds import BLOCK as UNIT
-from imagekit.pipeline.bounds import disk_usage, results
+from imagekit.pipeline.bounds import disk_usage, remove, results
 from imagekit.pipeline.difference import BLOCK, SECTOR, Source, write_difference
 from imagekit.pipeline.record import (
     DIFFERENCE,
@@ -29,7 +30,6 @@ from imagekit.pipeline.record import (
     Record,
     StoredFile,
     note_difference,
-    read_record,
 )
 
 LEAST = 4 << 20
@@ -38,11 +38,14 @@ MOST = 0.5
 """A difference of more than this share of a file is not worth it."""
 ROOTS = 2
 """How many roots are tried for a file."""
+AT_ONCE = 4
+"""Files of old results that are read when a build is done, for a second or two each; it leaves two
+large ones itself that are not made in seconds."""
 TOGETHER_S = 600
 """Results that were used within so many seconds are taken for those of one build."""
-TIMES = 2
+TIMES = 3
 """The store may be this many times as large as what a build uses before old results are
-condensed: a second build of a changed spec need not wait for that."""
+condensed: a few builds of a spec that changes need not wait for that."""
 
 
 def condense(
@@ -76,6 +79,8 @@ class _Condenser:
         self._known = {r.key: r for r in results(root) if not r.fetched and r.record.files}
         self._records = {key: result.record for key, result in self._known.items()}
         self._source: Source | None = None
+        self._tried = 0
+        """How many files were read."""
 
     def close(self) -> None:
         if self._source is not None:
@@ -86,10 +91,25 @@ class _Condenser:
             self._condense(key)
         used = sum(self._known[key].bytes for key in set(self._mine) & set(self._known))
         total = disk_usage(self._root / "objects")
-        for key in self._in_order(set(self._known) - set(self._mine)):
+        self._tried = 0
+        others = self._in_order(set(self._known) - set(self._mine))
+        for key in filter(self._dispensable, others):
             if total <= TIMES * used:
                 return
+            if remove(self._root, self._known[key]):
+                total -= self._known[key].bytes
+                del self._known[key], self._records[key]
+        for key in filter(self._known.__contains__, others):
+            if total <= TIMES * used or self._tried >= AT_ONCE:
+                return
             total -= self._condense(key)
+
+    def _dispensable(self, key: str) -> bool:
+        """Whether a result can be made again in seconds, and no other one is lost with it."""
+        record = self._records[key]
+        there = record.inputs and set(record.inputs) <= set(self._known)
+        needed = any(key in other.bases() for other in self._records.values())
+        return record.quick and bool(there) and not needed
 
     def _in_order(self, keys: set[str]) -> list[str]:
         """The least recently used first; of one build, each after what it was made of."""
@@ -130,7 +150,8 @@ class _Condenser:
 
     def _condensed(self, key: str, name: str) -> int:
         directory, record = self._known[key].directory, self._records[key]
-        status = (directory / name).lstat() if name not in record.differences else None
+        done = name in record.differences or name in record.apart
+        status = None if done else (directory / name).lstat()
         needed = {(b.key, b.name) for r in self._records.values() for b in _bases(r)}
         file = record.files[name]
         if (
@@ -141,12 +162,13 @@ class _Condenser:
             or not (file.is_seen(status) or self._digest(directory / name) == file.sha256)
         ):
             return 0
+        self._tried += 1
         for base in self._roots(key, name)[:ROOTS]:
             if part := self._written(key, name, [base, *self._donors(key, base)]):
-                note_difference(directory, name, part)
-                self._records[key] = read_record(directory)
+                self._records[key] = note_difference(directory, name, part)
                 (directory / name).unlink()
                 return status.st_blocks * UNIT - part.file.size
+            self._records[key] = note_difference(directory, name, None)
         return 0
 
     def _written(self, key: str, name: str, bases: list[Base]) -> Difference | None:

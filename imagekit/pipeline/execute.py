@@ -115,6 +115,7 @@ def _made(planned: Planned, plan: Plan, guest: str, *, fresh: bool) -> Made:
         shared=stage.shared,
         replaces=fresh,
         interim=stage.interim,
+        quick=stage.quick,
     )
 
 

@@ -85,7 +85,9 @@ class LayeredStore:
             digests = self._asked(lambda: self._verified(found, makes, output), seconds, found.key)
             if digests is None:
                 return None
-            return self._local.put(found.key, output, makes, digests, Made(found.stage))
+            entry = self._local.put(found.key, output, makes, digests, Made(found.stage))
+            self._events.emit("note", text=f"{found.stage}: fetched from {self._remote.name}")
+            return entry
         except OSError as error:
             self._warn(f"is not used: what it has cannot be stored: {error}")
             return None

@@ -74,7 +74,8 @@ class Record:
     """A stored result: its files by name, the stage that made it and for which guest.
 
     ``inputs`` are the keys of the results that it was made of, ``differences`` the files that do
-    not lie there whole.
+    not lie there whole, ``apart`` names those that have too little in common with others for that.
+    ``quick``: it can be made again in seconds.
     """
 
     files: Mapping[str, StoredFile]
@@ -82,6 +83,8 @@ class Record:
     guest: str = ""
     inputs: tuple[str, ...] = ()
     differences: Mapping[str, Difference] = field(default_factory=dict)
+    apart: tuple[str, ...] = ()
+    quick: bool = False
 
     def lying(self) -> dict[str, StoredFile]:
         """The files that lie in the directory, by the names that they have there."""
@@ -107,7 +110,9 @@ def read_record(directory: Path) -> Record:
         files = {_plain(name): _file(entry) for name, entry in value["files"].items()}
         parts = {n: _difference(entry) for n, entry in value.get("differences", {}).items()}
         inputs = tuple(_key(key) for key in value.get("inputs", ()))
-        return Record(files, str(value["stage"]), str(value["guest"]), inputs, parts)
+        apart = tuple(_plain(name) for name in value.get("apart", ()))
+        quick = value.get("quick") is True
+        return Record(files, str(value["stage"]), str(value["guest"]), inputs, parts, apart, quick)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no record: {error}") from None
 
@@ -120,6 +125,8 @@ def write_record(directory: Path, record: Record) -> None:
         "guest": record.guest,
         "files": {name: asdict(entry) for name, entry in record.files.items()},
         "inputs": record.inputs,
+        "apart": record.apart,
+        "quick": record.quick,
         "differences": {name: asdict(part) for name, part in record.differences.items()},
     }
     part = directory / f"{RECORD}.{secrets.token_hex(4)}"
@@ -144,14 +151,20 @@ def note(directory: Path, files: Mapping[str, StoredFile]) -> None:
         write_record(directory, replace(record, files=whole, differences=parts))
 
 
-def note_difference(directory: Path, name: str, part: Difference) -> None:
+def note_difference(directory: Path, name: str, part: Difference | None) -> Record:
     """Write down that the file ``name`` lies in ``directory`` as a difference from now on.
 
-    Raises OSError, and ValueError for a result without a record.
+    Without ``part``, that it is not worth it. Returns the record. Raises OSError, and ValueError
+    for a result without a record.
     """
     with _held(directory):
         record = read_record(directory)
-        write_record(directory, replace(record, differences={**record.differences, name: part}))
+        if part is None:
+            record = replace(record, apart=(*record.apart, name))
+        else:
+            record = replace(record, differences={**record.differences, name: part})
+        write_record(directory, record)
+        return record
 
 
 @contextlib.contextmanager

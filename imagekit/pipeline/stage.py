@@ -65,7 +65,11 @@ class Stage(ABC):
     """Modules that it imports by a name found at run time; they belong to its code."""
     shared: ClassVar[bool] = True
     """Whether machines share its results. Not if it makes them in less time than moving them takes,
-    as other formats of a disk, or if they hold what belongs to this host."""
+    as other formats of a disk, if they hold what belongs to this host, or if it is to verify them
+    itself."""
+    quick: ClassVar[bool] = False
+    """Whether its results are made in seconds from what it needs: old ones are the first that a
+    large store removes."""
     interim: ClassVar[bool] = False
     """Whether its results are little more than a step to the next stage's: the store keeps them as
     differences from what they were made of, which costs a little when they are used again."""

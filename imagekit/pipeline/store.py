@@ -50,7 +50,8 @@ Copy = Callable[[Path, Path], None]
 class Files(Mapping[str, Path]):
     """Artefact name to file; one that lies there as a difference is put together when asked for.
 
-    Asking raises OSError, where there is no space left, and ValueError.
+    It is read then, and has its SHA-256. Asking raises HostError, and OSError, where there is no
+    space left.
     """
 
     def __init__(self, whole: Mapping[str, Path], parts: Mapping[str, Callable[[], Path]]) -> None:
@@ -82,7 +83,7 @@ class Made:
     """Which stage made a result, and for which guest; for those who look at the store.
 
     ``inputs`` are the keys of what it was made of. ``shared``: other machines should have it;
-    ``replaces``: also instead of one that they have. ``interim``: see :attr:`Stage.interim`.
+    ``replaces``: also instead of one that they have. ``interim``, ``quick``: see :class:`Stage`.
     """
 
     stage: str = ""
@@ -91,6 +92,7 @@ class Made:
     shared: bool = False
     replaces: bool = False
     interim: bool = False
+    quick: bool = False
 
 
 class Store:
@@ -185,7 +187,12 @@ class Store:
                 return False
             if not self._right(directory, {base.name: file}, verify=False):
                 return False
-        return not verify or self.digest(self._whole(key, name)) == record.files[name].sha256
+        if verify:
+            try:
+                self._whole(key, name)
+            except HostError:
+                return False
+        return True
 
     def _whole(self, key: str, name: str) -> Path:
         """Put the file ``name`` together; it lives as long as this Store."""
@@ -196,7 +203,19 @@ class Store:
             target.parent.mkdir(mode=0o700, exist_ok=True)
             bases = read_record(self._directory(key)).differences[name].bases
             sources = [self._directory(base.key) / base.name for base in bases]
-            put_together(self._directory(key) / f"{name}{DIFFERENCE}", sources, target)
+            directory = self._directory(key)
+            with contextlib.suppress(ValueError):
+                put_together(directory / f"{name}{DIFFERENCE}", sources, target)
+            # What it is made with was written by others, and perhaps made anew.
+            if (
+                not target.exists()
+                or self.digest(target) != read_record(directory).files[name].sha256
+            ):
+                target.unlink(missing_ok=True)
+                (directory / RECORD).unlink(missing_ok=True)
+                raise HostError(
+                    f"the stored {name} is damaged, and was removed", hint="build again"
+                )
         return target
 
     def obtain(self, key: str, makes: Sequence[str], *, shared: bool) -> Entry | None:
@@ -278,7 +297,8 @@ class Store:
             path.chmod(0o600)
             files[name] = StoredFile.of(path.lstat(), sha256.get(name))
         made = made or Made()
-        write_record(output, Record(files, made.stage, made.guest, made.inputs))
+        record = Record(files, made.stage, made.guest, made.inputs, quick=made.quick)
+        write_record(output, record)
         target = self.root / "objects" / key
         if target.exists():
             old = self.root / "tmp" / f"old-{secrets.token_hex(6)}"

@@ -19,6 +19,7 @@ from imagekit.proof import libvirtxml, xlcfg
 from imagekit.proof.guestconfig import TOOLSTACKS, GuestConfig, GuestDisk, read_bytes
 from imagekit.spec.manifest import MANIFEST, Manifest, file_in, read_manifest
 from imagekit.spec.model import ProofToolstack
+from imagekit.spec.nearest import did_you_mean
 from imagekit.toolstacks import registry
 
 ProofBoot = Literal["pygrub", "pvgrub", "direct", "firmware", "uefi"]
@@ -59,7 +60,8 @@ class Wanted:
             for word in given:
                 if word not in known:
                     hint = f"one of {', '.join(known)}"
-                    raise SpecError(f"{word!r} is not known", where=f"--{name}", hint=hint)
+                    meant = did_you_mean(word, known)
+                    raise SpecError(f"{word!r} is not known{meant}", where=f"--{name}", hint=hint)
         return cls(
             tuple(cast(Mode, m) for m in dict.fromkeys(modes)),
             tuple(cast(ProofBoot, b) for b in dict.fromkeys(boots)),

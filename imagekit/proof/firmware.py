@@ -18,7 +18,7 @@ from imagekit.host.chroot import chroot
 from imagekit.host.run import run as host_run
 from imagekit.host.sandbox.profiles import COMPILING
 from imagekit.installs.mirrors import Mirrors
-from imagekit.installs.stages.rootfs import explain
+from imagekit.installs.stages.mirrorfailures import explain
 from imagekit.installs.stages.trees import open_tree
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.spec.load import SpecFile

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from imagekit.errors import SpecError
 from imagekit.proof.findings import Finding
 from imagekit.proof.versions import LabVersions, sentence
+from imagekit.spec.faults import refusal
 
 REPORT = "proof.json"
 MAX_REPORT_BYTES = 64 << 20
@@ -171,9 +172,9 @@ def read_proof(directory: Path) -> ProofReport:
             f"there is no report: {error.strerror}", where=str(path), hint="imagekit prove"
         ) from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise SpecError(f"{field or 'the report'}: {first['msg']}", where=str(path)) from None
+        refused = refusal(error, ProofReport, str(path), "prove the build again")
+        refused.what = f"the report: {refused.what}"
+        raise refused from None
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,10 @@ from imagekit.spec.manifest import read_manifest
 
 @dataclass(frozen=True)
 class Golden:
-    """A build as the source of guests: ``disk`` in ``format``, ``size`` what guests see (bytes)."""
+    """A build as the source of guests: ``disk`` in ``format``, ``size`` what guests see (bytes).
+
+    ``packages`` are the names of those in the image, None where that is not known.
+    """
 
     directory: Path
     facts: BuildFacts
@@ -48,6 +51,7 @@ class Golden:
     sha256: str
     kernel: Path | None
     initrd: Path | None
+    packages: frozenset[str] | None = None
 
 
 def open_golden(build: Path, formats: tuple[DiskFormat, ...] = PREFERRED) -> Golden:
@@ -74,7 +78,9 @@ def open_golden(build: Path, formats: tuple[DiskFormat, ...] = PREFERRED) -> Gol
     digest = disks[chosen].sha256 if untouched else sha256_sparse(disk)
     kernel = Path(facts.kernel) if facts.kernel else None
     initrd = Path(facts.initrd) if facts.initrd else None
-    return Golden(root, facts, disk, chosen, size, digest, kernel, initrd)
+    listed = manifest.packages
+    packages = None if listed is None else frozenset(package.name for package in listed)
+    return Golden(root, facts, disk, chosen, size, digest, kernel, initrd, packages)
 
 
 def _fingerprints(build: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from imagekit.errors import BusyError, ExistsError, HostError, SpecError
 from imagekit.host import tools
 from imagekit.host.run import run
 from imagekit.host.strangers import make_folder, require_private_path
+from imagekit.spec.faults import refusal
 from imagekit.spec.manifest import Section
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -137,9 +138,7 @@ class Journal:
         try:
             return GuestRecord.model_validate(last)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise SpecError(f"{field}: {first['msg']}", where=str(self.path)) from None
+            raise refusal(error, GuestRecord, str(self.path)) from None
 
     def complete(self, record: GuestRecord) -> None:
         """Write the last line down: from now on the guest is a whole one."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +14,9 @@ from ruamel.yaml.error import YAMLError
 from imagekit.disk.volume import check_group
 from imagekit.errors import SpecError
 from imagekit.spec.derived import CLONED
+from imagekit.spec.faults import faults
+from imagekit.spec.places import Document, refused_in
+from imagekit.spec.shape import Loc
 from imagekit.spec.values import Address, Bridge, Cidr, Mac, NamedPath, Size
 from imagekit.spec.yamltext import yaml_reader
 
@@ -78,6 +83,8 @@ class Guests(BaseModel):
     guests: list[dict[str, object]] = Field(min_length=1, max_length=MAX_GUESTS)
 
 
+OPTIONS = {"ssh_keys": "ssh-key"}
+"""Options that are not called as their field."""
 Clone = Literal["overlay", "copy", "chain"]
 """A qcow2 overlay, a raw copy, or a differencing VHD."""
 
@@ -94,35 +101,69 @@ def read_guests(path: Path) -> list[GuestRequest]:
     except OSError as error:
         raise SpecError(f"cannot read it: {error.strerror}", where=str(path)) from None
     except ValidationError as error:
-        raise _wrong(error, str(path)) from None
+        raise refused_in(error, Guests, path, data.decode(), nodes=MAX_NODES) from None
     except (YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"not YAML: {str(error).splitlines()[0]}", where=str(path)) from None
     requests = []
     for index, item in enumerate(guests.guests):
-        where = f"{path}: guests[{index}] {item.get('name', '')}".rstrip()
-        requests.append(make_request({**guests.defaults, **item}, where))
+        try:
+            requests.append(_checked({**guests.defaults, **item}))
+        except ValidationError as error:
+            above = _above(error, index, item)
+            text = data.decode()
+            raise refused_in(
+                error, GuestRequest, path, text, above=above, nodes=MAX_NODES
+            ) from None
+        except ValueError as error:
+            raise SpecError(str(error), where=f"{path}: guests[{index}]") from None
     names = [r.name for r in requests]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise SpecError(f"names {', '.join(twice)} twice", where=str(path))
+    _refuse_equal(requests, path, data.decode())
     devices = [os.path.realpath(r.device) for r in requests if r.device is not None]
     if len(set(devices)) != len(devices):
         raise SpecError("gives one device to two guests", where=str(path))
     return requests
 
 
-def make_request(value: dict[str, object], where: str) -> GuestRequest:
-    """A checked request; raises SpecError naming ``where`` and the field."""
+def _refuse_equal(requests: Sequence[GuestRequest], path: Path, text: str) -> None:
+    """Raise SpecError when two guests have one MAC or one address."""
+    document = Document(path, yaml_reader("rt", max_nodes=MAX_NODES).load(text))
+    seen: dict[str, str] = {}
+    for index, request in enumerate(requests):
+        addresses = [str(ipaddress.ip_interface(text).ip) for text in request.ip]
+        for field, value in [("mac", request.mac), *(("ip", address) for address in addresses)]:
+            if value is None:
+                continue
+            if value in seen:
+                raise SpecError(
+                    f"{value} is also that of {seen[value]}",
+                    where=document.where(("guests", index, field)),
+                    hint=f"give each guest its own {field}; under defaults it is everybody's",
+                )
+            seen[value] = request.name
+
+
+def _checked(value: dict[str, object]) -> GuestRequest:
+    return GuestRequest.model_validate(value)
+
+
+def _above(error: ValidationError, index: int, item: dict[str, object]) -> Loc:
+    """Where the first fault of a guest stands: in the guest, or in what is said for all."""
+    loc = faults(error, GuestRequest)[0].loc
+    own = not loc or loc[0] in item or loc[0] == "name"
+    return ("guests", index) if own else ("defaults",)
+
+
+def make_request(value: dict[str, object]) -> GuestRequest:
+    """A checked request from options of the command line; raises SpecError naming the option."""
     try:
-        return GuestRequest.model_validate(value)
+        return _checked(value)
     except ValidationError as error:
-        raise _wrong(error, where) from None
+        first = faults(error, GuestRequest)[0]
+        field = str(first.loc[0]) if first.loc else "device"
+        option = "NAME" if field == "name" else f"--{OPTIONS.get(field, field)}"
+        raise SpecError(first.what, where=option, hint=first.hint) from None
     except ValueError as error:
-        raise SpecError(str(error), where=where) from None
-
-
-def _wrong(error: ValidationError, where: str) -> SpecError:
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return SpecError(f"{place}: {message}" if place else message, where=where)
+        raise SpecError(str(error), where="--device or --vg") from None

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagekit.errors import VerificationError
+from imagekit.spec.faults import refusal
 from imagekit.spec.model import Spec
 
 FORMAT: Final = 1
@@ -61,6 +62,5 @@ def read_about(value: object, path: Path) -> About:
     try:
         return About.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise VerificationError(f"index.json: {field}: {first['msg']}", where=str(path)) from None
+        said = refusal(error, About, str(path)).what
+        raise VerificationError(f"index.json: {said}", where=str(path)) from None

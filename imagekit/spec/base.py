@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from imagekit.spec.values import HostPath
+from imagekit.spec.faults import Misfit
+from imagekit.spec.values import HostPath, Variable
 
 
 class Model(BaseModel):
@@ -19,10 +18,10 @@ class Secret(Model):
     """A secret that is named, never written: a file's first line or an environment variable."""
 
     file: HostPath | None = None
-    env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    env: Variable | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Secret:
         if (self.file is None) == (self.env is None):
-            raise ValueError("name exactly one of file and env")
+            raise Misfit("name exactly one of file and env", hint="{file: PATH} or {env: VARIABLE}")
         return self

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from imagekit.spec.base import Model
+from imagekit.spec.faults import Misfit
 from imagekit.spec.toolstack_names import ToolstackName
 from imagekit.spec.values import (
     Address,
@@ -63,9 +64,10 @@ class Nic(Model):
     @model_validator(mode="after")
     def _trunks(self) -> Nic:
         if ":" in self.bridge and (self.script or "").rsplit("/", 1)[-1] != "vif-openvswitch":
-            raise ValueError(
-                f"bridge {self.bridge} has VLANs, which vif-openvswitch alone knows; "
-                "set script: vif-openvswitch"
+            raise Misfit(
+                f"{self.bridge!r} has VLANs, which only vif-openvswitch knows",
+                "bridge",
+                hint="set script: vif-openvswitch",
             )
         return self
 

@@ -7,9 +7,8 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from imagekit.spec.base import Model
-from imagekit.spec.values import HostPath, HostPort, PackageName, Text, Url, Word
+from imagekit.spec.values import HostPath, HostPort, PackageName, Sha256, Text, Url, Word
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 Answers = Literal["preseed", "kickstart", "autoinstall"]
 REACH = (
     'HOST:PORT that the installer may reach, "[IPV6]:PORT" too, beside the mirror, the proxy and '

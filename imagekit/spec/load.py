@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import itertools
 import json
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,20 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from imagekit.errors import SpecError
 from imagekit.spec.credentials import public
+from imagekit.spec.faults import MAX_WORDED, Fault, faults
 from imagekit.spec.model import Spec
+from imagekit.spec.nearest import did_you_mean
+from imagekit.spec.places import Document
+from imagekit.spec.shape import Loc
 from imagekit.spec.yamltext import yaml_reader
 
 MAX_SPEC_BYTES = 1 << 20
 MAX_ERRORS = 20
+MAX_BESIDE = 1000
+"""Files looked at for the one that was meant."""
 DOMAIN_FIELDS = frozenset({"memory", "maxmem", "vcpus", "nics", "machine", "toolstacks", "proof"})
 """Fields that say how a guest runs, and nothing about its disk."""
-Loc = tuple[str | int, ...]
+ALL_FIELDS = "imagekit schema --markdown lists all fields"
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ class SpecFile:
     path: Path
     sha256: str
     tree: Any
+    overrides: Mapping[Loc, str] = field(default_factory=dict, kw_only=True)
+    """Keys of ``--set``, by the place that each changed."""
 
     @cached_property
     def image_sha256(self) -> str:
@@ -57,8 +67,8 @@ class SpecFile:
         return self.path.parent
 
     def where(self, *loc: str | int) -> str:
-        """``file:line:column field`` of a field, for errors found after loading."""
-        return _where(self.path, self.tree, loc)
+        """``file:line:column field`` of a field, or ``--set field``, for errors found later."""
+        return Document(self.path, self.tree, overrides=self.overrides).where(loc)
 
     def resolve(self, name: str) -> Path:
         """A path of the spec, relative to the spec's directory, as an absolute path."""
@@ -67,19 +77,63 @@ class SpecFile:
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> SpecFile:
     """Load and check the spec at ``path`` with ``key=value`` ``overrides``; raises SpecError."""
-    tree = _read(path)
+    text = _read(path)
+    tree = _parse(text, path)
+    made: dict[Loc, str] = {}
+    written: dict[Loc, str] = {}
     for override in overrides:
-        _apply(tree, override)
-    return check_tree(tree, path)
+        done = _apply(tree, override)
+        made[done.made] = done.key
+        written[done.loc] = done.text
+    document = Document(path, tree, text, made, written)
+    try:
+        return _check(document)
+    except SpecError as error:
+        blamed = (error.where or error.what).startswith("--set")
+        if made and not blamed and _fits(_parse(text, path)):
+            # A field that contradicts an override: the file by itself is right.
+            keys = ", ".join(f"--set {key}" for key in made.values())
+            error.where = f"{keys}: {error.where}" if error.where else keys
+        raise
 
 
 def check_tree(tree: Any, path: Path) -> SpecFile:
     """Check an already parsed tree as the spec of ``path``."""
+    return _check(Document(path, tree))
+
+
+def _check(document: Document) -> SpecFile:
     try:
-        spec = Spec.model_validate(_plain(tree))
+        spec = Spec.model_validate(_plain(document.tree))
     except ValidationError as error:
-        raise SpecError(_messages(error, path, tree), hint="imagekit schema shows it all") from None
-    return SpecFile(spec, path.absolute(), _digest(spec), tree)
+        found = faults(error, Spec, document.scalars())
+        raise _refused(found, document) from None
+    path = document.path.absolute()
+    return SpecFile(spec, path, _digest(spec), document.tree, overrides=document.overrides)
+
+
+def _fits(tree: Any) -> bool:
+    try:
+        Spec.model_validate(_plain(tree))
+    except (ValidationError, SpecError):
+        return False
+    return True
+
+
+def _refused(found: Sequence[Fault], document: Document) -> SpecError:
+    if len(found) <= MAX_WORDED:
+        found = sorted(found, key=lambda fault: document.position(fault.loc))
+    if len(found) == 1:
+        only = found[0]
+        return SpecError(only.what, where=document.where(only.loc), hint=only.hint or ALL_FIELDS)
+    lines: list[str] = []
+    for fault in found[:MAX_ERRORS]:
+        line = f"{document.where(fault.loc)}: {fault.what}"
+        lines.append(f"{line}; {fault.hint}" if fault.hint else line)
+    if len(found) > MAX_ERRORS:
+        left = len(found) - MAX_ERRORS
+        lines.append(f"{document.path}: and {left} more; the first {MAX_ERRORS} are above")
+    return SpecError("\n".join(lines), hint=ALL_FIELDS)
 
 
 def _digest(spec: Spec, without: Collection[str] = ()) -> str:
@@ -91,19 +145,36 @@ def _digest(spec: Spec, without: Collection[str] = ()) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _read(path: Path) -> CommentedMap:
+def _read(path: Path) -> str:
     try:
         with path.open("rb") as stream:
             raw = stream.read(MAX_SPEC_BYTES + 1)
+    except FileNotFoundError:
+        raise SpecError(
+            f"there is no such spec{_meant(path)}",
+            where=str(path),
+            hint="name the YAML file of a guest; docs/spec.md says what is in it",
+        ) from None
     except OSError as error:
         raise SpecError(f"cannot read the spec: {error.strerror}", where=str(path)) from None
     if len(raw) > MAX_SPEC_BYTES:
         raise SpecError("the spec is larger than 1 MiB", where=str(path))
     try:
-        text = raw.decode("utf-8")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise SpecError("the spec is not UTF-8", where=f"{path}:{line}:1") from None
+
+
+def _meant(path: Path) -> str:
+    """The file in the same directory that was probably meant."""
+    with contextlib.suppress(OSError):
+        beside = itertools.islice(path.parent.iterdir(), MAX_BESIDE)
+        return did_you_mean(path.name, [p.name for p in beside if p.suffix in (".yaml", ".yml")])
+    return ""
+
+
+def _parse(text: str, path: Path) -> CommentedMap:
     try:
         tree = yaml_reader("rt").load(io.StringIO(text))
     except MarkedYAMLError as error:
@@ -116,11 +187,26 @@ def _read(path: Path) -> CommentedMap:
     except (YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"not YAML: {error}", where=str(path)) from None
     if not isinstance(tree, CommentedMap):
-        raise SpecError("a spec is a mapping, beginning with name:", where=f"{path}:1:1")
+        raise SpecError(
+            "the spec is not a mapping of fields",
+            where=f"{path}:1:1",
+            hint="begin with name: NAME, os: {suite: SUITE} and install: {method: debootstrap}",
+        )
     return tree
 
 
-def _apply(tree: CommentedMap, override: str) -> None:
+@dataclass(frozen=True)
+class _Override:
+    """A ``--set``: the place of the topmost value that it made, and of its own."""
+
+    made: Loc
+    loc: Loc
+    key: str
+    text: str
+
+
+def _apply(tree: CommentedMap, override: str) -> _Override:
+    """Put ``override`` into ``tree``."""
     key, equals, text = override.partition("=")
     if not equals or not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)*", key):
         raise SpecError(f"{override!r} is not key=value, for example disk.size=4GiB", where="--set")
@@ -130,29 +216,26 @@ def _apply(tree: CommentedMap, override: str) -> None:
         value = text
     node: Any = tree
     parts = key.split(".")
+    loc: list[str | int] = []
+    made: Loc | None = None
     for part in parts[:-1]:
-        node = _step(node, part, key)
+        loc.append(_index(node, part, key) if isinstance(node, CommentedSeq) else part)
+        if isinstance(node, CommentedMap) and node.get(part) is None:
+            node[part] = CommentedMap()
+            made = made or tuple(loc)
+        node = node[loc[-1]]
+        if not isinstance(node, CommentedMap | CommentedSeq):
+            raise SpecError(f"{part} is a value, it has no fields", where=f"--set {key}")
     last = parts[-1]
-    if isinstance(node, CommentedSeq):
-        node[_index(node, last, key)] = value
-    else:
-        node[last] = value
-
-
-def _step(node: Any, part: str, key: str) -> Any:
-    if isinstance(node, CommentedSeq):
-        return node[_index(node, part, key)]
-    if node.get(part) is None:
-        node[part] = CommentedMap()
-    child = node[part]
-    if not isinstance(child, CommentedMap | CommentedSeq):
-        raise SpecError(f"{part} is a value, it has no fields", where=f"--set {key}")
-    return child
+    loc.append(_index(node, last, key) if isinstance(node, CommentedSeq) else last)
+    node[loc[-1]] = value
+    return _Override(made or tuple(loc), tuple(loc), key, text)
 
 
 def _index(node: CommentedSeq, part: str, key: str) -> int:
     if not part.isdigit() or int(part) >= len(node):
-        raise SpecError(f"{part} is not an index from 0 to {len(node) - 1}", where=f"--set {key}")
+        what = f"{part} is not an index of the list, which has {len(node)} of them, from 0"
+        raise SpecError(what, where=f"--set {key}")
     return int(part)
 
 
@@ -170,53 +253,3 @@ def _plain(node: Any, depth: int = 0) -> Any:
     if isinstance(node, float):
         return float(node)
     return str(node)
-
-
-def _where(path: Path, tree: Any, loc: Loc) -> str:
-    line, column = 0, 0
-    node = tree
-    shown = ""
-    for part in loc:
-        shown += f"[{part}]" if isinstance(part, int) else (f".{part}" if shown else str(part))
-        positions = getattr(getattr(node, "lc", None), "data", None) or {}
-        if part in positions:
-            line, column = positions[part][0], positions[part][1]
-        try:
-            node = node[part]
-        except (KeyError, IndexError, TypeError):
-            node = None
-    return f"{path}:{line + 1}:{column + 1} {shown}".rstrip()
-
-
-def _messages(error: ValidationError, path: Path, tree: Any) -> str:
-    lines: list[str] = []
-    items = error.errors(include_url=False, include_context=False, include_input=False)
-    for done, item in enumerate(items):
-        if len(lines) == MAX_ERRORS:
-            lines.append(f"{path}: and {len(items) - done} more; the first {MAX_ERRORS} are above")
-            break
-        # Discriminated unions and literals put the variant's name into the location.
-        loc = _real_loc(item["loc"], tree)
-        text = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            text = "unknown key"
-        elif item["type"] == "missing":
-            text = "is required"
-        line = f"{_where(path, tree, loc)}: {text}"
-        if line not in lines:
-            lines.append(line)
-    return "\n".join(lines)
-
-
-def _real_loc(loc: tuple[int | str, ...], tree: Any) -> Loc:
-    real: list[str | int] = []
-    node = tree
-    for index, part in enumerate(loc):
-        try:
-            node = node[part]
-        except (KeyError, IndexError, TypeError):
-            if index == len(loc) - 1 and isinstance(node, CommentedMap) and part != "[key]":
-                real.append(part)
-            continue
-        real.append(part)
-    return tuple(real)

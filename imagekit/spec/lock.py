@@ -13,12 +13,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from imagekit.errors import SpecError
-from imagekit.spec.install import Sha256
+from imagekit.spec.faults import refusal
+from imagekit.spec.values import Sha256
 from imagekit.spec.yamltext import yaml_reader
 
 MAX_LOCK_BYTES = 16 << 20
 MAX_SOURCE_CHARACTERS = 1000
 MAX_LOCK_NODES = 2_000_000
+HINT = "every build writes NAME.lock into its directory"
 _PART = r"[A-Za-z0-9_+~:%-][A-Za-z0-9_.+~:%-]*"
 PoolPath = Annotated[str, Field(pattern=rf"^({_PART}/)*{_PART}$", max_length=512)]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+:~-]{1,200}$")]
@@ -166,7 +168,7 @@ def read_lock(path: Path) -> Lock:
         raise SpecError(
             f"cannot read the lock: {error.strerror}",
             where=str(path),
-            hint="every build writes NAME.lock into its directory",
+            hint=HINT,
         ) from None
     return parse_lock(data, str(path))
 
@@ -179,8 +181,9 @@ def parse_lock(data: bytes, where: str) -> Lock:
         value = yaml_reader(max_nodes=MAX_LOCK_NODES).load(data.decode())
         return Lock.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise SpecError(f"is no lock: {place}: {first['msg']}", where=where) from None
+        refused = refusal(error, Lock, where, HINT)
+        refused.what = f"not a lock: {refused.what}"
+        raise refused from None
     except (YAMLError, ValueError, RecursionError) as error:
-        raise SpecError(f"is no lock: {str(error).splitlines()[0]}", where=where) from None
+        said = str(error).splitlines()[0]
+        raise SpecError(f"not a lock: {said}", where=where, hint=HINT) from None

@@ -25,8 +25,9 @@ from pydantic import (
 )
 
 from imagekit.errors import SpecError
-from imagekit.spec.install import Sha256
+from imagekit.spec.faults import faults
 from imagekit.spec.model import Proof
+from imagekit.spec.values import Sha256
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
@@ -198,16 +199,13 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    field = ""
-    for part in first["loc"]:
-        field += f"[{part}]" if isinstance(part, int) else f".{part}"
-    what = f"the manifest: {first['msg'].removeprefix('Value error, ')}"
+        first = faults(error, Manifest)[0]
+    what = f"the manifest: {first.what}"
     hint = HINT
-    if field == ".manifest_version":
+    if first.field == "manifest_version":
         what = "the manifest has a form that this imagekit does not know"
         hint = "use the version of imagekit that wrote it, or build again"
-    raise SpecError(what, where=f"{where}: {field[1:]}" if field else where, hint=hint)
+    raise SpecError(what, where=f"{where}: {first.field}" if first.field else where, hint=hint)
 
 
 def file_in(build: Path, path: str) -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Union, get_args
+import re
+from typing import Any, Literal, Union, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from imagekit.spec.base import Model, Secret
+from imagekit.spec.faults import Misfit, refuse_twice
 from imagekit.spec.hardware import Machine, Network, Nic, StaticNetwork
 from imagekit.spec.install import Debootstrap, Install, InstallMethod
 from imagekit.spec.toolstack_names import ToolstackName
@@ -17,12 +19,15 @@ from imagekit.spec.values import (
     GuestPath,
     HostName,
     HostPath,
+    Locale,
     MemoryMiB,
     Owner,
     Size,
     Text,
+    TimeZone,
     Url,
     UserName,
+    Uuid,
     Word,
     format_size,
 )
@@ -94,9 +99,9 @@ class Disk(Model):
     @classmethod
     def _bounds(cls, value: int) -> int:
         if not 64 * MIB <= value <= 16 << 40:
-            raise ValueError("a disk must be from 64MiB to 16TiB")
+            raise ValueError(f"{format_size(value)} is not allowed: it must be from 64MiB to 16TiB")
         if value % MIB:
-            raise ValueError("a disk must be a whole number of MiB")
+            raise ValueError(f"{value} bytes are not a whole number of MiB")
         return value
 
     @field_validator("volume_group")
@@ -113,9 +118,7 @@ class Disk(Model):
     @field_validator("formats")
     @classmethod
     def _once(cls, value: list[str]) -> list[str]:
-        if len(set(value)) != len(value):
-            raise ValueError("a format is named twice")
-        return value
+        return refuse_twice(value)
 
     @property
     def boot_bytes(self) -> int:
@@ -130,23 +133,31 @@ class Disk(Model):
     @model_validator(mode="after")
     def _fits(self) -> Disk:
         parts = self.swap + self.boot_bytes + sum(p.size for p in self.partitions)
-        for size in (self.swap, self.boot_size, *(p.size for p in self.partitions)):
+        sizes: dict[tuple[str | int, ...], int] = {
+            ("swap",): self.swap,
+            ("boot_size",): self.boot_size,
+            **{("partitions", i, "size"): p.size for i, p in enumerate(self.partitions)},
+        }
+        for at, size in sizes.items():
             if size % MIB:
-                raise ValueError(f"{format_size(size)}: partitions are whole numbers of MiB")
+                raise Misfit(f"{format_size(size)} is not a whole number of MiB", *at)
         if parts + 32 * MIB > self.size:
-            raise ValueError(
-                f"the partitions need {format_size(parts)} and the disk has only "
-                f"{format_size(self.size)}; make size larger"
+            raise Misfit(
+                f"the disk has {format_size(self.size)}, and its other partitions need "
+                f"{format_size(parts)} beside the root",
+                "size",
+                hint="make disk.size larger",
             )
         if self.table == "none" and (parts or self.lvm):
-            raise ValueError("table: none holds one file system only; use gpt or mbr")
+            raise Misfit("table: none holds one file system only; use gpt or mbr", "table")
         if self.table == "mbr" and (len(self.partitions) + bool(self.boot_bytes) > 2):
-            raise ValueError("table: mbr has four primary partitions; use gpt")
+            raise Misfit("table: mbr has four primary partitions; use gpt", "table")
         if self.table == "mbr" and self.size > 2 << 40:
-            raise ValueError("table: mbr ends at 2TiB; use gpt")
+            raise Misfit("table: mbr ends at 2TiB; use gpt", "table")
         mounts = [p.mount for p in self.partitions]
-        if len(set(mounts)) != len(mounts):
-            raise ValueError("a mount point is named twice")
+        for index, mount in enumerate(mounts):
+            if mount in mounts[:index]:
+                raise Misfit(f"{mount} is named twice", "partitions", index, "mount")
         return self
 
 
@@ -162,9 +173,7 @@ class Boot(Model):
     @field_validator("modes")
     @classmethod
     def _once(cls, value: list[str]) -> list[str]:
-        if len(set(value)) != len(value):
-            raise ValueError("a mode is named twice")
-        return value
+        return refuse_twice(value)
 
     @field_validator("cmdline")
     @classmethod
@@ -210,15 +219,19 @@ class Identity(Model):
     )
     ssh_keys: list[Text] = Field(default_factory=list, description="For root.")
     users: list[User] = Field(default_factory=list)
-    timezone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$")] = "Etc/UTC"
-    locale: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]+$")] = "C.UTF-8"
+    timezone: TimeZone = "Etc/UTC"
+    locale: Locale = "C.UTF-8"
 
     @field_validator("ssh_keys")
     @classmethod
     def _keys(cls, value: list[str]) -> list[str]:
-        for key in value:
-            if "PRIVATE KEY" in key or len(key.split()) < 2:
-                raise ValueError("not a public key line such as 'ssh-ed25519 AAAA... name'")
+        for index, key in enumerate(value):
+            if "PRIVATE KEY" in key:
+                what = "this is a private key, which must not be put into an image"
+                raise Misfit(what, index, hint="name the line of the .pub file beside it")
+            if len(key.split()) < 2:
+                what = f"{key!r} is not a public key such as 'ssh-ed25519 AAAA... name'"
+                raise Misfit(what, index, hint="name the line of ~/.ssh/id_ed25519.pub")
         return value
 
 
@@ -234,9 +247,9 @@ class File(Model):
     @model_validator(mode="after")
     def _one(self) -> File:
         if (self.source is None) == (self.content is None):
-            raise ValueError("name exactly one of source and content")
+            raise Misfit("name exactly one of source and content")
         if self.target.endswith("/"):
-            raise ValueError("target must name the file, not its directory")
+            raise Misfit(f"{self.target!r} must name the file, not its directory", "target")
         return self
 
 
@@ -265,6 +278,15 @@ class Proof(Model):
         False, description="A guest that is up with a fault on its console counts as failed."
     )
 
+    @field_validator("expect")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "", re.MULTILINE)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+        return value
+
     @field_validator("xen", mode="before")
     @classmethod
     def _as_text(cls, value: object) -> object:
@@ -276,18 +298,14 @@ class Proof(Model):
     @field_validator("xen", "toolstacks")
     @classmethod
     def _once(cls, value: list[str]) -> list[str]:
-        if len(set(value)) != len(value):
-            raise ValueError("one of them is named twice")
-        return value
+        return refuse_twice(value)
 
 
 class Spec(Model):
     """A guest: what it is, how it is installed, on which disk, and how it boots."""
 
     name: GuestName
-    uuid: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")] | None = (
-        None
-    )
+    uuid: Uuid | None = None
     os: Os
     install: Install
     disk: Disk = Disk()
@@ -309,22 +327,30 @@ class Spec(Model):
     @model_validator(mode="after")
     def _agree(self) -> Spec:
         if self.maxmem is not None and self.maxmem < self.memory:
-            raise ValueError("maxmem is below memory")
+            raise Misfit(f"{self.maxmem} MiB is below memory, {self.memory} MiB", "maxmem")
         if self.disk.table == "none" and "hvm" in self.boot.modes:
-            raise ValueError(
-                "boot.modes has hvm, and firmware cannot boot a disk without a partition table; "
-                "use disk.table: gpt, or boot.modes: [pv, pvh]"
+            raise Misfit(
+                "firmware cannot boot a disk without a partition table, and boot.modes has hvm",
+                *("disk", "table"),
+                hint="table: gpt, or boot.modes: [pv, pvh]",
             )
         if self.install.method == "debootstrap" and self.os.distribution in ("rhel", "fedora"):
-            raise ValueError(
-                f"install.method debootstrap makes no {self.os.distribution}; use iso or netboot"
+            raise Misfit(
+                f"debootstrap makes no {self.os.distribution}; use iso or netboot",
+                *("install", "method"),
             )
-        macs = [n.mac for n in self.nics if n.mac]
-        if len(set(macs)) != len(macs):
-            raise ValueError("two nics have the same mac")
+        macs = [n.mac for n in self.nics]
+        for index, mac in enumerate(macs):
+            if mac and mac in macs[:index]:
+                other = macs.index(mac)
+                raise Misfit(f"{mac} is also that of nics[{other}]", "nics", index, "mac")
         names = [u.name for u in self.identity.users]
-        if len(set(names)) != len(names) or "root" in names:
-            raise ValueError("identity.users has a duplicate user, or root")
+        for index, name in enumerate(names):
+            at = ("identity", "users", index, "name")
+            if name == "root":
+                raise Misfit("root is there already; its own fields are in identity", *at)
+            if name in names[:index]:
+                raise Misfit(f"{name!r} is named twice", *at)
         return self
 
     @property

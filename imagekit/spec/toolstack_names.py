@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, GetJsonSchemaHandler
 
+from imagekit.spec.nearest import did_you_mean
+
 _DECLARED: dict[str, str] = {
     "xl": "imagekit.toolstacks.xl.toolstack:XL",
     "xm": "imagekit.toolstacks.xm.toolstack:XM",
@@ -41,7 +43,11 @@ def enter(name: str, place: str) -> None:
 
 def _known(value: str) -> str:
     if value not in _DECLARED:
-        raise ValueError(f"{value!r} is not a toolstack; there are {', '.join(_DECLARED)}")
+        known = ", ".join(_DECLARED)
+        raise ValueError(
+            f"{value!r} is not a toolstack: it must be one of {known}"
+            + did_you_mean(value, _DECLARED)
+        )
     return value
 
 

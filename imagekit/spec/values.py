@@ -43,18 +43,27 @@ _USER = re.compile(r"[a-z_][a-z0-9_.-]{0,31}")
 # Names that are there already may also begin with a digit; digits alone are an id.
 _OWNER = re.compile(r"[a-z0-9_][a-z0-9_.-]*\$?(:[a-z0-9_][a-z0-9_.-]*\$?)?")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?([=/][A-Za-z0-9.+:~-]+)?")
+_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+_SHA256 = r"[0-9a-fA-F]{64}"
+_UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_TIME_ZONE = r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*"
+_LOCALE = r"[A-Za-z0-9_.@-]+"
 _RATE = re.compile(r"[0-9]+[GMK]?[Bb]/s(@[0-9]+[mu]?s)?")
 
 
 def parse_size(value: Any) -> int:
     """A size with a unit ("512MiB", "10GiB", "1.5GB") as bytes; raises ValueError."""
     allowed = "write a number and a unit, for example 512MiB or 10GiB"
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"not a size; {allowed}")
-    if isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        kinds = {dict: "a mapping", list: "a list", bool: "a truth value"}
+        kind = kinds.get(type(value), "nothing")
+        raise ValueError(f"{kind} is not a size; {allowed}")
+    if isinstance(value, int | float):
         if value == 0:
             return 0
-        raise ValueError(f"a size needs a unit; {allowed}")
+        if abs(value) > 1 << 20:
+            raise ValueError(f"{value} has no unit; {allowed}")
+        raise ValueError(f"{value} has no unit; write {value:g}GiB or {value:g}MiB")
     match = _SIZE.fullmatch(value.strip())
     if match is None or match[3] not in UNITS:
         raise ValueError(f"{value!r} is not a size; {allowed}")
@@ -85,7 +94,7 @@ def parse_memory(value: Any) -> int:
             raise ValueError(f"{value!r} is not a whole number of MiB")
         mib = size >> 20
     if not 16 <= mib <= 16 << 20:
-        raise ValueError("memory must be from 16MiB to 16TiB")
+        raise ValueError(f"{value} is not allowed: memory must be from 16MiB to 16TiB")
     return mib
 
 
@@ -104,6 +113,18 @@ def _matches(pattern: re.Pattern[str], what: str) -> Any:
         return value
 
     return AfterValidator(check)
+
+
+def _in_schema(pattern: str) -> WithJsonSchema:
+    """Text of the regular expression ``pattern``, for editors."""
+    return WithJsonSchema({"type": "string", "pattern": f"^{pattern}$"})
+
+
+def _variable(value: str) -> str:
+    if not re.fullmatch(_VARIABLE, value):
+        # Not shown: it may be the secret itself.
+        raise ValueError("this is not the name of an environment variable, such as ROOT_HASH")
+    return value
 
 
 def _guest_name(value: str) -> str:
@@ -214,7 +235,7 @@ def _host_port(value: str) -> str:
     inner = host[1:-1] if host.startswith("[") and host.endswith("]") else ""
     known = _is_address(inner, 6) or _is_address(host, 4) or _HOST.fullmatch(host)
     if not known or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
-        raise ValueError("expected HOST:PORT, such as repo.example.net:443")
+        raise ValueError(f"{value!r} is not HOST:PORT, such as repo.example.net:443")
     return value
 
 
@@ -255,4 +276,23 @@ FileMode = Annotated[
 HostPort = Annotated[str, AfterValidator(_host_port)]
 Word = Annotated[
     str, _matches(re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*"), "a word of letters, digits, _ . + -")
+]
+Variable = Annotated[str, AfterValidator(_variable), _in_schema(_VARIABLE)]
+Sha256 = Annotated[
+    str,
+    _matches(re.compile(_SHA256), "a SHA-256: 64 hexadecimal digits, as sha256sum prints them"),
+    _in_schema(_SHA256),
+]
+Uuid = Annotated[
+    str,
+    _matches(re.compile(_UUID), "a UUID in lower case, as uuidgen prints it"),
+    _in_schema(_UUID),
+]
+TimeZone = Annotated[
+    str,
+    _matches(re.compile(_TIME_ZONE), "a time zone such as Europe/Berlin or Etc/UTC"),
+    _in_schema(_TIME_ZONE),
+]
+Locale = Annotated[
+    str, _matches(re.compile(_LOCALE), "a locale such as de_DE.UTF-8"), _in_schema(_LOCALE)
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from imagekit.errors import SpecError
+from imagekit.spec.nearest import did_you_mean
 from imagekit.toolstacks.declaration import Toolstack
 from imagekit.toolstacks.registry import toolstacks
 
@@ -57,7 +58,9 @@ def _refuse(toolstack: Toolstack[Any], choice: Choice) -> NoReturn:
             hint=f"--toolstack {' or '.join(others)} has {choice.key}" if others else None,
         )
     raise SpecError(
-        f"there is no option {choice.key!r}", where="--option", hint=", ".join(sorted(known))
+        f"there is no option {choice.key!r}{did_you_mean(choice.key, known)}",
+        where="--option",
+        hint=", ".join(sorted(known)),
     )
 
 
@@ -71,7 +74,7 @@ def _converted(kind: Any, key: str, value: str) -> Any:
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise SpecError(
-                f"{value!r} is not known",
+                f"{value!r} is not known{did_you_mean(value, get_args(kind))}",
                 where=f"--option {key}",
                 hint=f"one of {', '.join(get_args(kind))}",
             )

@@ -13,6 +13,7 @@ from typing import Any
 
 from imagekit.errors import SpecError
 from imagekit.spec import toolstack_names
+from imagekit.spec.nearest import did_you_mean
 from imagekit.toolstacks.declaration import Toolstack
 from imagekit.toolstacks.output import Emitter
 
@@ -21,8 +22,9 @@ def toolstack(name: str) -> Toolstack[Any]:
     """The toolstack ``name``; raises SpecError naming those there are."""
     place = toolstack_names.declared_at(name)
     if place is None:
+        meant = did_you_mean(name, toolstack_names.toolstack_names())
         raise SpecError(
-            f"there is no toolstack {name!r}",
+            f"there is no toolstack {name!r}{meant}",
             where="toolstack",
             hint=f"one of {', '.join(toolstack_names.toolstack_names())}",
         )

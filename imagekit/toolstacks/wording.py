@@ -12,6 +12,7 @@ from imagekit.domain.bootpath import BootName, domain_for
 from imagekit.domain.facts import BuildFacts
 from imagekit.domain.model import MODES, DiskFormat, Domain, FirmwareKind, Mode
 from imagekit.errors import SpecError
+from imagekit.spec.nearest import did_you_mean
 from imagekit.toolstacks import explain
 from imagekit.toolstacks.declaration import Define, Delivered, Delivery, Import, Toolstack
 from imagekit.toolstacks.options import Choice, chosen
@@ -145,7 +146,10 @@ def _with_password(facts: BuildFacts, path: Path) -> BuildFacts:
 def _one_of(value: str, allowed: Iterable[Word], option: str) -> Word:
     known = {str(word): word for word in allowed}
     if value not in known:
-        raise SpecError(f"{value!r} is not known", where=option, hint=f"one of {', '.join(known)}")
+        meant = did_you_mean(value, known)
+        raise SpecError(
+            f"{value!r} is not known{meant}", where=option, hint=f"one of {', '.join(known)}"
+        )
     return known[value]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from oracles import isos
 from oracles.builds import Build
+from support.stored import stored
 
 SCRIPT = Path(__file__).with_name("tiny_installer.sh")
 PROGRAMS = ("sfdisk", "mke2fs", "grub-install", "grub-probe")
@@ -93,7 +94,7 @@ class Parts:
 def debian_tree_of(demo: Build, cache: Path) -> Path:
     """The tar of the demo's own tree, as its build left it in the store."""
     (key,) = [s["key"] for s in demo.manifest["stages"] if s["name"] == "system"]
-    return Path(cache, "store/objects", key, "tree.tar")
+    return stored(cache, key, "tree.tar")
 
 
 def parts(shared: Path, tree_tar: Path) -> Parts:

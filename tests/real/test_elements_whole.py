@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from oracles.builds import Build, Run
 from oracles.elements import guest_spec, make_element
+from support.stored import stored
 
 pytestmark = pytest.mark.real
 PIECE = 48 << 20
@@ -52,7 +53,7 @@ def tree(
     """The tree of a build with elements, as imagekit stored it: stands in for an installation."""
     built = build(guest_spec(tmp_path_factory.mktemp("tree"), "here", "debootstrap"))
     key = next(s["key"] for s in built.manifest["stages"] if s["name"] == "rootfs")
-    return Path(cache, "store/objects", key, "rootfs.tar")
+    return stored(cache, key, "rootfs.tar")
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import http.server
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from oracles.builds import Run
@@ -53,7 +58,7 @@ class Mirror:
         argv = ["gpg", "--homedir", self.home, "--batch", "--yes", "--quiet", *args]
         subprocess.run(argv, check=True, capture_output=True)
 
-    def publish(self, date: int, *packages: dict[str, tuple[str, str]]) -> None:
+    def publish(self, date: int, *packages: dict[str, tuple[str, str]], more: str = "") -> None:
         text = "\n".join(stanza(n, *rest) for some in packages for n, rest in some.items())
         index = self.root / "dists/bookworm/main/binary-amd64/Packages"
         index.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +67,7 @@ class Mirror:
         release = self.root / "dists/bookworm/Release"
         release.write_text(
             "Origin: test\nSuite: bookworm\nCodename: bookworm\nArchitectures: amd64\n"
-            f"Components: main\nDate: {formatdate(date, usegmt=True)}\nSHA256:\n"
+            f"Components: main\nDate: {formatdate(date, usegmt=True)}\n{more}SHA256:\n"
             f" {digest} {len(text)} main/binary-amd64/Packages\n"
         )
         self._gpg("--output", release.with_name("InRelease"), "--clearsign", release)
@@ -190,9 +195,88 @@ def test_a_strange_name_and_a_strange_key_are_refused(
 ) -> None:
     before = old.read_bytes()
     done = imagekit("lock", "update", "nosuch", "--spec", spec, check=False)
-    assert (done.returncode, "nosuch: not in the lock" in done.stderr) == (3, True)
+    assert (done.returncode, "the lock has no package nosuch" in done.stderr) == (3, True)
     release = mirror.root / "dists/bookworm/InRelease"
     release.write_text(release.read_text().replace("Origin: test", "Origin: nest"))
     done = imagekit("lock", "update", "--spec", spec, check=False)
     assert (done.returncode, "signature" in done.stderr) == (7, True), done.stderr
+    assert old.read_bytes() == before
+
+
+class Answers(http.server.SimpleHTTPRequestHandler):
+    """Serves a mirror, but for what ``answers`` says: path part to a status, or to a page."""
+
+    answers: ClassVar[dict[str, int | str]] = {}
+
+    def do_GET(self) -> None:
+        for part, answer in self.answers.items():
+            if part in self.path:
+                if isinstance(answer, int):
+                    self.send_error(answer)
+                    return
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(answer.encode())
+                return
+        super().do_GET()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def answers(mirror: Mirror) -> Iterator[dict[str, int | str]]:
+    """What a web server before the mirror answers besides, and its port."""
+    told: dict[str, int | str] = {}
+    kind = type("Told", (Answers,), {"answers": told})
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(kind, directory=str(mirror.root))
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    told["port"] = server.server_address[1]
+    yield told
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("what", "at", "exit_code", "field", "message"),
+    [
+        (404, "/dists/", 3, "os.suite", "the mirror has no suite bookworm: nothing is at http://"),
+        (403, "/dists/", 6, "os.mirror", "the mirror answered HTTP 403 Forbidden for http://"),
+        (500, "/dists/", 6, "os.mirror", "the mirror answered HTTP 500 Internal Server Error"),
+        (401, "/dists/", 6, "os.mirror", "the mirror answered HTTP 401 Unauthorized"),
+        (404, "/Packages", 6, "os.mirror", "the mirror answered HTTP 404 Not Found for http://"),
+        ("<html>please log in</html>", "/dists/", 6, "os.mirror", "not an archive of bookworm"),
+        (-3600, "", 7, "os.mirror", "the Release file of the mirror has expired, "),
+        (3600, "", 7, "os.mirror", "the Release file of the mirror is from the future, by "),
+    ],
+)
+def test_what_a_mirror_does_wrong_is_named(
+    old: Path,
+    spec: Path,
+    mirror: Mirror,
+    plain: dict[str, tuple[str, str]],
+    answers: dict[str, int | str],
+    imagekit: Run,
+    what: int | str,
+    at: str,
+    exit_code: int,
+    field: str,
+    message: str,
+) -> None:
+    if at:
+        answers[at] = what
+    elif isinstance(what, int):
+        now = int(time.time())
+        until = f"Valid-Until: {formatdate(now + what, usegmt=True)}\n" if what < 0 else ""
+        mirror.publish(now - 7200 if what < 0 else now + 3 * what, plain, NEW, more=until)
+    before = old.read_bytes()
+    url = f"http://127.0.0.1:{answers['port']}"
+    spec.write_text(spec.read_text().replace(f"file:{mirror.root}", url))
+    done = imagekit("lock", "update", "--spec", spec, check=False)
+    assert (done.returncode, message in done.stderr) == (exit_code, True), done.stderr
+    assert f"{spec.name}:2:5 {field}" in done.stderr or f" {field}: " in done.stderr, done.stderr
     assert old.read_bytes() == before

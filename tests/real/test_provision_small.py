@@ -37,7 +37,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     def run(name: str, wish: dict[str, object] | None = None, **options: object) -> Outcome:
         formats = ("vhd",) if options.get("clone") == "chain" else ("raw",)
         values = {"directory": tmp_path / "guests", "seed": True, **options}
-        request = make_request({"name": name, **(wish or {})}, "test")
+        request = make_request({"name": name, **(wish or {})})
         with workspace(Events(), tmp_path / "work") as space:
             golden = open_golden(build, formats)  # type: ignore[arg-type]
             return provision([request], golden, ProvisionOptions(**values), workspace=space)[0]  # type: ignore[arg-type]
@@ -128,7 +128,7 @@ LISTED = 'case "$1" in vm-list) echo "UUID ID name"; echo "{uuid} 3 web01";; esa
 def test_a_started_guest_is_created_linked_and_ended_again(
     make: Make, fakes: Fakes, tmp_path: Path
 ) -> None:
-    uuid = make_request({"name": "web01"}, "x").domain_uuid
+    uuid = make_request({"name": "web01"}).domain_uuid
     calls = fakes(xl=LISTED.format(uuid=uuid))
     auto = tmp_path / "auto"
     auto.mkdir()
@@ -179,7 +179,7 @@ def test_a_full_file_system_is_the_failure_of_one_guest(
 def test_libvirt_guests_are_defined_and_started_by_virsh_and_forgotten_by_it(
     make: Make, fakes: Fakes
 ) -> None:
-    uuid = make_request({"name": "web01"}, "x").domain_uuid
+    uuid = make_request({"name": "web01"}).domain_uuid
     calls = fakes(virsh=f'[ "$3" = domname ] && echo web01; echo {uuid} >/dev/null; exit 0')
     made = make("web01", toolstack="libvirt", start=True)
     assert made.error is None
@@ -243,7 +243,7 @@ def test_what_cannot_be_undone_now_is_tried_again_and_stops_nobody_else(
 @pytest.mark.parametrize("vg", ["", "-x", "a/b", "..", "a b", "x" * 128, "a;b"])
 def test_a_bad_volume_group_is_refused(vg: str) -> None:
     with pytest.raises(SpecError, match="vg"):
-        make_request({"name": "a", "vg": vg}, "here")
+        make_request({"name": "a", "vg": vg})
 
 
 @pytest.mark.parametrize("name", ["snapshot1", "pvmove", "x_mimage_0", "a_rmeta"])
@@ -254,4 +254,4 @@ def test_names_that_lvm_keeps_for_itself_are_refused(name: str) -> None:
 
 def test_a_guest_lies_on_a_device_or_on_a_volume(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="two places"):
-        make_request({"name": "a", "vg": "vg0", "device": "/dev/x"}, "here")
+        make_request({"name": "a", "vg": "vg0", "device": "/dev/x"})

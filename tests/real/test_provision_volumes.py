@@ -36,7 +36,7 @@ def volumes():
     return sorted(sh("lvs", "--noheadings", "-o", "lv_name", "vg0").split())
 
 def make(name, **more):
-    request = make_request({"name": name, "vg": "vg0", **more}, "test")
+    request = make_request({"name": name, "vg": "vg0", **more})
     options = ProvisionOptions(Path("/run/guests"), seed=True)
     with workspace(Events(), Path("/run/work")) as space:
         return provision([request], golden, options, workspace=space)[0]

@@ -22,6 +22,7 @@ class Qcow2(Stage):
     needs = ("disk.raw",)
     makes = ("disk.qcow2",)
     shared: ClassVar[bool] = False
+    quick: ClassVar[bool] = True
 
     def __init__(self, context: BuildContext) -> None:
         self._compression = context.spec.disk.qcow2_compression
@@ -46,6 +47,7 @@ class Vhd(Stage):
     needs = ("disk.raw",)
     makes = ("disk.vhd",)
     shared: ClassVar[bool] = False
+    quick: ClassVar[bool] = True
 
     def __init__(self, context: BuildContext) -> None:
         self._subformat = context.spec.disk.vhd

@@ -30,6 +30,7 @@ class IsoSource(Stage):
     name: ClassVar[str] = "iso"
     title: ClassVar[str] = "fetching and verifying the installer ISO"
     makes = ("source.iso",)
+    shared: ClassVar[bool] = False
 
     def __init__(self, context: BuildContext, install: Iso) -> None:
         self._file = context.file

@@ -28,6 +28,7 @@ class NetbootSource(Stage):
     name: ClassVar[str] = "installer"
     title: ClassVar[str] = "fetching and verifying the installer's kernel and initrd"
     makes = ("installer.kernel", "installer.initrd", "installer.json")
+    shared: ClassVar[bool] = False
 
     def __init__(self, context: BuildContext, install: Netboot) -> None:
         self._file = context.file

@@ -23,6 +23,7 @@ class Remaster(Stage):
     title: ClassVar[str] = "remastering the installer ISO"
     needs = ("source.iso", "answers")
     makes = ("install.iso", "remaster.json")
+    shared: ClassVar[bool] = False
 
     def __init__(self, context: BuildContext, install: Iso) -> None:
         self._file = context.file

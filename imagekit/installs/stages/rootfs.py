@@ -5,20 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
-from imagekit.errors import (
-    DownloadError,
-    GuestError,
-    HostError,
-    SpecError,
-    ToolError,
-    VerificationError,
-)
+from imagekit.errors import GuestError, HostError, SpecError, ToolError, VerificationError
 from imagekit.guest.backends.tree import tree_files
 from imagekit.host.chroot import chroot
 from imagekit.host.sandbox.network import let_through, loopback_forwards
@@ -30,12 +21,12 @@ from imagekit.installs.stages.aptfiles import ROOT, SOURCES_LIST, fetch_lists, s
 from imagekit.installs.stages.archive import collect, keep_packages, make_repository
 from imagekit.installs.stages.bootstrap import REPOSITORY, SOURCES, Bootstrap
 from imagekit.installs.stages.dpkgstate import busy_packages
+from imagekit.installs.stages.mirrorfailures import explain
 from imagekit.installs.stages.provenance import provenance
 from imagekit.installs.stages.trees import hand_over, pack
 from imagekit.pipeline.pool import FilePool
 from imagekit.pipeline.stage import Stage, StageRun, digest_file
 from imagekit.spec.derived import VARIABLE
-from imagekit.spec.load import SpecFile
 from imagekit.spec.lock import LockedPackage
 
 RESOLV_CONF = "/etc/resolv.conf"
@@ -270,54 +261,4 @@ def named(error: ToolError, tree: Path) -> ToolError:
         busy = busy_packages(files)
         if busy:
             error.what += f"; scripts of the package {' and '.join(busy)} had not ended"
-    return error
-
-
-def explain(error: ToolError, file: SpecFile, log: Path, mirrors: Mirrors) -> Exception:
-    """Turn the failure of an installer into what the user can act on."""
-    if "took longer than" in error.what or "reached its bound" in error.what:
-        return error  # whatever the log says besides
-    text = log.read_text(errors="replace") if log.exists() else error.output
-    os_ = file.spec.os
-    hint = f"the whole log is in {log}"
-    if re.search(
-        r"NO_PUBKEY|BADSIG|EXPKEYSIG|is not signed|Invalid signature|signatures? (were|was)"
-        r" invalid|Release signed by unknown key|signature verification",
-        text,
-    ):
-        return VerificationError(
-            f"the signature of the archive does not match the keyring for {os_.suite}",
-            where=file.where("os", "suite"),
-            hint=f"name the right keyring in os.keyring; {hint}",
-        )
-    missing = re.search(r"Unable to locate package (\S+)|Couldn't find these debs: (.*)", text)
-    if missing:
-        return SpecError(
-            f"{os_.suite} has no package {missing[1] or missing[2]}",
-            where=file.where("install", "packages"),
-            hint=hint,
-        )
-    if re.search(
-        r"does not have a Release file|404 +Not Found.*Release|Invalid Release file, no "
-        r"entry|No such script|doesn't contain valid data",
-        text,
-    ):
-        return SpecError(
-            f"the mirror has no suite {os_.suite}", where=file.where("os", "suite"), hint=hint
-        )
-    if re.search(
-        r"Could not (connect|resolve)|Connection (refused|failed|timed out)|Temporary "
-        r"failure|Failed to fetch|Failed getting release file",
-        text,
-    ):
-        urls = [line.split()[1] for line in mirrors.public()]
-        host = ", ".join(sorted({urlsplit(url).hostname or "?" for url in urls}))
-        return DownloadError(
-            f"the mirror cannot be reached ({host})", where=file.where("os", "mirror"), hint=hint
-        )
-    if "No space left on device" in text:
-        return HostError(
-            "no space left while installing packages",
-            hint="set IMAGEKIT_CACHE and TMPDIR to a larger file system",
-        )
     return error

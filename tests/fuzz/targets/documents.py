@@ -252,7 +252,7 @@ def _clones(data: bytes) -> bool:
 
 
 TARGETS = (
-    Target("spec", texts(_SPEC), changing(*_SPEC_WORDS), _spec, ("not YAML", "is a mapping")),
+    Target("spec", texts(_SPEC), changing(*_SPEC_WORDS), _spec, ("not YAML", "is not a mapping")),
     Target("lock", texts(_LOCK), changing(*YAML), _lock, ("is no lock: while", "Input should be")),
     Target("manifest", _manifests, mutate_json, _manifest, _JSON_ONLY),
     Target(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -220,6 +223,56 @@ def test_a_release_file_that_is_none_gives_no_time(tmp_path: Path, data: bytes) 
     else:
         assert isinstance(found, ArchiveState)
         assert found.date == 0
+
+
+class Mirror(BaseHTTPRequestHandler):
+    """A mirror whose main suite is fine, whose updates have no end, and that has nothing else."""
+
+    def do_GET(self) -> None:
+        text = f"Suite: x\nDate: {formatdate(DATE)}\n".encode()
+        suite, name = self.path.split("/")[-2:]
+        known = name == "InRelease" and suite in ("good", "endless")
+        self.send_response(200 if known else 404)
+        length = 1 << 40 if suite == "endless" else len(text)
+        self.send_header("Content-Length", str(length if known else 0))
+        self.end_headers()
+        self.wfile.write(text if known else b"")
+        with contextlib.suppress(OSError):
+            while known and suite == "endless":
+                self.wfile.write(b" " * 65536)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/debian"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_mirror_is_asked_by_apts_own_way_and_cannot_fill_the_disk(
+    url: str, tmp_path: Path
+) -> None:
+    def asked(*suites: str) -> ArchiveState | None:
+        scratch = tmp_path / "-".join(suites)
+        scratch.mkdir()
+        mirrors = Mirrors(tuple((url, suite) for suite in suites), ("main",), Path("/k"))
+        return ask(mirrors, None, scratch)
+
+    good = asked("good")
+    assert good is not None
+    assert good.date == DATE
+    both = asked("good", "endless")
+    assert both is not None
+    assert both.date == DATE
+    assert asked("endless") is None
+    assert asked("none") is None
+    kept = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
+    assert sum(kept) < starting.MAX_RELEASE_BYTES
 
 
 def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:

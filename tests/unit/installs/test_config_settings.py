@@ -46,7 +46,7 @@ def test_bridges_of_open_vswitch_may_have_vlans(bridge: str) -> None:
 
 
 def test_other_bridges_may_not() -> None:
-    with pytest.raises(ValidationError, match="vif-openvswitch alone"):
+    with pytest.raises(ValidationError, match="only vif-openvswitch"):
         spec_of(nics=[{"bridge": "xenbr0:10"}])
     with pytest.raises(ValidationError):
         spec_of(nics=[{"bridge": "ovs0:"}])

@@ -152,5 +152,5 @@ def test_a_lock_with_broken_elements_is_refused(value: str) -> None:
         f"lock: 1\nname: g\nspec_sha256: {'a' * 64}\nmethod: debootstrap\n"
         f"source_date_epoch: 1\nelements: {value}\n"
     )
-    with pytest.raises(SpecError, match="is no lock: elements"):
+    with pytest.raises(SpecError, match="not a lock: elements"):
         parse_lock(text.encode(), "x.lock")

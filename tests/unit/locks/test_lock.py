@@ -97,7 +97,7 @@ def test_a_lock_has_one_line_per_package_for_review() -> None:
     ["/etc/passwd", "../x.deb", "pool/../../x", "pool/./x.deb", "a b.deb", "pool/$(x).deb", ""],
 )
 def test_a_pool_path_that_leaves_the_archive_is_refused(path: str) -> None:
-    with pytest.raises(SpecError, match="is no lock"):
+    with pytest.raises(SpecError, match="not a lock"):
         parse_lock(lock_text(lock(package())).replace(str(package()["path"]), path).encode(), "l")
 
 
@@ -346,5 +346,5 @@ def test_the_sources_of_a_guest_are_in_its_lock(line: str) -> None:
 def test_a_lock_gives_apt_no_options(line: str) -> None:
     text = lock_text(lock())
     assert text.count("sources: []") == 1
-    with pytest.raises(SpecError, match=r"is no lock: sources"):
+    with pytest.raises(SpecError, match=r"not a lock: sources"):
         parse_lock(text.replace("sources: []", f"sources: [{json.dumps(line)}]").encode(), "l")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.damage import flip
 
+from imagekit.errors import HostError
 from imagekit.pipeline import condense as condensing
 from imagekit.pipeline.bounds import Bounds, disk_usage, prune, results
 from imagekit.pipeline.record import DIFFERENCE, RECORD, read_record
@@ -37,12 +38,14 @@ def content(number: int) -> bytes:
     return BASE[:MIB] + own + BASE[MIB:]
 
 
-def put(store: Store, number: int, *, interim: bool = False, stage: str = "tree") -> None:
+def put(
+    store: Store, number: int, *, interim: bool = False, quick: bool = False, stage: str = "tree"
+) -> None:
     output = store.new_output()
     (output / "tree.tar").write_bytes(content(number))
     (output / "facts.json").write_text(str(number))
     inputs = (key(number - 1),) if number else ()
-    made = Made(stage, "g", inputs, interim=interim)
+    made = Made(stage, "g", inputs, interim=interim, quick=quick)
     store.put(key(number), output, ["tree.tar", "facts.json"], {}, made)
     os.utime(store.root / "objects" / key(number) / RECORD, (number + 1, number + 1))
 
@@ -119,7 +122,7 @@ def test_a_small_store_is_left_alone_and_a_large_one_is_not(tmp_path: Path) -> N
     kinds = [lying(new, number) for number in range(6)]
     assert kinds[5] == WHOLE, "it is in use"
     assert CONDENSED in kinds
-    assert disk_usage(new.root / "objects") < 2 * 4 * MIB
+    assert disk_usage(new.root / "objects") < 3 * 4 * MIB
     new.__del__()
     assert all(right(Store(tmp_path / "store"), number) for number in range(6))
 
@@ -208,6 +211,82 @@ def test_verify_finds_a_flipped_bit_of_a_base(store: Store) -> None:
     flip(store.root / "objects" / key(0) / "tree.tar")
     careful = Store(store.root, verify=True)
     assert not any(right(careful, number) for number in range(4))
+
+
+def test_a_base_that_is_not_what_it_was_gives_no_wrong_file(store: Store) -> None:
+    """Damage that nothing shows, as that of a disk."""
+    entry = store.get(key(2), ["tree.tar"])
+    assert entry is not None
+    flip(store.root / "objects" / key(0) / "tree.tar")
+    with pytest.raises(HostError, match=r"tree\.tar is damaged"):
+        entry.files["tree.tar"]
+    assert store.get(key(2), ["tree.tar"]) is None
+
+
+def test_what_has_nothing_in_common_is_tried_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store")
+    put(store, 0)
+    output = store.new_output()
+    (output / "tree.tar").write_bytes(random.Random(5).randbytes(2 * MIB))
+    store.put(key(1), output, ["tree.tar"], {}, Made("t", "g", (key(0),), interim=True))
+    store.settle()
+    store.condense()
+    assert lying(store, 1) == {"tree.tar", RECORD}
+    monkeypatch.delattr(condensing, "write_difference")
+    store.condense()
+
+
+def test_a_build_condenses_a_few_files_and_leaves_the_rest_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(condensing, "AT_ONCE", 2)
+    old = Store(tmp_path / "store")
+    for number in range(9):
+        put(old, number)
+    old.settle()
+    old.__del__()
+    for done in (2, 4):
+        new = Store(tmp_path / "store")
+        assert right(new, 8)
+        new.condense()
+        assert sum(lying(new, number) == CONDENSED for number in range(9)) == done
+        new.__del__()
+
+
+def test_old_results_that_are_made_in_seconds_go_first(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    old = Store(root)
+    for number in range(6):
+        put(old, number, quick=number in (1, 3, 4))
+    old.settle()
+    shutil.rmtree(root / "objects" / key(2))  # what 3 would be made of
+    user = Store(root)
+    assert right(user, 4)
+    old.__del__()
+    new = Store(root)
+    assert right(new, 5)
+    new.condense()
+    left = {int(name, 16) for name in names(root / "objects")}
+    assert left == {0, 3, 4, 5}, "4 is in use, and 3 could not be made again"
+    user.__del__()
+    new.__del__()
+    assert all(right(Store(root), number) for number in left)
+
+
+def test_a_quick_result_that_others_need_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for number in range(3):
+        put(store, number, interim=number == 2, quick=number == 0)
+    store.settle()
+    store.condense()
+    store.__del__()
+    new = Store(tmp_path / "store")
+    put(new, 9)
+    new.settle()
+    new.condense()
+    assert right(new, 2) and right(new, 0)
 
 
 def made_anew(store: Store) -> None:

@@ -72,6 +72,7 @@ class Machine:
 
     def __init__(self, place: Path, remote: DirectoryRemote | Slow | None) -> None:
         self.warnings: list[str] = []
+        self.notes: list[str] = []
         self.events = Events([self._take])
         self.local = Store(place, sha256_sparse)
         self.store: ResultStore = self.local
@@ -81,6 +82,8 @@ class Machine:
     def _take(self, event: Event) -> None:
         if event.kind == "warning":
             self.warnings.append(event.fields["text"])
+        if event.kind == "note":
+            self.notes.append(event.fields["text"])
 
     def build(self, *, fresh: bool = False) -> dict[str, StageResult]:
         results = execute(
@@ -144,6 +147,7 @@ def test_what_one_machine_made_another_one_need_not_make(
     second = Machine(tmp_path / "second", remote)
     assert cached(second.build()) == {"disk": True, "converted": False}
     assert second.warnings == []
+    assert second.notes == [f"disk: fetched from {tmp_path}/remote"]
     # From then on it has it itself.
     alone = Machine(tmp_path / "second", None)
     assert cached(alone.build()) == {"disk": True, "converted": True}
@@ -331,6 +335,18 @@ def test_the_remote_is_that_of_option_environment_or_settings(
 
 def test_without_a_remote_the_store_is_the_local_one() -> None:
     assert isinstance(configured_store(Events(), sha256_sparse, copy_sparse), Store)
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_none_is_stronger_than_a_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    (tmp_path / "imagekit.toml").write_text(f'[store]\nremote = "{tmp_path}/remote"\n')
+    if how == "variable":
+        monkeypatch.setenv("IMAGEKIT_STORE_REMOTE", "none")
+    option = Path("none") if how == "option" else None
+    store = configured_store(Events(), sha256_sparse, copy_sparse, remote=option)
+    assert isinstance(store, Store)
 
 
 @pytest.mark.parametrize("text", ['"results"', "7", '""'])

@@ -39,7 +39,7 @@ def test_keys_with_any_comment_reach_cloud_init_whole(tmp_path: Path, comment: s
     line = f"{KEY} {comment}😀\\ud83d\\ude00 \U0010fffdx"
     target = tmp_path / "seed.iso"
     target.write_bytes(b"")
-    request = make_request({"name": "web1.example.org"}, "guests[0]")
+    request = make_request({"name": "web1.example.org"})
     write_seed(request, (SshKey("root", (PublicKey(line, "AAAA"),)),), 1, target)
     found = files_of(target)
     user = YAML(typ="safe", pure=True).load(found["user-data"])
