@@ -64,7 +64,10 @@ class _Bar:
                 completed=event.fields["done"],
             )
             return
-        if event.kind in ("stage-finished", "stage-failed") and stage in self._tasks:
+        if (
+            event.kind in ("stage-finished", "stage-failed", "stage-stopped")
+            and stage in self._tasks
+        ):
             self._progress.remove_task(self._tasks.pop(stage))
         line = plain_line(event)
         if line:

@@ -16,8 +16,9 @@ from imagekit.guest.table import SECTOR, ReadSectors, TableEntry, UnreadableTabl
 ESP_GUID = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 ESP_MBR = "0xef"
 MAX_FILESYSTEMS = 64
-NESTED = ("LVM2_member", "linux_raid_member", "crypto_LUKS", "btrfs", "zfs_member")
-"""Contents that hold further file systems."""
+LVM = "LVM2_member"
+NESTED = ("linux_raid_member", "crypto_LUKS", "btrfs", "zfs_member")
+"""Contents that hold further file systems, beside LVM's physical volumes."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,13 @@ def read_disk(app: Appliance) -> Disk:
     if not names:
         found = [_filesystem(app, DISK, None)]
     groups: tuple[str, ...] = ()
-    if any(f.type in NESTED for f in found):
+    kinds = {f.type for f in found}
+    if kinds & {LVM, *NESTED}:
+        # The volumes of LVM are known by their names; of the rest, libguestfs looks at everything,
+        # which takes seconds.
+        listed = app.call("list_filesystems" if kinds & set(NESTED) else "lvs")
         known = {f.device for f in found}
-        more = [str(d) for d in app.call("list_filesystems") if str(d) not in known]
+        more = [str(d) for d in listed if str(d) not in known]
         found += [_filesystem(app, d, None) for d in more[:MAX_FILESYSTEMS] if ":" not in d]
         with contextlib.suppress(CallFailed):
             groups = tuple(str(name) for name in app.call("vgs"))

@@ -122,7 +122,8 @@ def _fstab_points(disk: Disk, text: str) -> dict[str, str]:
         for key, value in (("UUID", filesystem.uuid), ("LABEL", filesystem.label)):
             if value:
                 names.setdefault(f"{key}={value}".lower(), filesystem.device)
-        names[filesystem.device] = filesystem.device
+        for name in (filesystem.device, _mapped(filesystem.device)):
+            names[name.lower()] = filesystem.device
     for entry in disk.partitions:
         if entry.part_uuid:
             names[f"partuuid={entry.part_uuid}".lower()] = f"{DISK}{entry.number}"
@@ -137,6 +138,15 @@ def _fstab_points(disk: Disk, text: str) -> dict[str, str]:
         if device and absolute and len(points) < MAX_MOUNTS and line.type != "swap":
             points.setdefault(line.mountpoint.rstrip("/") or "/", device)
     return points
+
+
+def _mapped(device: str) -> str:
+    """The other name of a logical volume, by which fstab has it mostly: hyphens of group and volume
+    are twice in it (lib/misc/lvm-string.c of LVM2, dm_build_dm_name)."""
+    group, slash, volume = device.removeprefix("/dev/").partition("/")
+    if not slash:
+        return device
+    return f"/dev/mapper/{group.replace('-', '--')}-{volume.replace('-', '--')}"
 
 
 def _arch(app: Appliance) -> str:

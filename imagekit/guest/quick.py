@@ -88,7 +88,10 @@ def quick_root(
     ):
         place = _find(files, partition)
         _copy_metadata(disk, written, place)
-        device = f"{DISK}{place.number}" if place.number else DISK
+        if place.number is None:
+            device = f"/dev/{place.name}"
+        else:
+            device = f"{DISK}{place.number}" if place.number else DISK
         yield QuickRoot(device, files, copy, place, written)
 
 
@@ -107,7 +110,7 @@ def _find(files: ExtFiles, partition: int | None) -> Place:
     table, places = files.scan()
     unknown = [place for place in places if place.content in ("lvm", "other")]
     if unknown:
-        raise NeedsAppliance(f"partition {unknown[0].number} may hold a file system")
+        raise NeedsAppliance(f"partition {unknown[0].name} may hold a file system")
     roots = [place for place in places if place.content == "ext" and _is_root(files, place)]
     if partition is not None:
         roots = [place for place in roots if place.number == partition]

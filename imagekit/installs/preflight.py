@@ -15,7 +15,7 @@ from imagekit.errors import ExistsError, HostError, SpecError
 from imagekit.guest.from_spec import require_sources
 from imagekit.guest.sshkeys import parse_key
 from imagekit.host import tools
-from imagekit.host.distro_info import distribution_of, suites_of, time_zones
+from imagekit.host.distro_info import distribution_of, is_time_zone, suites_of, time_zones
 from imagekit.spec.install import Debootstrap, DiskimageBuilder, Iso, Netboot
 from imagekit.spec.load import SpecFile
 from imagekit.spec.model import Spec, StaticNetwork
@@ -126,10 +126,10 @@ def _suite(file: SpecFile) -> None:
 
 
 def _time_zone(file: SpecFile) -> None:
-    name, known = file.spec.identity.timezone, time_zones()
-    if known and name not in known:
+    name = file.spec.identity.timezone
+    if not is_time_zone(name):
         raise SpecError(
-            f"there is no time zone {name!r}{did_you_mean(name, sorted(known))}",
+            f"there is no time zone {name!r}{did_you_mean(name, sorted(time_zones()))}",
             where=file.where("identity", "timezone"),
             hint="timedatectl list-timezones lists all",
         )

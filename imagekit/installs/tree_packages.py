@@ -37,14 +37,20 @@ def kernel_package(spec: Spec) -> str | None:
     return None if "/" in named else named
 
 
-def wanted_packages(spec: Spec) -> list[str]:
-    """All packages to install, sorted, each once."""
-    names = {*BASE, *tree_install(spec).packages}
+def base_packages(spec: Spec) -> list[str]:
+    """What all guests of a suite and kernel have in common, sorted, each once."""
+    names = {*BASE}
     kernel = kernel_package(spec)
     if kernel:
         names.add(kernel)
     if spec.os.suite in RESOLVED_APART:
         names.add("systemd-resolved")
+    return sorted(names)
+
+
+def wanted_packages(spec: Spec) -> list[str]:
+    """All packages to install, sorted, each once."""
+    names = {*base_packages(spec), *tree_install(spec).packages}
     disk = spec.disk
     for filesystem in (disk.filesystem, *(p.filesystem for p in disk.partitions)):
         if filesystem in FILESYSTEM_TOOLS:

@@ -112,7 +112,7 @@ def _explain(
     caches: Sequence[Path], builds: Sequence[Path], digests: Sequence[dict[str, str]]
 ) -> Difference:
     """The earliest difference: packages, then the finished tree, then the disk itself."""
-    for artefact in ("rootfs.tar", "tree.tar"):
+    for artefact in ("rootfs.tar", "packages.tar", "tree.tar"):
         pair = [_stored(cache, artefact) for cache in caches]
         if pair[0] is not None and pair[1] is not None:
             found = next(tar_differences(pair[0], pair[1]), None)

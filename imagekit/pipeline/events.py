@@ -111,6 +111,8 @@ def plain_line(event: Event) -> str | None:
             return f"{f['stage']}: done in {f['seconds']:.1f} s"
         case "stage-failed":
             return f"{f['stage']}: failed"
+        case "stage-stopped":
+            return f"{f['stage']}: stopped"
         case "note" | "warning":
             return f"{event.kind}: {f['text']}"
     return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from imagekit.errors import HostError, ImagekitError
+from imagekit.errors import HostError, ImagekitError, Interrupted
 
 T = TypeVar("T")
 
@@ -60,7 +61,8 @@ def run_lanes(
     """Run ``lane(queue)`` ``count`` times side by side and wait for all of them.
 
     The first failure, or a signal, ends the others: ``queue.ended`` is set, ``stop`` is called to
-    end what they wait for, and it is raised once all have returned.
+    end what they wait for, and it is raised once all have returned. Each lane sees the context
+    variables of the caller.
     """
     if count == 1:
         lane(queue)
@@ -74,7 +76,10 @@ def run_lanes(
             failures.append(error)
             queue.ended.set()
 
-    threads = [threading.Thread(target=one, name=f"lane-{n}") for n in range(count)]
+    threads = [
+        threading.Thread(target=contextvars.copy_context().run, args=(one,), name=f"lane-{n}")
+        for n in range(count)
+    ]
     for thread in threads:
         thread.start()
     try:
@@ -83,12 +88,23 @@ def run_lanes(
                 thread.join(0.1)
     finally:
         queue.ended.set()
-        while any(thread.is_alive() for thread in threads):
+        _end(threads, stop)
+    if failures:
+        raise _worst(failures)
+
+
+def _end(threads: Sequence[threading.Thread], stop: Callable[[], None]) -> None:
+    """Wait for ``threads``; more signals meanwhile (a second Ctrl-C) are raised afterwards."""
+    signalled: BaseException | None = None
+    while any(thread.is_alive() for thread in threads):
+        try:
             stop()
             for thread in threads:
                 thread.join(0.2)
-    if failures:
-        raise _worst(failures)
+        except (KeyboardInterrupt, Interrupted) as error:
+            signalled = error
+    if signalled is not None:
+        raise signalled
 
 
 def _worst(failures: list[BaseException]) -> BaseException:

@@ -122,9 +122,9 @@ class LayeredStore:
     def _warn(self, text: str) -> None:
         self._events.emit("warning", text=f"the remote store {self._remote.name} {text}")
 
-    def locked(self, key: str) -> AbstractContextManager[None]:
+    def locked(self, key: str, *, wait_seconds: float = 3600) -> AbstractContextManager[None]:
         """See :meth:`Store.locked`: of this machine's builds."""
-        return self._local.locked(key)
+        return self._local.locked(key, wait_seconds=wait_seconds)
 
     def new_output(self) -> Path:
         """See :meth:`Store.new_output`."""
@@ -144,12 +144,12 @@ class LayeredStore:
             with self._changed:
                 self._unpublished += 1
                 self._bytes += sum(path.lstat().st_size for path in entry.files.values())
+                if self._publisher is None:
+                    # Nobody waits for it when a build fails, and it dies with the process.
+                    self._publisher = threading.Thread(target=self._publish_all, daemon=True)
+                    with deaf():
+                        self._publisher.start()
             self._waiting.put((key, made.replaces))
-            if self._publisher is None:
-                # Nobody waits for it when a build fails, and it dies with the process.
-                self._publisher = threading.Thread(target=self._publish_all, daemon=True)
-                with deaf():
-                    self._publisher.start()
         return entry
 
     def _publish_all(self) -> None:

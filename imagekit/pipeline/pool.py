@@ -34,6 +34,11 @@ class FilePool:
             return False
         return True
 
+    def has_any(self) -> bool:
+        """Whether there is a file at all."""
+        with os.scandir(self.root) as entries:
+            return any(_SHA256.fullmatch(entry.name) for entry in entries)
+
     def keep(self, source: IO[bytes], sha256: str) -> bool:
         """Copy ``source``, open at its start, into the pool, if it has that digest; else say no.
 

@@ -37,8 +37,11 @@ class ResultStore(Protocol):
         Must not be called while :meth:`locked` is held for ``key``.
         """
 
-    def locked(self, key: str) -> AbstractContextManager[None]:
-        """Hold the lock of ``key``: of two builds that need the same stage, one runs it."""
+    def locked(self, key: str, *, wait_seconds: float = 3600) -> AbstractContextManager[None]:
+        """Hold the lock of ``key``: of two builds that need the same stage, one runs it.
+
+        Raises BusyError after ``wait_seconds``.
+        """
 
     def new_output(self) -> Path:
         """An empty directory for :meth:`put`."""

@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -112,6 +113,7 @@ class Store:
         self._held: dict[str, int] = {}
         self._interim: list[str] = []
         self._scratch: Path | None = None
+        self._putting_together = threading.Lock()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="digests")
         self._digesting: dict[str, Future[None]] = {}
         try:
@@ -196,6 +198,10 @@ class Store:
 
     def _whole(self, key: str, name: str) -> Path:
         """Put the file ``name`` together; it lives as long as this Store."""
+        with self._putting_together:  # two stages of a build may ask at once
+            return self._put_together(key, name)
+
+    def _put_together(self, key: str, name: str) -> Path:
         if self._scratch is None:
             self._scratch = self.new_output()
         target = self._scratch / key / name
@@ -242,7 +248,8 @@ class Store:
             path = self.root / "locks" / f"{key}.use"
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_SH)
-            self._held[key] = fd
+            if self._held.setdefault(key, fd) != fd:  # another stage was faster
+                os.close(fd)
 
     def __del__(self) -> None:
         for fd in getattr(self, "_held", {}).values():

@@ -16,6 +16,7 @@ import secrets
 import shutil
 import signal
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,6 +53,7 @@ class Workspace:
         self.shm = SHM / f"imagekit-{os.geteuid()}-{ident}"
         self._stack = stack
         self._has_shm = False
+        self._shm_lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._handed: dict[str, Path] = {}
 
@@ -64,7 +66,8 @@ class Workspace:
         number = next(self._numbers)
         parent = self.directory
         if size_bytes is not None and fits_in_memory(size_bytes):
-            self._make_shm()
+            with self._shm_lock:
+                self._make_shm()
             parent = self.shm
         path = parent / f"{number:03d}-{name}"
         path.mkdir(mode=0o700)

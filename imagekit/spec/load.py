@@ -24,7 +24,7 @@ from imagekit.spec.faults import MAX_WORDED, Fault, faults
 from imagekit.spec.model import Spec
 from imagekit.spec.nearest import did_you_mean
 from imagekit.spec.places import Document
-from imagekit.spec.shape import Loc
+from imagekit.spec.shape import Loc, place_of
 from imagekit.spec.yamltext import yaml_reader
 
 MAX_SPEC_BYTES = 1 << 20
@@ -218,9 +218,15 @@ def _apply(tree: CommentedMap, override: str) -> _Override:
     parts = key.split(".")
     loc: list[str | int] = []
     made: Loc | None = None
-    for part in parts[:-1]:
+    for part, following in itertools.pairwise(parts):
         loc.append(_index(node, part, key) if isinstance(node, CommentedSeq) else part)
         if isinstance(node, CommentedMap) and node.get(part) is None:
+            if following.isdigit():
+                raise SpecError(
+                    f"the spec has no list {place_of(tuple(loc))}, so there is no item {following}",
+                    where=f"--set {key}",
+                    hint=f"--set '{'.'.join(map(str, loc))}=[...]' makes the whole list",
+                )
             node[part] = CommentedMap()
             made = made or tuple(loc)
         node = node[loc[-1]]

@@ -94,7 +94,7 @@ def add_program(tree: Tree, name: str) -> None:
 
 @dataclass
 class Part:
-    """A partition: sfdisk's type, the file system (ext4 or vfat), what is in it, MiB."""
+    """A partition: sfdisk's type, the file system (ext4, vfat or none), what is in it, MiB."""
 
     type: str
     filesystem: str
@@ -137,6 +137,8 @@ def _make(part: Part, image: Path, root: Path, start_mib: int) -> None:
         argv += ["-E", f"offset={start_mib * MIB},root_owner=0:0"]
         argv += [str(image), f"{part.size_mib * 1024}k"]
         subprocess.run(argv, check=True, env=ENV)
+        return
+    if part.filesystem == "none":
         return
     single = root.with_suffix(".vfat")
     with single.open("wb") as stream:

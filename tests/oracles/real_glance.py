@@ -1,6 +1,6 @@
 """The real Glance of PyPI on loopback: SQLite, one directory for images, Keystone if wanted.
 
-``IMAGEKIT_TEST_GLANCE`` names a venv that has both; else one is made, which takes minutes.
+``IMAGEKIT_TEST_GLANCE`` names a venv that has them; else one is made, which takes minutes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pytest
 from oracles.real_keystone import RealKeystone
 from oracles.wsgi_child import WsgiChild
 
+_BESIDE = ("keystone==30.0.0", "python-openstackclient==10.5.0", "setuptools<81")
 _CONFIG = """\
 [DEFAULT]
 workers = 0
@@ -76,14 +77,14 @@ def application(environ, start):
 
 
 def venv(directory: Path) -> Path:
-    """The Python of a venv with Glance and Keystone in it."""
+    """The Python of a venv with Glance, Keystone and the openstack command in it."""
     named = os.environ.get("IMAGEKIT_TEST_GLANCE")
     if named:
         return Path(named) / "bin/python"
     subprocess.run([sys.executable, "-m", "venv", directory], check=True)
     words = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "glance==33.0.0"]
     done = subprocess.run(
-        [directory / "bin/python", *words, "keystone==30.0.0", "setuptools<81"],
+        [directory / "bin/python", *words, *_BESIDE],
         capture_output=True,
         text=True,
     )

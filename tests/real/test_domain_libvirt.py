@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from oracles import domain_strategies as some
 from oracles import libvirt_daemon, libxl_config, xl_reader
 from oracles.libvirt_daemon import Daemon
 from support.domains import hvm, machine
 
 from imagekit.domain import model
+from imagekit.domain.bootpath import domain_for
 from imagekit.errors import CapabilityError, ExistsError, ImagekitError, ToolError
+from imagekit.installs.build_facts import ABLE_KERNEL, facts_for, trial_image
+from imagekit.spec.model import Spec
 from imagekit.toolstacks.libvirt import emitter as libvirt
 from imagekit.toolstacks.libvirt.define import define
 from imagekit.toolstacks.xl import emitter as xl
@@ -26,7 +31,7 @@ pytestmark = [
 ]
 
 WANTED = 60
-"""Domains that both toolstacks have words for."""
+"""Domains that both toolstacks have words for, and specs."""
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +53,9 @@ def test_libvirt_and_xl_make_the_same_machine_of_every_domain(daemon: Daemon) ->
     compared: Counter[str] = Counter()
 
     @given(some.domains())
-    @settings(max_examples=5 * WANTED, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=10 * WANTED, deadline=None, suppress_health_check=list(HealthCheck))
     def compare(domain: model.Domain) -> None:
-        if compared.total() >= WANTED:
+        if compared[domain.mode] >= WANTED // 3:
             return
         try:
             libvirt.emit(domain)
@@ -60,7 +65,73 @@ def test_libvirt_and_xl_make_the_same_machine_of_every_domain(daemon: Daemon) ->
         compared[domain.mode] += 1
 
     compare()
-    assert compared.total() >= WANTED and min(compared.values()) > 5, compared
+    assert compared == dict.fromkeys(model.MODES, WANTED // 3)
+
+
+_nics = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "bridge": st.sampled_from(["xenbr0", "br-lan"]),
+            "ip": st.sampled_from(["192.0.2.7", "2001:db8::7"]),
+            "model": st.sampled_from(["e1000", "rtl8139"]),
+            "rate": st.sampled_from(["10MB/s", "1Gb/s", "300KB/s"]),
+            "script": st.sampled_from(["vif-bridge", "vif-openvswitch", "/opt/scripts/vif-mine"]),
+        },
+    ),
+    max_size=3,
+)
+_machines = st.fixed_dictionaries(
+    {},
+    optional={
+        "graphics": st.fixed_dictionaries(
+            {}, optional={"display": st.integers(0, 99), "keymap": st.just("de")}
+        ),
+        "cpu": st.fixed_dictionaries(
+            {}, optional={"weight": st.integers(2, 65535), "pins": st.just("0-3,5,^1")}
+        ),
+        "maxvcpus": st.integers(8, 16),
+        "on_reboot": st.sampled_from(["destroy", "restart"]),
+        "on_crash": st.sampled_from(["preserve", "coredump-restart"]),
+    },
+)
+_specs = st.fixed_dictionaries(
+    {
+        "name": st.just("web1"),
+        "os": st.just({"suite": "bookworm"}),
+        "install": st.just({"method": "debootstrap"}),
+        "memory": st.sampled_from(["256MiB", "1GiB", "3GiB"]),
+        "vcpus": st.integers(1, 8),
+        "nics": _nics,
+        "machine": _machines,
+        "disk": st.sampled_from(
+            [
+                {"table": table, "formats": [kind]}
+                for table in ("mbr", "gpt")
+                for kind in ("raw", "qcow2", "vhd")
+            ]
+        ),
+    }
+)
+
+
+def test_a_spec_is_the_same_machine_by_libvirt_and_xl(daemon: Daemon) -> None:
+    specs = 0
+
+    @given(_specs)
+    @settings(max_examples=WANTED, deadline=None, suppress_health_check=list(HealthCheck))
+    def compare(written: dict[str, Any]) -> None:
+        nonlocal specs
+        spec = Spec.model_validate(written)
+        facts = facts_for(spec, ABLE_KERNEL, trial_image(spec)).located("/srv/builds/web1")
+        for mode in model.MODES:
+            for_libvirt = domain_for(facts, mode=mode, toolstack="libvirt")
+            assert for_libvirt == domain_for(facts, mode=mode, toolstack="xl")
+            assert_same(daemon, for_libvirt)
+        specs += 1
+
+    compare()
+    assert specs >= WANTED
 
 
 @pytest.mark.parametrize(

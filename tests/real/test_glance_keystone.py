@@ -1,8 +1,13 @@
-"""Uploads as users of the real Keystone, into the real Glance that asks it who they are."""
+"""Uploads as users of the real Keystone, into the real Glance that asks it who they are.
+
+The script does it with the real openstack command.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +20,7 @@ from support.domains import machine
 
 from imagekit.domain import model
 from imagekit.errors import DownloadError, ToolError
-from imagekit.toolstacks.glance.emitter import Options
+from imagekit.toolstacks.glance.emitter import GlanceEmitter, Options
 from imagekit.toolstacks.glance.upload import upload
 
 pytest.importorskip("openstack", reason="missing: the Python package openstacksdk")
@@ -94,3 +99,53 @@ def test_who_may_not_upload_is_told_why(
     with pytest.raises(kind, match=what):
         sent(tmp_path, cloud)
     assert glance.images() == []
+
+
+def kernels(tmp_path: Path) -> model.Domain:
+    """A guest whose kernel, initrd and bare file system are an image each."""
+    for name in ("kernel", "initrd", "web1.raw"):
+        (tmp_path / name).write_bytes(name.encode() * 4096)
+    boot = model.DirectKernel(str(tmp_path / "kernel"), str(tmp_path / "initrd"), "ro 'a b'")
+    return machine(boot=boot, disks=(model.Disk(str(tmp_path / "web1.raw")),))
+
+
+def ran(domain: model.Domain, python: Path) -> subprocess.CompletedProcess[str]:
+    """The script, run to its end as the user ``builder``."""
+    text = GlanceEmitter(Options(ami=True)).text(domain, facts_for(domain))
+    path = f"{python.parent}:/usr/bin:/bin"
+    environment = {**os.environ, "OS_CLOUD": "builder", "PATH": path}
+    return subprocess.run(
+        ["sh"], input=text, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.usefixtures("clouds")
+def test_the_script_makes_images_once(python: Path, glance: RealGlance, tmp_path: Path) -> None:
+    domain = kernels(tmp_path)
+    done = ran(domain, python)
+    assert done.returncode == 0, done.stderr
+    images = {image["disk_format"]: image for image in glance.images()}
+    try:
+        assert {kind: image["status"] for kind, image in images.items()} == {
+            kind: "active" for kind in ("aki", "ari", "ami")
+        }
+        assert done.stdout.split() == [images["ami"]["id"]]
+        assert images["ami"]["kernel_id"] == images["aki"]["id"]
+        assert images["ami"]["os_command_line"] == "ro 'a b'"
+        again = ran(domain, python)
+        assert again.returncode == 1 and "already" in again.stderr
+        assert len(glance.images()) == 3
+    finally:
+        for image in images.values():
+            glance.delete(image["id"])
+
+
+@pytest.mark.usefixtures("clouds")
+def test_a_script_that_fails_leaves_nothing(
+    python: Path, glance: RealGlance, tmp_path: Path
+) -> None:
+    domain = kernels(tmp_path)
+    (tmp_path / "initrd").unlink()
+    done = ran(domain, python)
+    assert done.returncode != 0 and done.stdout == ""
+    assert glance.images() == [], done.stderr

@@ -17,6 +17,8 @@ from oracles.guest_images import (
     host_kernel,
     initrd_with,
 )
+from oracles.lvm_images import BOOT_UUID as LVM_BOOT
+from oracles.lvm_images import on_lvm
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -196,3 +198,29 @@ def test_the_command_shows_a_bare_file_system_that_holds_nothing(
     assert not any(
         v["works"] for verdicts in shown["boot_paths"].values() for v in verdicts.values()
     )
+
+
+def test_a_root_on_lvm_is_found_without_libguestfs_own_inspection(tmp_path: Path) -> None:
+    """That and its list of file systems took longer than all the rest."""
+    tree = debian_tree()
+    del tree.files["boot/grub/grub.cfg"]
+    tree.files["etc/fstab"] = (
+        f"/dev/mapper/VG--0-root / ext4 defaults 0 1\nUUID={LVM_BOOT} /boot ext4 ro 0 2\n"
+        "/dev/VG-0/swap none swap sw 0 0\n"
+    ).encode()
+    image = tmp_path / "guest.raw"
+    on_lvm(tree, Tree(files={"config": b"x"}), image, tmp_path, group="VG-0")
+    with workspace(Events(), tmp_path / "work") as space:
+        found = inspect(image, "raw", workspace=space)
+    assert found.root is not None
+    assert found.root.mounts == (("/", "/dev/VG-0/root"), ("/boot", "/dev/sda1"))
+    assert not found.root.inspected
+    assert found.os is not None
+    assert (found.os.distribution, found.os.version, found.os.package_format) == (
+        *("debian", "12", "deb"),
+    )
+    assert found.disk.volume_groups == ("VG-0",)
+    devices = {f.device: (f.partition, f.type) for f in found.disk.filesystems}
+    assert devices["/dev/VG-0/root"] == (None, "ext4")
+    assert devices["/dev/sda2"] == (2, "LVM2_member")
+    assert "/dev/VG-0/swap" in devices

@@ -16,7 +16,7 @@ from oracles.builds import ROOT, Build, Run
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 SPEC = ROOT / "examples/web01.yaml"
-STAGES = ["rootfs", "system", "kernel", "image", "configs", "qcow2", "vhd", "deliver"]
+STAGES = ["rootfs", "packages", "system", "kernel", "image", "configs", "qcow2", "vhd", "deliver"]
 # Each stage by one signal, those with most to release by each; the others are for test-long.
 MUCH_TO_RELEASE = ["rootfs", "image", "deliver"]
 STOPS = [
@@ -27,6 +27,8 @@ STOPS = [
     for stage in STAGES
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 ]
+DELAYS = {"rootfs": 3.0, "packages": 2.0}
+"""Seconds after which mmdebstrap is at work in these."""
 
 
 def marked_processes(cache: Path) -> list[str]:
@@ -102,7 +104,7 @@ def test_a_build_stopped_at_any_stage_leaves_nothing(
     # stages are made anew by removing their results.
     forget(own_cache, stage)
     process = start(out, own_cache)
-    stop_at(process, stage, number, delay=3.0 if stage == "rootfs" else 0.15)
+    stop_at(process, stage, number, delay=DELAYS.get(stage, 0.15))
     status = process.wait(60)
     assert status in (0, -9 if number == signal.SIGKILL else 128 + number)
     if (out / "manifest.json").exists():
@@ -126,6 +128,7 @@ def forget(cache: Path, stage: str) -> None:
 
     artefacts = {
         "rootfs": "rootfs.tar",
+        "packages": "packages.tar",
         "system": "tree.tar",
         "kernel": "kernel.json",
         "image": "disk.raw",

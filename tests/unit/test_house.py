@@ -29,7 +29,7 @@ ALONE = {
     "guest/backends/tree_child.py": set(),
     "guest/backends/ext_child.py": {
         *("imagekit.guest.backends", "imagekit.guest.signatures", "imagekit.guest.table"),
-        "imagekit.host.confinement",
+        *("imagekit.guest.volumes", "imagekit.host.confinement"),
     },
     "guest/backends/ext_tree.py": {"imagekit.guest.backends"},
     "guest/backends/ext_inodes.py": {"imagekit.guest.backends"},
@@ -37,6 +37,7 @@ ALONE = {
     "guest/backends/ext_blocks.py": set(),
     "guest/signatures.py": set(),
     "guest/table.py": set(),
+    "guest/volumes.py": {"imagekit.guest.signatures"},
     "proof/dom0/agent.py": {"imagekit.proof.dom0.toolstacks"},
     "proof/dom0/toolstacks.py": set(),
     "proof/svm_fix.py": set(),

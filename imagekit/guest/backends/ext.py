@@ -36,9 +36,10 @@ _UNSURE = (errno.EOPNOTSUPP, errno.EUCLEAN, errno.EIO, errno.EFBIG, errno.ENOMEM
 @dataclass(frozen=True)
 class Place:
     """What is at ``start`` of a disk, ``size`` bytes; ``number`` is the partition's, 0 for the disk
-    itself."""
+    itself, None for the logical volume ``name``."""
 
-    number: int
+    name: str
+    number: int | None
     start: int
     size: int
     content: Content
@@ -73,13 +74,19 @@ class ExtFiles(ServedFiles):
         """Directories in which the guest mounts something else."""
 
     def scan(self) -> tuple[str, tuple[Place, ...]]:
-        """The kind of the disk's partition table, and what is in each partition."""
+        """The kind of the disk's partition table, and what is in each partition and volume."""
         found = self._call("scan", "/")[0]
         with self._as_agreed():
             table, contents = found
             places = tuple(
-                Place(int(number), int(start), int(size), _content(content))
-                for number, start, size, content in contents
+                Place(
+                    str(name),
+                    None if number is None else int(number),
+                    int(start),
+                    int(size),
+                    _content(content),
+                )
+                for name, number, start, size, content in contents
             )
         return str(table), places
 

@@ -24,6 +24,7 @@ from imagekit.guest.backends.ext_tree import ExtTree
 from imagekit.guest.backends.tree_child import CALLS, serve
 from imagekit.guest.signatures import content_of
 from imagekit.guest.table import SECTOR, UnreadableTable, read_table
+from imagekit.guest.volumes import UnknownVolumes, volumes_of
 from imagekit.host import confinement
 
 _MEMORY = 1 << 30
@@ -43,16 +44,44 @@ class Disk:
         self._blocks: Blocks | None = None
         self._tree: ExtTree | None = None
 
-    def scan(self, path: str) -> tuple[str, list[tuple[int, int, int, str]]]:
-        """The table of the disk, and (number, start, size, content) of its partitions: 0 for a disk
-        without a table."""
+    def scan(self, path: str) -> tuple[str, list[tuple[str, int | None, int, int, str]]]:
+        """The table of the disk, and what is on it: (name, number of the partition, start, size,
+        content). Number 0 is a disk without a table, none a logical volume, named GROUP/VOLUME."""
         del path  # every call has one
         try:
             table, entries = read_table(self._sectors)
         except UnreadableTable:
             raise Unsure("its partition table cannot be read") from None
-        places = [(e.number, e.start, e.size, self._content(e.start, e.type)) for e in entries]
-        return table, places or [(0, 0, self._size, self._content(0, ""))]
+        found: list[tuple[str, int | None, int, int, str]] = []
+        for number, start, size, kind in [(e.number, e.start, e.size, e.type) for e in entries] or [
+            (0, 0, self._size, "")
+        ]:
+            content = self._content(start, kind)
+            if content == "lvm":
+                found += self._volumes(start, size)
+            else:
+                found.append((str(number), number, start, size, content))
+        return table, found
+
+    def _volumes(self, start: int, size: int) -> list[tuple[str, int | None, int, int, str]]:
+        """The same of the logical volumes on the physical volume at ``start``."""
+        try:
+            volumes = volumes_of(lambda at, count: self._bytes(start + at, count))
+        except UnknownVolumes as error:
+            raise Unsure(str(error)) from None
+        for volume in volumes:
+            if volume.start + volume.size > size:
+                raise Unsure(f"{volume.group}/{volume.name} is beyond its partition")
+        return [
+            (
+                f"{volume.group}/{volume.name}",
+                None,
+                start + volume.start,
+                volume.size,
+                self._content(start + volume.start, ""),
+            )
+            for volume in volumes
+        ]
 
     def _content(self, start: int, kind: str) -> str:
         if kind in _PROGRAMS:

@@ -9,6 +9,7 @@ the tree, the second is the tree's own business, in a sandbox whose root it is.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +19,13 @@ from urllib.parse import unquote, urlsplit
 from imagekit.host.chroot import CHROOT_PATH, chroot
 from imagekit.host.sandbox.box import Sandbox
 from imagekit.host.sandbox.profiles import PACKAGES
+from imagekit.installs.stages.offering import Offer
 
 SHIPS = ("../hooks",)
 HOOKS = Path(__file__).parents[1] / "hooks"
 # Inside.
-TREE, WORK, SOURCES, REPOSITORY = (
-    f"/imagekit/{name}" for name in ("tree", "work", "sources", "packages")
+TREE, WORK, SOURCES, REPOSITORY, OFFERED = (
+    f"/imagekit/{name}" for name in ("tree", "work", "sources", "packages", "offered")
 )
 HOOKS_INSIDE = "/imagekit/hooks"
 LISTS, DEBS = f"{WORK}/lists", f"{WORK}/debs"
@@ -47,7 +49,7 @@ class Bootstrap:
     ``work`` is a directory for temporary files; apt's lists end in ``work``/lists, and the packages
     that mmdebstrap fetched in ``work``/debs. ``sources`` is a directory of what the tools are
     given: sources.list, keyring. ``environment`` is added to a fixed one. ``mirrors`` are URLs:
-    what they name on this host is shown read-only.
+    what they name on this host is shown read-only. ``offer`` has packages that need not be fetched.
     """
 
     tree: Path
@@ -56,6 +58,7 @@ class Bootstrap:
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     mirrors: tuple[str, ...] = ()
+    offer: Offer | None = None
 
     def mmdebstrap(
         self,
@@ -63,25 +66,38 @@ class Bootstrap:
         where: Sequence[str],
         *,
         repository: Path | None,
+        wanted: Sequence[str] = (),
         on_line: Callable[[str], None],
     ) -> None:
         """Run mmdebstrap; ``where`` are suite and sources; ``repository`` is shown read-only.
 
+        ``wanted`` are arguments of ``apt-get install``: packages that it may take from the offer.
         Raises ToolError.
         """
         argv = ["mmdebstrap", "--mode=root", "--format=directory", *options]
+        offer = self.offer
+        answering: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if offer is not None:
+            argv += [f"--setup-hook={HOOKS_INSIDE}/offer.sh"]
+            answering = offer.answering()
+
+        def line(text: str) -> None:
+            if offer is None or not offer.line(text):
+                on_line(text)
+
         argv += [f"--skip={','.join(SKIPPED)}", f"--extract-hook={SHOW_KERNEL}"]
         argv += [f"--essential-hook={HOOKS_INSIDE}/essential.sh"]
         argv += [f"--customize-hook={HOOKS_INSIDE}/customize.sh"]
         suite, *sources = where
-        self._beside(repository, later=True).run(
-            [*argv, suite, TREE, *sources],
-            env=self._env(),
-            timeout=HOURS,
-            log=self.log,
-            on_line=on_line,
-            what="mmdebstrap",
-        )
+        with answering:
+            self._beside(repository, later=True).run(
+                [*argv, suite, TREE, *sources],
+                env={**self._env(), "IMAGEKIT_WANTED": " ".join(wanted)},
+                timeout=HOURS,
+                log=self.log,
+                on_line=line,
+                what="mmdebstrap",
+            )
 
     def debootstrap(self, options: Sequence[str], where: Sequence[str]) -> None:
         """Run both stages of debootstrap; ``where`` are suite and mirror. Raises ToolError."""
@@ -125,6 +141,8 @@ class Bootstrap:
         shown |= {p: str(p) for p in mirror_directories(self.mirrors)}
         if repository is not None:
             shown[repository] = REPOSITORY
+        if self.offer is not None:
+            shown[self.offer.directory] = OFFERED
         if os.path.exists("/etc/hostname"):  # noqa: PTH110 - mmdebstrap copies it into the tree
             shown[Path("/etc/hostname")] = "/etc/hostname"
         return Sandbox(

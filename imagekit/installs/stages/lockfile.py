@@ -52,10 +52,16 @@ class LockFile(Stage):
 
     name: ClassVar[str] = "lock"
     title: ClassVar[str] = "writing the lock"
-    needs = ("sources.json", "release")
     makes = ("lock.yaml",)
 
-    def __init__(self, context: BuildContext, elements: Sequence[LockedElement] = ()) -> None:
+    def __init__(
+        self,
+        context: BuildContext,
+        elements: Sequence[LockedElement] = (),
+        sources: str = "sources.json",
+    ) -> None:
+        """``sources`` is the artefact that knows where the packages came from."""
+        self.needs = (sources, "release")
         self._context = context
         self._file = context.file
         self._elements = [element.model_dump(mode="json") for element in elements]
@@ -67,7 +73,7 @@ class LockFile(Stage):
         }
 
     def run(self, run: StageRun) -> None:
-        sources = json.loads(run.inputs["sources.json"].read_text())
+        sources = json.loads(run.inputs[self.needs[0]].read_text())
         dates = [r["date"] for r in sources["releases"]]
         lock = Lock.model_validate(
             {

@@ -22,6 +22,7 @@ from imagekit.installs.stages.archive import collect, keep_packages, make_reposi
 from imagekit.installs.stages.bootstrap import REPOSITORY, SOURCES, Bootstrap
 from imagekit.installs.stages.dpkgstate import busy_packages
 from imagekit.installs.stages.mirrorfailures import explain
+from imagekit.installs.stages.offering import ESSENTIAL, Offer
 from imagekit.installs.stages.provenance import provenance
 from imagekit.installs.stages.trees import hand_over, pack
 from imagekit.pipeline.pool import FilePool
@@ -30,12 +31,17 @@ from imagekit.spec.derived import VARIABLE
 from imagekit.spec.lock import LockedPackage
 
 RESOLV_CONF = "/etc/resolv.conf"
+LISTS = "lists"
+"""Under this name apt's lists are handed over to a stage that goes on in this run."""
 TREE_ESTIMATE = 2 << 30
 """Bytes reserved on tmpfs for a tree: a minimal system with a kernel has 0.7 GiB."""
 
 
 class Rootfs(Stage):
-    """Packages unpacked and configured; no initrd yet. Made as root or in a user namespace."""
+    """Packages unpacked and configured; no initrd yet. Made as root or in a user namespace.
+
+    With ``more`` it is a base, on which another stage installs the rest of a lock's packages.
+    """
 
     name: ClassVar[str] = "rootfs"
     title: ClassVar[str] = "installing packages into a tree"
@@ -46,7 +52,10 @@ class Rootfs(Stage):
         context: BuildContext,
         mirrors: Mirrors,
         packages: list[str],
+        *,
+        more: bool = False,
     ) -> None:
+        self._more = more
         self._file = context.file
         self._install = context.spec.debootstrap
         self._mirrors = mirrors
@@ -88,6 +97,7 @@ class Rootfs(Stage):
             else:
                 self._debootstrap(boot)
         tree = boot.tree
+        archive, listed, origins = (run.output / name for name in self.makes)
         listing = chroot(
             tree,
             ["dpkg-query", "-W", "-f", "${Package}\t${Version}\t${Architecture}\n"],
@@ -96,7 +106,7 @@ class Rootfs(Stage):
         ).text
         rows = [line.split("\t") for line in listing.splitlines()]
         packages = [{"name": n, "version": v, "architecture": a} for n, v, a in rows]
-        (run.output / "packages.json").write_text(json.dumps(packages, indent=1))
+        listed.write_text(json.dumps(packages, indent=1))
         with tree_files(tree) as files:
             own = settle(
                 files,
@@ -104,37 +114,49 @@ class Rootfs(Stage):
                 locked=self._lock is not None,
                 downloaded_outside=self._install.tool == "mmdebstrap",
             )
-        lists = space.temporary("lists")
+        lists = space.temporary(LISTS)
         with tree_files(boot.work) as files:
             fetch_lists(files, lists)
         sources = self._provenance(lists, packages, own)
-        (run.output / "sources.json").write_text(json.dumps(sources, indent=1))
+        origins.write_text(json.dumps(sources, indent=1))
         if run.pool is not None and self._lock is None:
             locked = [LockedPackage.model_validate(row) for row in sources["packages"]]
             wanted = [(package.filename, package.sha256) for package in locked]
             keep_packages(boot.work / "debs", wanted, run.pool)
-        pack(tree, run.output / "rootfs.tar", run.logs / "tar.log", epoch=self._epoch)
-        hand_over(space, run.output / "rootfs.tar", tree)
+        pack(tree, archive, run.logs / "tar.log", epoch=self._epoch)
+        hand_over(space, archive, tree)
+        if self._more and self._lock is None:
+            space.hand_over(LISTS, lists)
 
     def used(self, made: Mapping[str, Path], pool: FilePool) -> None:
-        for row in json.loads(made["sources.json"].read_text())["packages"]:
+        for row in json.loads(made[self.makes[2]].read_text())["packages"]:
             pool.has(row["sha256"])
 
     def _bootstrap(self, parent: Path, run: StageRun) -> Bootstrap:
         """Where it is made, below ``parent``: the tree, and what the tools are given."""
-        for name in ("tree", "work", "work/lists", "work/debs", "sources"):
+        for name in ("work", "work/lists", "work/debs", "sources", "offered"):
             (parent / name).mkdir(mode=0o755)
         if self._lock is None:  # else digests are compared, and the host may have no keyring
             keyring = parent / "sources" / self._keyring_name
             keyring.write_bytes(self._mirrors.keyring.read_bytes())
+        offer = None
+        if self._lock is None and run.pool is not None and run.pool.has_any():
+            offer = Offer(parent / "offered", run.pool)
         return Bootstrap(
-            parent / "tree",
+            self._tree(parent, run),
             parent / "work",
             parent / "sources",
             run.logs / f"{self._install.tool}.log",
             self._environment(),
             tuple(url for url, _suite in self._mirrors.sources),
+            offer,
         )
+
+    def _tree(self, parent: Path, run: StageRun) -> Path:
+        """The tree to work in, in or beside ``parent``; here an empty one."""
+        del run
+        (parent / "tree").mkdir(mode=0o755)
+        return parent / "tree"
 
     def _guest_sources(self) -> list[str]:
         return self._lock.sources if self._lock else self._mirrors.guest_lines()
@@ -151,7 +173,7 @@ class Rootfs(Stage):
             }
         wanted = {(p.name, p.version, p.architecture) for p in self._lock.packages}
         made = {(p["name"], p["version"], p["architecture"]) for p in packages}
-        if wanted != made:
+        if not made <= wanted if self._more else wanted != made:
             odd = sorted(f"{name} {version}" for name, version, _arch in wanted ^ made)
             raise VerificationError(
                 f"the tree does not hold the lock's packages: {', '.join(odd[:5])}",
@@ -169,8 +191,7 @@ class Rootfs(Stage):
 
     def _mmdebstrap(self, boot: Bootstrap, stage_run: StageRun) -> None:
         os_ = self._file.spec.os
-        options = [f"--variant={self._install.variant}", f"--architectures={os_.arch}"]
-        options += [f"--include={','.join(self._packages)}"]
+        options = [*self._options(), f"--architectures={os_.arch}"]
         options += [] if self._lock else [f"--keyring={SOURCES}/{self._keyring_name}"]
         options += ["--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Retries "3"']
         total = len(self._packages) + 200
@@ -198,9 +219,22 @@ class Rootfs(Stage):
             sources.write_text("\n".join(lines) + "\n")
             where.append(f"{SOURCES}/sources.list")
         try:
-            boot.mmdebstrap(options, where, repository=repository, on_line=line)
+            boot.mmdebstrap(
+                options, where, repository=repository, wanted=self._wanted(), on_line=line
+            )
         except ToolError as error:
             raise explain(named(error, boot.tree), self._file, boot.log, self._mirrors) from None
+
+    def _options(self) -> list[str]:
+        """What mmdebstrap is told to install."""
+        return [f"--variant={self._install.variant}", f"--include={','.join(self._packages)}"]
+
+    def _wanted(self) -> list[str]:
+        """The same as arguments of apt-get(8), patterns as in apt-patterns(7)."""
+        variant = self._install.variant
+        priorities = [f"?priority({name})" for name in ESSENTIAL[variant].split()]
+        own = ["apt"] if variant == "apt" else []
+        return ["?essential", *priorities, *own, *self._packages]
 
     @property
     def _keyring_name(self) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ..target import Target
-from . import disks, documents, kernel, menus, network, reports, requests, workers
+from . import disks, documents, kernel, menus, network, reports, requests, volumes, workers
 
 TARGETS: dict[str, Target] = {
     target.name: target
-    for module in (kernel, menus, network, requests, disks, documents, reports, workers)
+    for module in (kernel, menus, network, requests, disks, volumes, documents, reports, workers)
     for target in module.TARGETS
 }
 GUIDED = ("kernel", "initrd", "vhd", "qcow2", "grub.cfg", "pxelinux", "dhcp")

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from oracles.guest_images import START, debian_tree, debugfs, partitioned
+from oracles.guest_images import START, Tree, debian_tree, debugfs, partitioned
+from oracles.lvm_images import BOOT_UUID, GROUP_AT, on_lvm
 
 from imagekit.disk.qcow2 import write_qcow2
 from imagekit.disk.vhd import read_vhd, write_vhd
@@ -56,13 +57,18 @@ def judged(image: Path) -> None:
     assert done.returncode == 0, done.stdout.decode()
 
 
-@pytest.mark.parametrize("kind", ["raw", "qcow2", "vhd"])
-def test_every_format_is_changed(kind: str, base: Path, tmp_path: Path, space: Workspace) -> None:
+@pytest.mark.parametrize(
+    ("kind", "others_may"), [("raw", 0), ("qcow2", 0), ("vhd", 0), ("raw", 0o22), ("qcow2", 0o22)]
+)
+def test_every_format_is_changed(
+    kind: str, others_may: int, base: Path, tmp_path: Path, space: Workspace
+) -> None:
     image, after = copy_of(base, tmp_path), tmp_path / "after.raw"
     if kind == "qcow2":
         write_qcow2(base, image := tmp_path / "guest.qcow2")
     elif kind == "vhd":
         write_vhd(base, image := tmp_path / "guest.vhd")
+    image.chmod(0o644 | others_may)
     (tmp_path / "data").write_bytes(os.urandom(5 * MIB))
     wanted: list[Change] = [
         Write("/etc/motd", b"new motd\n"),
@@ -122,7 +128,7 @@ def test_what_may_hold_another_root_is_left_to_the_appliance(
     image = copy_of(base, tmp_path)
     assert "0 roots" in refused(image, space, partition=7)
     write_at(image, START + 512, b"LABELONE")
-    assert "partition 1 may hold" in refused(image, space)
+    assert "checksum of its label" in refused(image, space)
     image = copy_of(base, tmp_path)
     write_at(image, START + 1080, b"??")
     assert "partition 1 may hold" in refused(image, space)
@@ -163,3 +169,33 @@ def test_what_fstab_mounts_is_left_to_the_appliance(tmp_path: Path, space: Works
             root.files.write("/x/file", b"")
             with pytest.raises(NeedsAppliance, match="/boot/efi is another"):
                 root.files.write("/boot/efi/file", b"")
+
+
+def lvm_guest(image: Path, scratch: Path, group: str = "vg-0") -> int:
+    """A guest with /boot on a partition and the root on a logical volume; where that begins."""
+    tree = debian_tree()
+    lines = f"/dev/mapper/vg--0-root / ext4 defaults 0 1\nUUID={BOOT_UUID} /boot ext4 ro 0 2\n"
+    tree.files["etc/fstab"] = f"{lines}/dev/vg-0/swap none swap sw 0 0\n".encode()
+    del tree.files["boot/grub/grub.cfg"]
+    return on_lvm(tree, Tree(files={"config": b"x"}), image, scratch, group=group)
+
+
+def test_a_root_on_a_logical_volume_is_changed(tmp_path: Path, space: Workspace) -> None:
+    image = tmp_path / "guest.raw"
+    start = lvm_guest(image, tmp_path)
+    done = inject(image, "raw", [Write("/etc/motd", b"new motd\n")], workspace=space)
+    assert (done.root, done.by_appliance) == ("vg-0/root", False)
+    place = f"{image}?offset={start}"
+    env = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"}
+    assert subprocess.run(["e2fsck", "-fn", place], capture_output=True, env=env).returncode == 0
+    shown = subprocess.run(["debugfs", "-R", "cat /etc/motd", place], capture_output=True, env=env)
+    assert shown.stdout == b"new motd\n"
+    with pytest.raises(AssertionError, match="appliance was asked for"):
+        inject(image, "raw", [Write("/boot/grub/x", b"")], workspace=space)
+
+
+def test_a_damaged_group_is_left_to_the_appliance(tmp_path: Path, space: Workspace) -> None:
+    image = tmp_path / "guest.raw"
+    lvm_guest(image, tmp_path)
+    write_at(image, GROUP_AT + 4096 + 600, b"x")
+    assert "checksum of its metadata" in refused(image, space)

@@ -51,13 +51,15 @@ def lock_stage(file: SpecFile) -> LockFile:
 
 def lock_of(file: SpecFile) -> Lock:
     """The lock that a build of ``file`` writes, read back from its file."""
-    inputs = {"sources.json": file.base / "sources.json", "release": file.base / "release"}
+    stage = lock_stage(file)
+    inputs = {name: file.base / name for name in stage.needs}
     value: dict[str, Any] = {"keyring_sha256": None, "sources": [], "releases": [], "packages": []}
-    inputs["sources.json"].write_text(json.dumps(value))
+    for path in inputs.values():
+        path.write_text(json.dumps(value))
     inputs["release"].write_text("6.1")
     with workspace(Events()) as space:
         run = StageRun(space, inputs, file.base, file.base / "logs")
-        lock_stage(file).run(run)
+        stage.run(run)
     return read_lock(file.base / "lock.yaml")
 
 

@@ -104,7 +104,18 @@ def test_the_suites_are_those_of_their_distributions() -> None:
 
 @pytest.mark.parametrize("name", ["Europe/Berlin", "Etc/UTC", "UTC", "US/Eastern", "EST5EDT"])
 def test_time_zones_old_and_new_are_known(name: str) -> None:
-    assert name in distro_info.time_zones()
+    assert distro_info.is_time_zone(name) and name in distro_info.time_zones()
+
+
+@pytest.mark.parametrize("name", ["Europe/Berlni", "Europe", "tzdata", "posixrules/x"])
+def test_what_is_no_time_zone_is_none(name: str) -> None:
+    assert not distro_info.is_time_zone(name)
+
+
+def test_a_host_without_time_zones_refuses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoneinfo.TZPATH", ())
+    monkeypatch.setattr(distro_info, "time_zones", frozenset[str])
+    assert distro_info.is_time_zone("Europe/Berlni")
 
 
 def only(names: set[str]) -> object:

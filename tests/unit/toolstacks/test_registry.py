@@ -195,7 +195,8 @@ def test_a_spec_names_toolstacks_there_are_alone(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         load_spec(spec)
     text = str(caught.value)
-    assert "web1.yaml:4:18 toolstacks[1]: 'sketch' is not a toolstack; there are xl, xm" in text
+    assert "web1.yaml:4:18 toolstacks[1]: 'sketch' is not a toolstack" in text
+    assert "be one of xl, xm" in text
     assert "machine.raw.sketch: 'sketch' is not a toolstack" in text
 
 
