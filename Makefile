@@ -16,11 +16,11 @@ COMPILE := UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet -
 	--python-version 3.11 --generate-hashes $(LOCK_OPTIONS)
 USERS := --extra elements --extra glance --extra xapi --extra kickstart
 
-.PHONY: help setup lock audit demo format lint coverage test test-fast test-long bench boots
+.PHONY: help setup lock audit demo format lint coverage test test-fast test-long test-installer bench boots
 .PHONY: fuzz fuzz-long clean
 
 help: ## what there is to make (this)
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
 
 setup: $(STAMP) ## install what is needed: packages.apt, and .venv
 
@@ -75,6 +75,9 @@ test-long: setup ## rounds of SIGKILL and of races, more proofs: hours
 	IMAGEKIT_KILL_ROUNDS=50 IMAGEKIT_RACE_ROUNDS=10000 \
 	  $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder \
 	  tests/real -m "long or kills or races"
+
+test-installer: setup ## Debian's own installer, to its end and under Xen: an hour
+	$(BIN)/python -m pytest tests/real -m installer
 
 bench: setup ## build times beside other builders
 	$(BIN)/python -m tests.bench

@@ -47,6 +47,9 @@ STEPS: tuple[str, ...] = (
     r"subiquity/([\w/]+):? start",
 )
 GRACE_SECONDS = 5.0
+# The last line of a question of cdebconf's text frontend, which waits for ever.
+QUESTION = re.compile(r"Prompt: '\?' for help")
+QUESTION_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,13 @@ def _check(machine_: Machine, watch: _Watch, limits: Limits, started: float, log
         )
     if watch.failure is not None and now - watch.failure[0] > GRACE_SECONDS:
         raise _failed(machine_, watch.failure[1], logs)
+    if now - state.active > QUESTION_SECONDS and QUESTION.search(machine_.tail("console", 1)):
+        raise ToolError(
+            "the installer asks a question that the answers leave open",
+            output=machine_.tail("console", 15),
+            hint="give an answers template that answers it (install.template); "
+            f"whole console and syslog are in {logs}",
+        )
     if now - started > limits.total:
         raise _failed(
             machine_,

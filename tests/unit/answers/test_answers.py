@@ -171,6 +171,15 @@ def test_a_users_template_replaces_ours_and_sees_the_spec(tmp_path: Path) -> Non
     assert render("kickstart", context("kickstart", "8"), template) == "# web01 RHEL8 2\n"
 
 
+@pytest.mark.parametrize(("locale", "asked"), [("C.UTF-8", True), ("de_DE.UTF-8", False)])
+def test_no_country_is_left_open(locale: str, asked: bool) -> None:
+    text = render("preseed", context(identity={"locale": locale}))
+    found = {answer.question: answer.value for answer in read_preseed(text)}
+    assert found["debian-installer/locale"] == locale
+    assert ("debian-installer/country" in found) == asked
+    assert ("debian-installer/language" in found) == asked
+
+
 def test_preseed_lines_are_joined_as_the_installer_joins_them() -> None:
     text = "d-i a/b string one \\\n# left out\n   two \\\n\n three\nd-i c/d boolean true\n"
     answers = read_preseed(text)

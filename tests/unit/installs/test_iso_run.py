@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagekit.answers.context import Static
-from imagekit.errors import SpecError
+from imagekit.errors import SpecError, ToolError
 from imagekit.installs.machine import Hardware, Machine, Running, clean, readable
-from imagekit.installs.unattended import _Watch
+from imagekit.installs.unattended import QUESTION_SECONDS, Limits, _check, _Watch
 from imagekit.vm.handed import Handed
 
 
@@ -113,6 +114,23 @@ def line(tmp_path: Path) -> tuple[Machine, socket.socket]:
     running = Running(no_process)
     made = Machine(running, ours, tmp_path, lambda _n, _t: None, lambda t: t.replace("pw", "***"))
     return made, theirs["console"]
+
+
+@pytest.mark.parametrize(("idle", "found"), [(0.0, False), (QUESTION_SECONDS + 1, True)])
+def test_a_question_that_waits_ends_the_run_with_its_words(
+    line: tuple[Machine, socket.socket], tmp_path: Path, idle: float, found: bool
+) -> None:
+    machine, console = line
+    console.sendall(b"region:\r\n  1: Africa,  2: Asia,\r\nPrompt: '?' for help> ")
+    machine.step(1.0)
+    machine.running.active = time.monotonic() - idle
+    limits = Limits(9999, 9999)
+    if found:
+        with pytest.raises(ToolError, match="asks a question") as caught:
+            _check(machine, _Watch(print), limits, time.monotonic(), tmp_path)
+        assert "region:" in caught.value.output and "install.template" in caught.value.hint
+    else:
+        _check(machine, _Watch(print), limits, time.monotonic(), tmp_path)
 
 
 def test_a_clock_on_the_screen_is_no_sign_of_life(
