@@ -115,7 +115,7 @@ class DirectoryRemote:
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EXDEV):
                 raise
-            raise UnusableResultError("it is no directory") from None
+            raise UnusableResultError("it is not a directory") from None
         with contextlib.closing(Held(fd)) as folder:
             if not is_kept(os.fstat(fd)):
                 raise UnusableResultError("others may write to it")

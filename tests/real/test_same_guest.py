@@ -42,12 +42,13 @@ files:
 scripts: [first.sh, second.sh]
 """
 # The time of a build is that of its packages' archive, which installers do not tell.
-FIRST = r"""#!/bin/sh
+FIRST = """#!/bin/sh
 set -e
 mkdir -p /srv/real /var/lib/probe
 ln -s real /srv/through
 echo "by a script" >/etc/issue.net
-{ env | sed 's/^SOURCE_DATE_EPOCH=.*/SOURCE_DATE_EPOCH=set/' | sort; echo "$0"; pwd; umask; id -u; cat /etc/debian_version; } >/srv/first
+env | sed 's/^SOURCE_DATE_EPOCH=.*/SOURCE_DATE_EPOCH=set/' | sort >/srv/first
+{ echo "$0"; pwd; umask; id -u; cat /etc/debian_version; } >>/srv/first
 groupadd --gid 4321 made
 systemctl mask systemd-pstore.service
 """

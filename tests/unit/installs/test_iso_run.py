@@ -128,7 +128,7 @@ def test_a_question_that_waits_ends_the_run_with_its_words(
     if found:
         with pytest.raises(ToolError, match="asks a question") as caught:
             _check(machine, _Watch(print), limits, time.monotonic(), tmp_path)
-        assert "region:" in caught.value.output and "install.template" in caught.value.hint
+        assert "region:" in caught.value.output and "install.template" in str(caught.value.hint)
     else:
         _check(machine, _Watch(print), limits, time.monotonic(), tmp_path)
 
