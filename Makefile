@@ -60,7 +60,7 @@ lint: setup ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint ## everything but test-long: under 45 minutes, 25 GB
+test: lint ## everything but test-long: under 45 minutes, 31 GB
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-fast: setup ## the unit tests: no root, no network

@@ -12,6 +12,8 @@ from typing import Generic, TypeVar
 from imagekit.errors import HostError, ImagekitError, Interrupted
 
 T = TypeVar("T")
+_Begun = tuple[threading.Thread, threading.Event]
+"""A lane, and what is set when it has returned."""
 
 
 class Queue(Generic[T]):
@@ -70,7 +72,7 @@ def run_lanes(
     failures: list[BaseException] = []
     # Not Thread.join(): a signal's exception makes it take a running thread for ended (Python's
     # issue 89437, in Debian's until 3.13).
-    returned: list[threading.Event] = []
+    begun: list[_Begun] = []
 
     def one(over: threading.Event) -> None:
         try:
@@ -84,33 +86,41 @@ def run_lanes(
     try:
         for number in range(count):
             over, context = threading.Event(), contextvars.copy_context()
-            threading.Thread(target=context.run, args=(one, over), name=f"lane-{number}").start()
-            returned.append(over)
-        while not failures and not _all(returned, 0.1):
+            thread = threading.Thread(target=context.run, args=(one, over), name=f"lane-{number}")
+            # Before it starts: a signal may come as soon as it has.
+            begun.append((thread, over))
+            thread.start()
+        while not failures and not _all(begun, 0.1):
             pass
     finally:
-        queue.ended.set()
-        _end(returned, stop)
+        _end(queue, begun, stop)
     if failures:
         raise _worst(failures)
 
 
-def _end(returned: Sequence[threading.Event], stop: Callable[[], None]) -> None:
+def _end(queue: Queue[T], begun: Sequence[_Begun], stop: Callable[[], None]) -> None:
     """Wait for all lanes; more signals meanwhile (a second Ctrl-C) are raised afterwards."""
     signalled: BaseException | None = None
-    while not _all(returned, 0):
+    over = False
+    while not over:
         try:
-            stop()
-            _all(returned, 0.2)
+            queue.ended.set()
+            over = _all(begun, 0)
+            if not over:
+                stop()
+                over = _all(begun, 0.2)
         except (KeyboardInterrupt, Interrupted) as error:
             signalled = error
     if signalled is not None:
         raise signalled
 
 
-def _all(returned: Sequence[threading.Event], seconds: float) -> bool:
-    """Whether all are set, within ``seconds`` each."""
-    return all([over.wait(seconds) for over in returned])
+def _all(begun: Sequence[_Begun], seconds: float) -> bool:
+    """Whether all have returned, within ``seconds`` each.
+
+    One that a signal kept from starting has no number; if it starts yet, its queue has ended.
+    """
+    return all([thread.ident is None or over.wait(seconds) for thread, over in begun])
 
 
 def _worst(failures: list[BaseException]) -> BaseException:
