@@ -345,7 +345,7 @@ def test_netem_loss_and_reordering_do_not_change_a_byte(
         ["tc", "-n", lab.wire, "qdisc", "add", "dev", "wd", "root", *netem], capture_output=True
     )
     if made.returncode != 0:
-        pytest.skip("this kernel has no netem queue (CONFIG_NET_SCH_NETEM)")
+        pytest.skip("missing: a netem queue in this kernel (CONFIG_NET_SCH_NETEM)")
     root = pxe_site.fill(tmp_path / "tftp")
     (root / "images/linux").write_bytes(KERNEL[:150_000])
     (root / "images/initrd.gz").write_bytes(INITRD[:200_000])
